@@ -1,0 +1,275 @@
+//! One sign-in on one device: its refresh tokens, and its end.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use cqrs_es::DomainEvent;
+use serde::{Deserialize, Serialize};
+
+use crate::{TokenHash, UserId};
+
+/// How the person proved who they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SignInMethod {
+    Password,
+    /// The session that a registration opens.
+    Registration,
+}
+
+/// Why a session ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndReason {
+    /// The person signed out on this device.
+    SignedOut,
+    /// The person ended it from another of their devices.
+    EndedElsewhere,
+    /// The person ended all their other sessions.
+    EndedOthers,
+    PasswordChanged,
+    AccountDisabled,
+    EndedByAdmin,
+    Expired,
+    /// A refresh token was used again after the grace window: one of its two users is a thief.
+    TokenReused,
+}
+
+impl EndReason {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::SignedOut => "signed_out",
+            Self::EndedElsewhere => "ended_elsewhere",
+            Self::EndedOthers => "ended_others",
+            Self::PasswordChanged => "password_changed",
+            Self::AccountDisabled => "account_disabled",
+            Self::EndedByAdmin => "ended_by_admin",
+            Self::Expired => "expired",
+            Self::TokenReused => "token_reused",
+        }
+    }
+}
+
+/// What has happened to a session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SessionEvent {
+    #[serde(rename = "SessionStarted")]
+    Started {
+        user_id: UserId,
+        /// The version of the account whose credentials were verified. What changed the account
+        /// since then can end the session, however the two writes raced.
+        user_version: u64,
+        method: SignInMethod,
+        refresh: TokenHash,
+        remember_me: bool,
+        at: DateTime<Utc>,
+        expires_at: DateTime<Utc>,
+    },
+    #[serde(rename = "SessionRefreshed")]
+    Refreshed {
+        user_id: UserId,
+        refresh: TokenHash,
+        /// A second use of a spent token inside the grace window: the new token stands beside the
+        /// others of its generation instead of spending them.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        in_grace: bool,
+        at: DateTime<Utc>,
+        expires_at: DateTime<Utc>,
+    },
+    #[serde(rename = "SessionEnded")]
+    Ended { user_id: UserId, reason: EndReason, at: DateTime<Utc> },
+}
+
+impl SessionEvent {
+    /// The names under which the events are stored. They never change.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Started { .. } => "SessionStarted",
+            Self::Refreshed { .. } => "SessionRefreshed",
+            Self::Ended { .. } => "SessionEnded",
+        }
+    }
+}
+
+impl DomainEvent for SessionEvent {
+    fn event_type(&self) -> String {
+        self.name().to_owned()
+    }
+
+    fn event_version(&self) -> String {
+        "1".to_owned()
+    }
+}
+
+/// Why a command on a session was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SessionRefusal {
+    #[error("this session has already been started")]
+    AlreadyStarted,
+    #[error("there is no such session")]
+    NotStarted,
+    #[error("this session has ended")]
+    Ended(EndReason),
+    #[error("this refresh token is not of this session")]
+    UnknownToken,
+    #[error("this refresh token was used too many times at once; wait a moment")]
+    TooManyInGrace,
+}
+
+/// The facts of a sign-in.
+#[derive(Debug, Clone)]
+pub struct Start {
+    pub user_id: UserId,
+    pub user_version: u64,
+    pub method: SignInMethod,
+    pub refresh: TokenHash,
+    pub remember_me: bool,
+    pub at: DateTime<Utc>,
+    pub expires_at: DateTime<Utc>,
+}
+
+/// The facts of a refresh. The caller has checked that the token was issued by us.
+#[derive(Debug, Clone)]
+pub struct Refresh {
+    pub presented: TokenHash,
+    pub next: TokenHash,
+    pub at: DateTime<Utc>,
+    pub expires_at: DateTime<Utc>,
+    pub grace: TimeDelta,
+}
+
+/// A session, as its events tell. It stays small however often it is refreshed: of the tokens it
+/// keeps the current generation and the one before.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Session {
+    pub started: Option<Started>,
+    pub ended: Option<EndReason>,
+}
+
+/// What a started session always has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Started {
+    pub user_id: UserId,
+    pub user_version: u64,
+    pub remember_me: bool,
+    pub at: DateTime<Utc>,
+    pub expires_at: DateTime<Utc>,
+    current: Vec<TokenHash>,
+    spent: Vec<TokenHash>,
+    rotated_at: DateTime<Utc>,
+}
+
+/// How many tokens one generation may have: tabs that refresh in the same moment.
+const MAX_GENERATION: usize = 16;
+
+type Decision = Result<Vec<SessionEvent>, SessionRefusal>;
+
+impl Session {
+    /// The session, if it was started and has neither ended nor expired.
+    pub fn live(&self, at: DateTime<Utc>) -> Result<&Started, SessionRefusal> {
+        let started = self.started.as_ref().ok_or(SessionRefusal::NotStarted)?;
+        match self.ended {
+            Some(reason) => Err(SessionRefusal::Ended(reason)),
+            None if at >= started.expires_at => Err(SessionRefusal::Ended(EndReason::Expired)),
+            None => Ok(started),
+        }
+    }
+
+    /// Whether `token` is one that would refresh the session now.
+    #[must_use]
+    pub fn accepts(&self, token: &TokenHash, at: DateTime<Utc>) -> bool {
+        self.live(at).is_ok_and(|started| started.current.contains(token))
+    }
+
+    pub fn start(&self, facts: Start) -> Decision {
+        if self.started.is_some() {
+            return Err(SessionRefusal::AlreadyStarted);
+        }
+        let Start { user_id, user_version, method, refresh, remember_me, at, expires_at } = facts;
+        Ok(vec![SessionEvent::Started {
+            user_id,
+            user_version,
+            method,
+            refresh,
+            remember_me,
+            at,
+            expires_at,
+        }])
+    }
+
+    /// Spends the presented token for the next one (RFC 9700 section 4.14.2). A spent token is
+    /// answered once more inside the grace window, and ends the session after it.
+    pub fn refresh(&self, facts: Refresh) -> Decision {
+        let started = self.live(facts.at)?;
+        let user_id = started.user_id;
+        let Refresh { presented, next, at, expires_at, grace } = facts;
+        if started.current.contains(&presented) {
+            return Ok(vec![SessionEvent::Refreshed {
+                user_id,
+                refresh: next,
+                in_grace: false,
+                at,
+                expires_at,
+            }]);
+        }
+        if started.spent.contains(&presented) && at - started.rotated_at <= grace {
+            if started.current.len() >= MAX_GENERATION {
+                return Err(SessionRefusal::TooManyInGrace);
+            }
+            return Ok(vec![SessionEvent::Refreshed {
+                user_id,
+                refresh: next,
+                in_grace: true,
+                at,
+                expires_at,
+            }]);
+        }
+        Ok(vec![SessionEvent::Ended { user_id, reason: EndReason::TokenReused, at }])
+    }
+
+    /// Ends the session. Ending it again changes nothing.
+    pub fn end(&self, reason: EndReason, at: DateTime<Utc>) -> Decision {
+        let started = self.started.as_ref().ok_or(SessionRefusal::NotStarted)?;
+        if self.ended.is_some() {
+            return Ok(Vec::new());
+        }
+        Ok(vec![SessionEvent::Ended { user_id: started.user_id, reason, at }])
+    }
+
+    /// Folds one event in. Total: no history that `decide` can write makes it fail.
+    pub fn apply(&mut self, event: SessionEvent) {
+        match event {
+            SessionEvent::Started {
+                user_id,
+                user_version,
+                method: _,
+                refresh,
+                remember_me,
+                at,
+                expires_at,
+            } => {
+                self.started = Some(Started {
+                    user_id,
+                    user_version,
+                    remember_me,
+                    at,
+                    expires_at,
+                    current: vec![refresh],
+                    spent: Vec::new(),
+                    rotated_at: at,
+                });
+            }
+            SessionEvent::Refreshed { user_id: _, refresh, in_grace, at, expires_at } => {
+                if let Some(started) = &mut self.started {
+                    if !in_grace {
+                        started.spent = std::mem::take(&mut started.current);
+                        started.rotated_at = at;
+                    }
+                    started.current.push(refresh);
+                    started.expires_at = expires_at;
+                }
+            }
+            SessionEvent::Ended { user_id: _, reason, at: _ } => self.ended = Some(reason),
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! A person's account: what may happen to it, and what has.
+
+use cqrs_es::DomainEvent;
+use serde::{Deserialize, Serialize};
+
+use crate::{Role, Roles, Sealed, SealedIdentifier, SessionId};
+
+/// From one value to another; both sealed, so that the history can show either.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change<T> {
+    pub from: T,
+    pub to: T,
+}
+
+/// What has happened to an account.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum UserEvent {
+    #[serde(rename = "UserRegistered")]
+    Registered {
+        email: SealedIdentifier,
+        username: SealedIdentifier,
+        full_name: Option<Sealed>,
+        /// The password hash (PHC string), sealed: it goes when the person's key goes, and a stolen
+        /// database without the master key gives nothing to guess against.
+        password: Sealed,
+        roles: Roles,
+    },
+    #[serde(rename = "UserProfileChanged")]
+    ProfileChanged {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        email: Option<Change<SealedIdentifier>>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        username: Option<Change<SealedIdentifier>>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        full_name: Option<Change<Option<Sealed>>>,
+    },
+    /// A new password. It ends every session but the one it was changed from.
+    #[serde(rename = "UserPasswordChanged")]
+    PasswordChanged { password: Sealed, kept_session: Option<SessionId> },
+    /// The same password under newer hash parameters.
+    #[serde(rename = "UserPasswordRehashed")]
+    PasswordRehashed { password: Sealed },
+    #[serde(rename = "UserRoleGranted")]
+    RoleGranted { role: Role },
+    #[serde(rename = "UserRoleRevoked")]
+    RoleRevoked { role: Role },
+    /// Sign-in is refused and every session ends.
+    #[serde(rename = "UserDisabled")]
+    Disabled {},
+    #[serde(rename = "UserEnabled")]
+    Enabled {},
+}
+
+impl UserEvent {
+    /// The names under which the events are stored. They never change.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Registered { .. } => "UserRegistered",
+            Self::ProfileChanged { .. } => "UserProfileChanged",
+            Self::PasswordChanged { .. } => "UserPasswordChanged",
+            Self::PasswordRehashed { .. } => "UserPasswordRehashed",
+            Self::RoleGranted { .. } => "UserRoleGranted",
+            Self::RoleRevoked { .. } => "UserRoleRevoked",
+            Self::Disabled {} => "UserDisabled",
+            Self::Enabled {} => "UserEnabled",
+        }
+    }
+}
+
+impl DomainEvent for UserEvent {
+    fn event_type(&self) -> String {
+        self.name().to_owned()
+    }
+
+    fn event_version(&self) -> String {
+        "1".to_owned()
+    }
+}
+
+/// Why a command on an account was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum UserRefusal {
+    #[error("this account is already registered")]
+    AlreadyRegistered,
+    #[error("there is no such account")]
+    NotRegistered,
+    #[error("this account is disabled")]
+    Disabled,
+    #[error("every account keeps the role user")]
+    RoleKept,
+}
+
+/// The sessions that an event of the account has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cut {
+    /// The version of the account that the event made. Sessions opened from an earlier one are over.
+    pub version: u64,
+    /// The one session that stays.
+    pub kept: Option<SessionId>,
+}
+
+/// An account, as its events tell.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    /// How many events it has: the version that tokens and sessions are bound to.
+    pub version: u64,
+    pub profile: Option<Profile>,
+    pub roles: Roles,
+    pub disabled: bool,
+    pub cut: Option<Cut>,
+    /// The version that the last change of roles made.
+    pub roles_version: u64,
+}
+
+/// What a registered account always has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Profile {
+    pub email: SealedIdentifier,
+    pub username: SealedIdentifier,
+    pub full_name: Option<Sealed>,
+    pub password: Sealed,
+}
+
+/// The facts of a registration.
+#[derive(Debug, Clone)]
+pub struct Registration {
+    pub email: SealedIdentifier,
+    pub username: SealedIdentifier,
+    pub full_name: Option<Sealed>,
+    pub password: Sealed,
+    pub roles: Roles,
+}
+
+/// What of a profile is to change; `None` leaves it as it is.
+#[derive(Debug, Clone, Default)]
+pub struct ProfileChange {
+    pub email: Option<SealedIdentifier>,
+    pub username: Option<SealedIdentifier>,
+    /// `Some(None)` removes the name.
+    pub full_name: Option<Option<Sealed>>,
+}
+
+type Decision = Result<Vec<UserEvent>, UserRefusal>;
+
+impl User {
+    /// The profile of an account that exists.
+    pub fn registered(&self) -> Result<&Profile, UserRefusal> {
+        self.profile.as_ref().ok_or(UserRefusal::NotRegistered)
+    }
+
+    /// Whether a session, opened from `version` of this account, still stands by the account.
+    #[must_use]
+    pub fn keeps(&self, session: SessionId, version: u64) -> bool {
+        !self.disabled
+            && self.cut.is_none_or(|cut| version >= cut.version || cut.kept == Some(session))
+    }
+
+    pub fn register(&self, facts: Registration) -> Decision {
+        if self.profile.is_some() {
+            return Err(UserRefusal::AlreadyRegistered);
+        }
+        let mut roles = facts.roles;
+        roles.insert(Role::User);
+        Ok(vec![UserEvent::Registered {
+            email: facts.email,
+            username: facts.username,
+            full_name: facts.full_name,
+            password: facts.password,
+            roles,
+        }])
+    }
+
+    /// Identifiers are compared by their index, so a changed case alone is a change of what is
+    /// shown and claims nothing new.
+    pub fn change_profile(&self, change: ProfileChange) -> Decision {
+        let profile = self.usable()?;
+        let email = change.email.map(|to| Change { from: profile.email.clone(), to });
+        let username = change.username.map(|to| Change { from: profile.username.clone(), to });
+        let full_name = change.full_name.map(|to| Change { from: profile.full_name.clone(), to });
+        if email.is_none() && username.is_none() && full_name.is_none() {
+            return Ok(Vec::new());
+        }
+        Ok(vec![UserEvent::ProfileChanged { email, username, full_name }])
+    }
+
+    pub fn change_password(&self, password: Sealed, kept_session: Option<SessionId>) -> Decision {
+        self.usable()?;
+        Ok(vec![UserEvent::PasswordChanged { password, kept_session }])
+    }
+
+    /// `from` is the stored password that was verified: if another took its place meanwhile, there
+    /// is nothing to rehash.
+    pub fn rehash_password(&self, from: &Sealed, to: Sealed) -> Decision {
+        if self.usable()?.password != *from {
+            return Ok(Vec::new());
+        }
+        Ok(vec![UserEvent::PasswordRehashed { password: to }])
+    }
+
+    pub fn grant_role(&self, role: Role) -> Decision {
+        self.registered()?;
+        if self.roles.contains(&role) {
+            return Ok(Vec::new());
+        }
+        Ok(vec![UserEvent::RoleGranted { role }])
+    }
+
+    pub fn revoke_role(&self, role: Role) -> Decision {
+        self.registered()?;
+        if role == Role::User {
+            return Err(UserRefusal::RoleKept);
+        }
+        if !self.roles.contains(&role) {
+            return Ok(Vec::new());
+        }
+        Ok(vec![UserEvent::RoleRevoked { role }])
+    }
+
+    pub fn disable(&self) -> Decision {
+        self.registered()?;
+        Ok(if self.disabled { Vec::new() } else { vec![UserEvent::Disabled {}] })
+    }
+
+    pub fn enable(&self) -> Decision {
+        self.registered()?;
+        Ok(if self.disabled { vec![UserEvent::Enabled {}] } else { Vec::new() })
+    }
+
+    fn usable(&self) -> Result<&Profile, UserRefusal> {
+        let profile = self.registered()?;
+        if self.disabled { Err(UserRefusal::Disabled) } else { Ok(profile) }
+    }
+
+    /// Folds one event in. Total: no history that `decide` can write makes it fail.
+    pub fn apply(&mut self, event: UserEvent) {
+        self.version += 1;
+        match event {
+            UserEvent::Registered { email, username, full_name, password, roles } => {
+                self.profile = Some(Profile { email, username, full_name, password });
+                self.roles = roles;
+                self.roles_version = self.version;
+            }
+            UserEvent::ProfileChanged { email, username, full_name } => {
+                if let Some(profile) = &mut self.profile {
+                    if let Some(change) = email {
+                        profile.email = change.to;
+                    }
+                    if let Some(change) = username {
+                        profile.username = change.to;
+                    }
+                    if let Some(change) = full_name {
+                        profile.full_name = change.to;
+                    }
+                }
+            }
+            UserEvent::PasswordChanged { password, kept_session } => {
+                self.set_password(password);
+                self.cut = Some(Cut { version: self.version, kept: kept_session });
+            }
+            UserEvent::PasswordRehashed { password } => self.set_password(password),
+            UserEvent::RoleGranted { role } => {
+                self.roles.insert(role);
+                self.roles_version = self.version;
+            }
+            UserEvent::RoleRevoked { role } => {
+                self.roles.remove(&role);
+                self.roles_version = self.version;
+            }
+            UserEvent::Disabled {} => {
+                self.disabled = true;
+                self.cut = Some(Cut { version: self.version, kept: None });
+            }
+            UserEvent::Enabled {} => self.disabled = false,
+        }
+    }
+
+    fn set_password(&mut self, password: Sealed) {
+        if let Some(profile) = &mut self.profile {
+            profile.password = password;
+        }
+    }
+}
