@@ -46,13 +46,15 @@ CREATE TABLE identifiers (
     CONSTRAINT identifiers_pkey PRIMARY KEY (kind, index)
 );
 
--- The folded state of long streams, so that loading one stays flat. Derived: may be deleted.
+-- The folded state of long streams, so that loading one stays flat. Derived: may be deleted. The MAC
+-- keeps a row written by anybody else from being believed.
 CREATE TABLE snapshots (
     aggregate_type text   NOT NULL,
     aggregate_id   text   NOT NULL,
     sequence       bigint NOT NULL,
     shape          integer NOT NULL,
-    payload        jsonb  NOT NULL,
+    payload        bytea  NOT NULL,
+    mac            bytea  NOT NULL,
     PRIMARY KEY (aggregate_type, aggregate_id)
 );
 

@@ -35,8 +35,20 @@ pub enum UnreadableEvent {
 ///
 /// There is one version of each event so far, so there is nothing to bring up yet.
 #[must_use]
-pub fn upcasters() -> Vec<Box<dyn EventUpcaster>> {
+fn upcasters() -> Vec<Box<dyn EventUpcaster>> {
     Vec::new()
+}
+
+/// The stored event in its present version.
+#[must_use]
+pub fn upcast(stored: SerializedEvent) -> SerializedEvent {
+    upcasters().iter().fold(stored, |event, upcaster| {
+        if upcaster.can_upcast(&event.event_type, &event.event_version) {
+            upcaster.upcast(event)
+        } else {
+            event
+        }
+    })
 }
 
 impl Event {
@@ -56,13 +68,7 @@ impl Event {
             payload,
             Value::Null,
         );
-        let current = upcasters().iter().fold(stored, |event, upcaster| {
-            if upcaster.can_upcast(&event.event_type, &event.event_version) {
-                upcaster.upcast(event)
-            } else {
-                event
-            }
-        });
+        let current = upcast(stored);
         let read = match aggregate_type {
             stream::USER => serde_json::from_value(current.payload).map(Self::User),
             stream::SESSION => serde_json::from_value(current.payload).map(Self::Session),

@@ -28,6 +28,8 @@
 
 mod event;
 mod guard;
+#[cfg(test)]
+mod histories;
 mod ids;
 mod metadata;
 mod role;
@@ -36,7 +38,7 @@ mod session;
 mod user;
 mod values;
 
-pub use event::{Event, UnreadableEvent, stream, upcasters};
+pub use event::{Event, UnreadableEvent, stream, upcast};
 pub use guard::{
     FailureReason, GuardSubject, SignInGuard, SignInGuardEvent, ThrottlePolicy, Throttled,
 };

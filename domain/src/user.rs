@@ -3,7 +3,7 @@
 use cqrs_es::DomainEvent;
 use serde::{Deserialize, Serialize};
 
-use crate::{Role, Roles, Sealed, SealedIdentifier, SessionId};
+use crate::{IdentifierKind, Role, Roles, Sealed, SealedIdentifier, SessionId};
 
 /// From one value to another; both sealed, so that the history can show either.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,6 +89,12 @@ pub enum UserRefusal {
     Disabled,
     #[error("every account keeps the role user")]
     RoleKept,
+    /// Another account holds the e-mail address or the username.
+    #[error("this {} is already taken", .0.as_str())]
+    IdentifierTaken(IdentifierKind),
+    /// The password that was proved is not the account's any more.
+    #[error("the password was changed meanwhile")]
+    PasswordChangedMeanwhile,
 }
 
 /// The sessions that an event of the account has ended.
@@ -184,8 +190,18 @@ impl User {
         Ok(vec![UserEvent::ProfileChanged { email, username, full_name }])
     }
 
-    pub fn change_password(&self, password: Sealed, kept_session: Option<SessionId>) -> Decision {
-        self.usable()?;
+    /// `proved` is the stored password that its owner has proved to know; `None` where an operator
+    /// resets it.
+    pub fn change_password(
+        &self,
+        proved: Option<&Sealed>,
+        password: Sealed,
+        kept_session: Option<SessionId>,
+    ) -> Decision {
+        let profile = self.usable()?;
+        if proved.is_some_and(|proved| *proved != profile.password) {
+            return Err(UserRefusal::PasswordChangedMeanwhile);
+        }
         Ok(vec![UserEvent::PasswordChanged { password, kept_session }])
     }
 

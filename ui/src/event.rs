@@ -1,0 +1,179 @@
+//! A line of the book as people read it.
+
+use std::borrow::Cow;
+
+use chrono::{DateTime, Utc};
+
+use crate::{Chrome, PersonRef, paths, person::short_id, query::link, session};
+
+/// Every kind of event that has a label, in the order in which filters offer them.
+pub const EVENT_TYPES: [&str; 15] = [
+    "SessionStarted",
+    "SessionRefreshed",
+    "SessionEnded",
+    "SignInFailed",
+    "SignInThrottled",
+    "SignInAttemptsBlocked",
+    "SignInFailuresCleared",
+    "UserRegistered",
+    "UserProfileChanged",
+    "UserPasswordChanged",
+    "UserPasswordRehashed",
+    "UserRoleGranted",
+    "UserRoleRevoked",
+    "UserDisabled",
+    "UserEnabled",
+];
+
+/// The reasons of a `SessionEnded`.
+pub const SESSION_END_REASONS: [&str; 8] = [
+    "signed_out",
+    "ended_elsewhere",
+    "ended_others",
+    "password_changed",
+    "account_disabled",
+    "ended_by_admin",
+    "expired",
+    "token_reused",
+];
+
+/// The reasons of a `SignInFailed`.
+pub const SIGN_IN_FAILURE_REASONS: [&str; 3] =
+    ["wrong_password", "unknown_identifier", "account_disabled"];
+
+/// One event.
+#[derive(Clone)]
+pub struct HistoryRow {
+    /// Its line number in the book; none until it is sequenced.
+    pub position: Option<u64>,
+    pub time: DateTime<Utc>,
+    /// The stored name, as `SessionStarted`; a name without a label is shown as it is.
+    pub event_type: String,
+    /// A reason, as `token_reused`, or a role; what has no label is shown as it is.
+    pub detail: Option<String>,
+    /// Whom it is about, where that is an account.
+    pub person: Option<PersonRef>,
+    pub actor: Actor,
+    pub address: Option<String>,
+    pub user_agent: Option<String>,
+    pub session: Option<String>,
+}
+
+/// Who did it.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Actor {
+    User(PersonRef),
+    /// Somebody who had not proved who they are.
+    Anonymous,
+    /// Entrybook itself.
+    System,
+    /// The command line, and the operating system's user there.
+    Cli(String),
+}
+
+impl HistoryRow {
+    pub(crate) fn event(&self, chrome: &Chrome) -> Cow<'_, str> {
+        event_label(chrome, &self.event_type)
+    }
+
+    pub(crate) fn detail(&self, chrome: &Chrome) -> Option<Cow<'_, str>> {
+        let code = self.detail.as_deref()?;
+        Some(
+            labelled(chrome, "reason-", code)
+                .or_else(|| labelled(chrome, "role-", code))
+                .unwrap_or(Cow::Borrowed(code)),
+        )
+    }
+
+    pub(crate) fn device(&self, chrome: &Chrome) -> String {
+        session::device(chrome, self.user_agent.as_deref())
+    }
+
+    /// Whether an auditor's eye should stop here.
+    pub(crate) fn is_alarming(&self) -> bool {
+        matches!(
+            self.event_type.as_str(),
+            "SignInFailed" | "SignInThrottled" | "SignInAttemptsBlocked"
+        ) || self.detail.as_deref() == Some("token_reused")
+    }
+
+    pub(crate) fn person_text(&self, chrome: &Chrome) -> Option<Cow<'_, str>> {
+        self.person.as_ref().map(|person| person.text(chrome))
+    }
+
+    pub(crate) fn person_link(&self) -> Option<String> {
+        self.person.as_ref().map(|person| link(paths::HISTORY, &[("user", &person.id)]))
+    }
+
+    pub(crate) fn session_short(&self) -> Option<&str> {
+        self.session.as_deref().map(short_id)
+    }
+
+    /// The history of its session alone, on the page at `path`.
+    pub(crate) fn session_link(&self, path: &str) -> String {
+        link(path, &[("session", self.session.as_deref().unwrap_or_default())])
+    }
+
+    pub(crate) fn actor_text(&self, chrome: &Chrome) -> Cow<'_, str> {
+        match &self.actor {
+            Actor::User(person) => person.text(chrome),
+            Actor::Anonymous => chrome.t("actor-anonymous"),
+            Actor::System => chrome.t("actor-system"),
+            Actor::Cli(name) => chrome.t_with("actor-cli", "name", name),
+        }
+    }
+}
+
+/// The label of a kind of event, or its raw name.
+pub(crate) fn event_label<'a>(chrome: &Chrome, event_type: &'a str) -> Cow<'a, str> {
+    labelled(chrome, "event-", event_type).unwrap_or(Cow::Borrowed(event_type))
+}
+
+fn labelled(chrome: &Chrome, family: &str, code: &str) -> Option<Cow<'static, str>> {
+    chrome.texts().find(&format!("{family}{code}"), &[])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Locale;
+
+    fn row(event_type: &str, detail: Option<&str>) -> HistoryRow {
+        HistoryRow {
+            position: Some(1),
+            time: DateTime::UNIX_EPOCH,
+            event_type: event_type.into(),
+            detail: detail.map(Into::into),
+            person: None,
+            actor: Actor::System,
+            address: None,
+            user_agent: None,
+            session: None,
+        }
+    }
+
+    #[test]
+    fn every_event_and_reason_has_a_label_of_its_own() {
+        let chrome = Chrome::new(Locale::En);
+        for event_type in EVENT_TYPES {
+            assert_ne!(row(event_type, None).event(&chrome), event_type);
+        }
+        for reason in SESSION_END_REASONS.into_iter().chain(SIGN_IN_FAILURE_REASONS) {
+            assert_ne!(row("SessionEnded", Some(reason)).detail(&chrome).unwrap(), reason);
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_is_shown_as_it_is() {
+        let chrome = Chrome::new(Locale::En);
+        let row = row("UserErased", Some("by_request"));
+        assert_eq!(row.event(&chrome), "UserErased");
+        assert_eq!(row.detail(&chrome).unwrap(), "by_request");
+    }
+
+    #[test]
+    fn a_detail_may_be_a_role() {
+        let chrome = Chrome::new(Locale::En);
+        assert_eq!(row("UserRoleGranted", Some("admin")).detail(&chrome).unwrap(), "Admin");
+    }
+}

@@ -1,0 +1,207 @@
+//! The book itself: all of it for auditors, one's own lines for everybody.
+
+use std::borrow::Cow;
+
+use crate::{Chrome, EVENT_TYPES, HistoryRow, Problem, event::event_label, paths, query::link};
+
+#[derive(Clone, askama::Template)]
+#[template(path = "history.html")]
+pub struct HistoryPage {
+    pub chrome: Chrome,
+    pub scope: HistoryScope,
+    pub filter: HistoryFilter,
+    pub problems: HistoryFilterProblems,
+    pub rows: Vec<HistoryRow>,
+    /// The cursor of the page with older lines, if there are any.
+    pub older: Option<String>,
+    /// The cursor of the page with newer lines, if there are any.
+    pub newer: Option<String>,
+}
+
+/// Whose history it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HistoryScope {
+    /// The lines about the person who asks.
+    Mine,
+    /// All lines, for auditors.
+    Everyone,
+}
+
+/// The filter as it was asked for; an empty text is no filter.
+#[derive(Clone)]
+pub struct HistoryFilter {
+    pub user: String,
+    pub actor: String,
+    pub session: String,
+    pub event_type: String,
+    pub from: String,
+    pub to: String,
+    pub newest_first: bool,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+pub struct HistoryFilterProblems {
+    pub user: Option<Problem>,
+    pub actor: Option<Problem>,
+    pub session: Option<Problem>,
+    pub event_type: Option<Problem>,
+    pub from: Option<Problem>,
+    pub to: Option<Problem>,
+}
+
+/// A field of the filter.
+struct FilterField<'a> {
+    name: &'static str,
+    label: Cow<'a, str>,
+    value: &'a str,
+    hint: Option<Cow<'a, str>>,
+    problem: Option<Cow<'a, str>>,
+}
+
+impl Default for HistoryFilter {
+    fn default() -> Self {
+        Self {
+            user: String::new(),
+            actor: String::new(),
+            session: String::new(),
+            event_type: String::new(),
+            from: String::new(),
+            to: String::new(),
+            newest_first: true,
+        }
+    }
+}
+
+impl HistoryFilter {
+    fn parameters(&self) -> [(&'static str, &str); 7] {
+        [
+            ("user", &self.user),
+            ("actor", &self.actor),
+            ("session", &self.session),
+            ("type", &self.event_type),
+            ("from", &self.from),
+            ("to", &self.to),
+            ("order", if self.newest_first { "" } else { "oldest" }),
+        ]
+    }
+}
+
+impl HistoryPage {
+    fn title(&self) -> Cow<'static, str> {
+        match self.scope {
+            HistoryScope::Mine => self.chrome.t("history-mine-title"),
+            HistoryScope::Everyone => self.chrome.t("history-title"),
+        }
+    }
+
+    fn lead(&self) -> Cow<'static, str> {
+        match self.scope {
+            HistoryScope::Mine => self.chrome.t("history-mine-lead"),
+            HistoryScope::Everyone => self.chrome.t("history-lead"),
+        }
+    }
+
+    fn path(&self) -> &'static str {
+        match self.scope {
+            HistoryScope::Mine => paths::MY_HISTORY,
+            HistoryScope::Everyone => paths::HISTORY,
+        }
+    }
+
+    fn for_everyone(&self) -> bool {
+        self.scope == HistoryScope::Everyone
+    }
+
+    fn is_filtered(&self) -> bool {
+        self.filter.parameters().iter().any(|(_, value)| !value.is_empty())
+    }
+
+    fn page_link(&self, cursor: &str) -> String {
+        let parameters: Vec<_> =
+            self.filter.parameters().into_iter().chain([("cursor", cursor)]).collect();
+        link(self.path(), &parameters)
+    }
+
+    /// The links to the pages before and after this one, in the direction of reading.
+    fn turns(&self) -> Vec<(&'static str, Cow<'static, str>, String)> {
+        let older =
+            self.older.as_ref().map(|cursor| (self.chrome.t("older"), self.page_link(cursor)));
+        let newer =
+            self.newer.as_ref().map(|cursor| (self.chrome.t("newer"), self.page_link(cursor)));
+        let (back, on) = if self.filter.newest_first { (newer, older) } else { (older, newer) };
+        let turn = |direction, link: Option<(Cow<'static, str>, String)>| {
+            link.map(|(text, href)| (direction, text, href))
+        };
+        [turn("prev", back), turn("next", on)].into_iter().flatten().collect()
+    }
+
+    /// The kinds of events to choose from: value, label, whether chosen.
+    fn event_types(&self) -> Vec<(&str, Cow<'_, str>, bool)> {
+        let chosen = self.filter.event_type.as_str();
+        let unknown = (!chosen.is_empty() && !EVENT_TYPES.contains(&chosen)).then_some(chosen);
+        EVENT_TYPES
+            .into_iter()
+            .chain(unknown)
+            .map(|event_type| {
+                (event_type, event_label(&self.chrome, event_type), event_type == chosen)
+            })
+            .collect()
+    }
+
+    fn problem_text(&self, problem: Option<Problem>) -> Option<Cow<'static, str>> {
+        problem.map(|problem| self.chrome.message(problem.message()))
+    }
+
+    /// The kinds of events are a list of their own; this is its problem.
+    fn event_type_problem(&self) -> Option<Cow<'static, str>> {
+        self.problem_text(self.problems.event_type)
+    }
+
+    /// The fields to type in, fewer for one's own history.
+    fn fields(&self) -> Vec<FilterField<'_>> {
+        let field = |name, label, value, hint, problem| FilterField {
+            name,
+            label,
+            value,
+            hint,
+            problem: self.problem_text(problem),
+        };
+        let (chrome, filter, problems) = (&self.chrome, &self.filter, &self.problems);
+        let mut fields = Vec::new();
+        if self.for_everyone() {
+            let user_hint = Some(chrome.t("history-user-hint"));
+            fields.push(field(
+                "user",
+                chrome.t("history-user"),
+                &*filter.user,
+                user_hint,
+                problems.user,
+            ));
+            let actor_hint = Some(chrome.t("history-actor-hint"));
+            fields.push(field(
+                "actor",
+                chrome.t("history-actor"),
+                &*filter.actor,
+                actor_hint,
+                problems.actor,
+            ));
+        }
+        let time_hint = || Some(chrome.t("history-time-hint"));
+        fields.push(field(
+            "from",
+            chrome.t("history-from"),
+            &*filter.from,
+            time_hint(),
+            problems.from,
+        ));
+        fields.push(field("to", chrome.t("history-to"), &*filter.to, time_hint(), problems.to));
+        fields.push(field(
+            "session",
+            chrome.t("history-session"),
+            &*filter.session,
+            None,
+            problems.session,
+        ));
+        fields
+    }
+}

@@ -1,0 +1,79 @@
+//! The addresses of the pages, as links and forms have them. A route that is mounted from these
+//! constants can't drift from the page that leads to it.
+//!
+//! Constants with `{id}` are for the router; the function beside each fills it in.
+
+use crate::query::encoded;
+
+pub const OVERVIEW: &str = "/";
+/// GET and POST `identifier`, `password`, `remember_me` (`on` or absent), `return_to`, `csrf`.
+pub const SIGN_IN: &str = "/sign-in";
+/// POST `csrf`.
+pub const SIGN_OUT: &str = "/sign-out";
+/// GET and POST `email`, `username`, `full_name`, `password`, `return_to`, `csrf`.
+pub const REGISTER: &str = "/register";
+pub const SESSIONS: &str = "/sessions";
+/// POST `csrf`.
+pub const SESSION_END: &str = "/sessions/{id}/end";
+/// POST `csrf`.
+pub const SESSIONS_END_OTHERS: &str = "/sessions/end-others";
+/// GET and POST `current_password`, `new_password`, `csrf`.
+pub const PASSWORD: &str = "/password";
+/// GET and POST `full_name`, `username`, `email`, `csrf`.
+pub const PROFILE: &str = "/profile";
+/// GET `session`, `type`, `from`, `to`, `order` (`newest` or `oldest`), `cursor`; each may be empty.
+pub const MY_HISTORY: &str = "/my-history";
+/// GET as [`MY_HISTORY`], and `user`, `actor`.
+pub const HISTORY: &str = "/history";
+/// GET `q` (a whole e-mail or username), `cursor`; each may be empty.
+pub const USERS: &str = "/users";
+/// POST `csrf`.
+pub const USER_DISABLE: &str = "/users/{id}/disable";
+/// POST `csrf`.
+pub const USER_ENABLE: &str = "/users/{id}/enable";
+/// POST `role` (`auditor` or `admin`), `csrf`.
+pub const USER_ROLE_GRANT: &str = "/users/{id}/roles/grant";
+/// POST `role` (`auditor` or `admin`), `csrf`.
+pub const USER_ROLE_REVOKE: &str = "/users/{id}/roles/revoke";
+pub const PROJECTIONS: &str = "/projections";
+/// GET, answered by [`crate::static_asset`].
+pub const STATIC: &str = "/static/{file}";
+
+fn with_id(path: &str, id: &str) -> String {
+    path.replace("{id}", &encoded(id))
+}
+
+#[must_use]
+pub fn session_end(id: &str) -> String {
+    with_id(SESSION_END, id)
+}
+
+#[must_use]
+pub fn user_disable(id: &str) -> String {
+    with_id(USER_DISABLE, id)
+}
+
+#[must_use]
+pub fn user_enable(id: &str) -> String {
+    with_id(USER_ENABLE, id)
+}
+
+#[must_use]
+pub fn user_role_grant(id: &str) -> String {
+    with_id(USER_ROLE_GRANT, id)
+}
+
+#[must_use]
+pub fn user_role_revoke(id: &str) -> String {
+    with_id(USER_ROLE_REVOKE, id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_can_not_leave_its_place() {
+        assert_eq!(session_end("a/../b?c#d"), "/sessions/a%2F..%2Fb%3Fc%23d/end");
+    }
+}

@@ -1,0 +1,57 @@
+//! What is wrong with one field of a form, told beside it.
+
+use crate::texts::MessageId;
+
+/// Why a value was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Problem {
+    Missing,
+    Email,
+    EmailTaken,
+    UsernameLength,
+    UsernameCharacters,
+    UsernameScripts,
+    UsernameTaken,
+    FullName,
+    PasswordTooShort,
+    PasswordTooLong,
+    PasswordNul,
+    /// The current password, asked for again, is another one.
+    PasswordWrong,
+    /// The new password is the current one.
+    PasswordUnchanged,
+    /// A time of a filter that [`crate::parse_filter_time`] refuses.
+    Time,
+    /// The end of a filter lies before its beginning.
+    TimeOrder,
+    UserUnknown,
+    Session,
+    EventType,
+    Actor,
+}
+
+impl Problem {
+    pub(crate) fn message(self) -> MessageId {
+        match self {
+            Self::Missing => MessageId("problem-missing"),
+            Self::Email => MessageId("problem-email"),
+            Self::EmailTaken => MessageId("problem-email-taken"),
+            Self::UsernameLength => MessageId("problem-username-length"),
+            Self::UsernameCharacters => MessageId("problem-username-characters"),
+            Self::UsernameScripts => MessageId("problem-username-scripts"),
+            Self::UsernameTaken => MessageId("problem-username-taken"),
+            Self::FullName => MessageId("problem-full-name"),
+            Self::PasswordTooShort => MessageId("problem-password-too-short"),
+            Self::PasswordTooLong => MessageId("problem-password-too-long"),
+            Self::PasswordNul => MessageId("problem-password-nul"),
+            Self::PasswordWrong => MessageId("problem-password-wrong"),
+            Self::PasswordUnchanged => MessageId("problem-password-unchanged"),
+            Self::Time => MessageId("problem-time"),
+            Self::TimeOrder => MessageId("problem-time-order"),
+            Self::UserUnknown => MessageId("problem-user-unknown"),
+            Self::Session => MessageId("problem-session"),
+            Self::EventType => MessageId("problem-event-type"),
+            Self::Actor => MessageId("problem-actor"),
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! What every page must be: well formed, without inline code, labelled, and safe to post from.
+
+use std::collections::BTreeSet;
+
+use ui::EVENT_TYPES;
+
+use crate::{
+    html::{Tag, tags},
+    samples::{PLAIN, all},
+};
+
+fn each(check: impl Fn(&str, &str, &[Tag])) {
+    for (name, page) in all(PLAIN) {
+        let html = page.render().unwrap();
+        check(name, &html, &tags(&html));
+    }
+}
+
+/// One sample page.
+fn page(wanted: &str) -> String {
+    let (_, page) = all(PLAIN).into_iter().find(|(name, _)| *name == wanted).unwrap();
+    page.render().unwrap()
+}
+
+/// The part of a page from one text to the end of another, its white space tidied.
+fn part(html: &str, from: &str, to: &str) -> String {
+    let start = html.find(from).unwrap();
+    let end = html[start..].find(to).unwrap() + start + to.len();
+    let lines = html[start..end].lines().map(str::trim).filter(|line| !line.is_empty());
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn a_page_names_its_language_and_has_one_heading() {
+    each(|name, html, tags| {
+        assert_eq!(tags[0].get("lang"), Some("en"), "{name}");
+        assert_eq!(tags.iter().filter(|tag| tag.name == "h1").count(), 1, "{name}");
+        assert_eq!(tags.iter().filter(|tag| tag.name == "main").count(), 1, "{name}");
+        assert!(html.contains(" · Entrybook</title>"), "{name}");
+    });
+}
+
+#[test]
+fn no_text_is_left_unfilled() {
+    each(|name, html, _| assert!(!html.contains("{$") && !html.contains("{ $"), "{name}"));
+}
+
+#[test]
+fn nothing_is_inline_and_nothing_comes_from_elsewhere() {
+    each(|name, _, tags| {
+        for tag in tags {
+            assert!(
+                !["script", "style", "iframe", "object", "base"].contains(&&*tag.name),
+                "{name}: {tag:?}"
+            );
+            for (attribute, value) in &tag.attributes {
+                assert!(attribute != "style" && !attribute.starts_with("on"), "{name}: {tag:?}");
+                if ["href", "src", "action"].contains(&&**attribute) {
+                    let own = value.starts_with('#')
+                        || (value.starts_with('/') && !value.starts_with("//"));
+                    assert!(own, "{name}: {tag:?}");
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn every_form_that_posts_sends_the_token() {
+    let mut posts = 0;
+    for (name, page) in all(PLAIN) {
+        let html = page.render().unwrap();
+        let token = format!("<input type=\"hidden\" name=\"csrf\" value=\"{}\">", PLAIN.id);
+        for form in html.split("<form ").skip(1) {
+            let form = form.split("</form>").next().unwrap();
+            if form.starts_with("method=\"post\"") {
+                posts += 1;
+                assert_eq!(form.matches(&token).count(), 1, "{name}: {form}");
+            } else {
+                assert!(form.starts_with("method=\"get\""), "{name}: {form}");
+                assert!(
+                    !form.contains("csrf"),
+                    "a token has no place in an address; {name}: {form}"
+                );
+            }
+        }
+    }
+    assert!(posts > 20, "there are forms that post");
+}
+
+#[test]
+fn every_id_is_given_once_and_every_reference_leads_to_one() {
+    each(|name, _, tags| {
+        let ids: Vec<_> = tags.iter().filter_map(|tag| tag.get("id")).collect();
+        let known: BTreeSet<_> = ids.iter().copied().collect();
+        assert_eq!(ids.len(), known.len(), "{name}: {ids:?}");
+        for tag in tags {
+            let references = ["for", "aria-describedby", "aria-labelledby"];
+            for id in references
+                .into_iter()
+                .filter_map(|attribute| tag.get(attribute))
+                .flat_map(str::split_whitespace)
+            {
+                assert!(known.contains(id), "{name}: {id}");
+            }
+        }
+    });
+}
+
+#[test]
+fn every_field_has_a_label() {
+    each(|name, _, tags| {
+        let labelled: BTreeSet<_> = tags.iter().filter_map(|tag| tag.get("for")).collect();
+        for tag in tags.iter().filter(|tag| tag.name == "input" || tag.name == "select") {
+            let hidden =
+                tag.get("type") == Some("hidden") || tag.get("aria-hidden") == Some("true");
+            let around = tag.inside.iter().any(|element| element == "label");
+            let bound = tag.get("id").is_some_and(|id| labelled.contains(id));
+            assert!(hidden || around || bound, "{name}: {tag:?}");
+        }
+    });
+}
+
+#[test]
+fn a_password_is_never_sent_back() {
+    each(|name, _, tags| {
+        for tag in tags.iter().filter(|tag| tag.get("type") == Some("password")) {
+            assert_eq!(tag.get("value"), None, "{name}");
+            assert_eq!(tag.get("maxlength"), None, "{name}: a browser would cut it without a word");
+            let new = tag.get("autocomplete") == Some("new-password");
+            assert_eq!(tag.get("minlength"), new.then_some("8"), "{name}");
+        }
+    });
+}
+
+#[test]
+fn every_kind_of_event_can_be_filtered_by() {
+    let html = page("history");
+    for event_type in EVENT_TYPES {
+        assert!(html.contains(&format!("<option value=\"{event_type}\">")), "{event_type}");
+    }
+}
+
+#[test]
+fn ones_own_history_has_fewer_filters() {
+    let html = page("my-history");
+    for field in ["name=\"user\"", "name=\"actor\"", "href=\"/history?"] {
+        assert!(!html.contains(field), "{field}");
+    }
+    assert!(html.contains("name=\"type\"") && html.contains("action=\"/my-history\""));
+}
+
+#[test]
+fn the_current_session_has_no_button_that_ends_it() {
+    assert_eq!(page("sessions").matches("/end\">").count(), 2);
+    let alone = page("sessions-one");
+    assert!(!alone.contains("/end\">") && !alone.contains("end-others"));
+}
+
+#[test]
+fn an_admin_can_not_lock_out_themselves() {
+    let html = page("users");
+    let own = part(&html, "<tbody", "</tr>");
+    assert!(own.contains(PLAIN.username) && !own.contains("<form"), "{own}");
+    assert!(html.contains("/disable\">") && html.contains("/enable\">"));
+}
+
+#[test]
+fn a_sign_in_that_has_to_wait() {
+    insta::assert_snapshot!(part(&page("sign-in-throttled"), "<p class=\"notice", "</form>"), @r##"
+    <p class="notice bad" role="alert">There were too many attempts. Please wait 5 minutes, then try again.</p>
+    <form method="post" action="/sign-in" class="stack"><input type="hidden" name="csrf" value="0197f0c2-6b1e-7a54-9d3c-5e8f1a2b3c4d"><div class="field">
+    <label for="identifier">E-mail or username</label>
+    <input id="identifier" name="identifier" type="text" autocomplete="username" value="ada@example.org" spellcheck="false" autocapitalize="none" required>
+    </div><div class="field">
+    <label for="password">Password</label>
+    <input id="password" name="password" type="password" autocomplete="current-password" autocapitalize="none" required autofocus>
+    </div>
+    <label class="check"><input type="checkbox" name="remember_me" value="on"> Keep me signed in for 30 days</label>
+    <button class="main">Sign in</button>
+    </form>
+    "##);
+}
+
+#[test]
+fn a_field_with_a_problem() {
+    insta::assert_snapshot!(part(&page("password-refused"), "<label for=\"current", "</div>"), @r##"
+    <label for="current_password">Current password</label>
+    <p class="problem" id="current_password-problem">This is not your current password.</p>
+    <input id="current_password" name="current_password" type="password" autocomplete="current-password" autocapitalize="none" required aria-describedby="current_password-problem" aria-invalid="true" autofocus>
+    </div>
+    "##);
+}
+
+#[test]
+fn a_line_of_the_book() {
+    let html = page("history");
+    let line = format!("<tr{}", html.split("<tr").nth(3).unwrap());
+    insta::assert_snapshot!(part(&line, "<tr", "</tr>"), @r##"
+    <tr role="row" class="alarming">
+    <td role="cell" class="number" data-label="Line">48,211</td>
+    <td role="cell" class="steady" data-label="Time (UTC)"><time datetime="2025-11-21T11:38:07.250Z">21 Nov 2025, 11:38:07</time></td>
+    <td role="cell" data-label="Event"><div><span class="event">Sign-in failed</span><br><span class="muted">Wrong password</span></div></td>
+    <td role="cell" data-label="Person"><a href="/history?user=0197f0c2-6b1e-7a54-9d3c-5e8f1a2b3c4d" title="Show only this person">ada</a></td>
+    <td role="cell" data-label="Done by">Not signed in</td>
+    <td role="cell" class="address" data-label="Address"><span class="code">192.0.2.17</span></td>
+    <td role="cell" data-label="Device"><span title="Mozilla/5.0 (X11; Linux x86_64; rv:145.0) Gecko/20100101 Firefox/145.0">Firefox on Linux</span></td>
+    <td role="cell" data-label="Session"><a class="code short-id" href="/history?session=0197f0c2-6b1e-7a54-9d3c-5e8f1a2b3c4d" title="Show only this session: 0197f0c2-6b1e-7a54-9d3c-5e8f1a2b3c4d">1a2b3c4d</a></td>
+    </tr>
+    "##);
+}
+
+#[test]
+fn the_links_that_turn_the_pages_keep_the_filter() {
+    insta::assert_snapshot!(part(&page("history-refused"), "<nav class=\"row pages", "</nav>"), @r##"
+    <nav class="row pages" aria-label="Pages">
+    <a class="button" rel="prev" href="/history?user=ada%40example.org&#38;actor=event%2048211%20of%20kind%20UserErased%20is%20not%20known%20to%20this%20version&#38;session=0197f0c2-6b1e-7a54-9d3c-5e8f1a2b3c4d&#38;type=event%2048211%20of%20kind%20UserErased%20is%20not%20known%20to%20this%20version&#38;from=event%2048211%20of%20kind%20UserErased%20is%20not%20known%20to%20this%20version&#38;to=2025-01-01&#38;order=oldest&#38;cursor=0197f0c2-6b1e-7a54-9d3c-5e8f1a2b3c4d">Older</a>
+    <a class="button" rel="next" href="/history?user=ada%40example.org&#38;actor=event%2048211%20of%20kind%20UserErased%20is%20not%20known%20to%20this%20version&#38;session=0197f0c2-6b1e-7a54-9d3c-5e8f1a2b3c4d&#38;type=event%2048211%20of%20kind%20UserErased%20is%20not%20known%20to%20this%20version&#38;from=event%2048211%20of%20kind%20UserErased%20is%20not%20known%20to%20this%20version&#38;to=2025-01-01&#38;order=oldest&#38;cursor=0197f0c2-6b1e-7a54-9d3c-5e8f1a2b3c4d">Newer</a>
+    </nav>
+    "##);
+}
