@@ -1,1 +1,42 @@
-//! entrybook-commands
+//! The write side of Entrybook: commands, the event store, hashing, sealing, tokens.
+//!
+//! [`Entrybook`] is the door: one method per command. Each loads the stream it concerns, lets the
+//! pure domain decide, and appends what was decided in one statement (`store`). What spans several
+//! streams is a process of several commits that may stop after any of them: an account without its
+//! first session is an account, and a session that its account has cut is over, whether or not its
+//! end has been posted yet.
+//!
+//! Nothing here knows HTTP, and nothing here reads a projection: a password changed or an account
+//! disabled a millisecond ago counts.
+
+mod accounts;
+pub mod clock;
+pub mod database;
+mod error;
+mod executor;
+mod guard;
+pub mod hashing;
+pub mod keyring;
+mod origin;
+mod service;
+mod session;
+mod sessions;
+mod sign_in;
+pub mod store;
+mod throttle;
+pub mod tokens;
+mod user;
+
+pub use accounts::{
+    Account, ChangePasswordError, ChangeProfileError, CommandError, NewAccount, NewProfile, RegisterError,
+};
+pub use error::{StorageError, is_temporary};
+pub use executor::{ExecuteError, Executed};
+pub use guard::{GuardAggregate, GuardCommand};
+pub use origin::{By, CLI_ACTOR, Origin, Source, source_place};
+pub use service::{Counters, Entrybook, LocalChange, Settings};
+pub use session::{SessionAggregate, SessionCommand};
+pub use sessions::{LiveSession, RefreshError};
+pub use sign_in::{SignInError, SignedIn};
+pub use store::Receipt;
+pub use user::{UserAggregate, UserCommand};

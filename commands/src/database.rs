@@ -1,0 +1,146 @@
+//! Connecting, migrating, and the least privilege that the application runs with.
+//!
+//! Migrations run with the rights of the given login. Afterwards Entrybook drops to the role
+//! [`APP_ROLE`], which may add to the book and to nothing else of it: the database itself then
+//! refuses to rewrite history, whatever the application is made to say. A login that can't take the
+//! role (a managed server without CREATEROLE) keeps its own rights, and the triggers of
+//! `0001_book.sql` remain; `doctor` tells which it is.
+
+use std::time::Duration;
+
+use sqlx::{
+    Connection, PgConnection, PgPool, Row,
+    migrate::{MigrateError, Migrator},
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+
+use crate::StorageError;
+
+/// The role that the application takes. It owns nothing but the read tables.
+pub const APP_ROLE: &str = "entrybook_app";
+
+static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
+
+/// What of each table the application may do. The columns of `events` that the database fills are
+/// left out, so that nobody can set them.
+const GRANTS: &[&str] = &[
+    "REVOKE ALL ON ALL TABLES IN SCHEMA public FROM entrybook_app",
+    "GRANT USAGE ON SCHEMA public TO entrybook_app",
+    "GRANT USAGE, CREATE ON SCHEMA ledger TO entrybook_app",
+    "GRANT SELECT, INSERT (aggregate_type, aggregate_id, sequence, event_type, event_version, \
+     payload, metadata) ON events TO entrybook_app",
+    "GRANT SELECT, INSERT ON journal, sealing_keys TO entrybook_app",
+    "GRANT SELECT, UPDATE ON sequencer TO entrybook_app",
+    "GRANT SELECT, INSERT, DELETE ON identifiers TO entrybook_app",
+    "GRANT SELECT, INSERT, UPDATE, DELETE ON snapshots, signing_keys, projections TO entrybook_app",
+    "GRANT SELECT ON _sqlx_migrations TO entrybook_app",
+];
+
+/// What `migrate` did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MigrationReport {
+    /// Versions applied by this call.
+    pub applied: Vec<i64>,
+    /// Why the application keeps the login's own rights, where it has to.
+    pub role_unavailable: Option<String>,
+}
+
+/// Brings the database up to date. Safe to run by any number of replicas at once: sqlx holds an
+/// advisory lock meanwhile.
+pub async fn migrate(options: &PgConnectOptions) -> Result<MigrationReport, StorageError> {
+    let mut connection = PgConnection::connect_with(options).await?;
+    let before = pending(&mut connection).await?;
+    MIGRATIONS.run(&mut connection).await.map_err(|error| match error {
+        MigrateError::Execute(error) => StorageError::from(error),
+        other => StorageError::Migration(other.to_string()),
+    })?;
+    let role_unavailable = grant(&mut connection).await.err().map(|error| error.to_string());
+    connection.close().await?;
+    Ok(MigrationReport { applied: before, role_unavailable })
+}
+
+/// The versions that this binary has and the database lacks.
+pub async fn pending_migrations(pool: &PgPool) -> Result<Vec<i64>, StorageError> {
+    let mut connection = pool.acquire().await?;
+    pending(&mut connection).await
+}
+
+async fn pending(connection: &mut PgConnection) -> Result<Vec<i64>, StorageError> {
+    let exists: bool = sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations') IS NOT NULL")
+        .fetch_one(&mut *connection)
+        .await?;
+    let applied: Vec<i64> = if exists {
+        sqlx::query_scalar("SELECT version FROM _sqlx_migrations WHERE success")
+            .fetch_all(&mut *connection)
+            .await?
+    } else {
+        Vec::new()
+    };
+    let known = MIGRATIONS.iter().map(|migration| migration.version);
+    Ok(known.filter(|version| !applied.contains(version)).collect())
+}
+
+/// Makes the role where it is missing, lets this login take it, and gives it what it needs.
+async fn grant(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    // Several databases of one cluster, and several replicas, may come here at once.
+    sqlx::raw_sql(
+        "DO $$ BEGIN
+             CREATE ROLE entrybook_app NOLOGIN;
+         EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$",
+    )
+    .execute(&mut *connection)
+    .await?;
+    let member: bool =
+        sqlx::query_scalar("SELECT pg_has_role(current_user, 'entrybook_app', 'MEMBER')")
+            .fetch_one(&mut *connection)
+            .await?;
+    if !member {
+        sqlx::raw_sql("GRANT entrybook_app TO CURRENT_USER").execute(&mut *connection).await?;
+    }
+    // To name who holds the horizon back; a convenience, so its refusal is no failure.
+    sqlx::raw_sql(
+        "DO $$ BEGIN
+             IF NOT pg_has_role('entrybook_app', 'pg_read_all_stats', 'MEMBER') THEN
+                 GRANT pg_read_all_stats TO entrybook_app;
+             END IF;
+         EXCEPTION WHEN insufficient_privilege OR unique_violation THEN NULL; END $$",
+    )
+    .execute(&mut *connection)
+    .await?;
+    // One replica at a time: concurrent GRANTs on one table fail with "tuple concurrently updated".
+    let mut transaction = connection.begin().await?;
+    sqlx::query("SELECT pg_advisory_xact_lock(hashtext('entrybook grants'))")
+        .execute(&mut *transaction)
+        .await?;
+    for statement in GRANTS {
+        sqlx::raw_sql(statement).execute(&mut *transaction).await?;
+    }
+    transaction.commit().await
+}
+
+/// A pool whose sessions have dropped to [`APP_ROLE`] where the login can.
+pub async fn connect(
+    options: PgConnectOptions,
+    max_connections: u32,
+) -> Result<PgPool, StorageError> {
+    let mut probe = PgConnection::connect_with(&options).await?;
+    let can_drop = sqlx::raw_sql("SET ROLE entrybook_app").execute(&mut probe).await.is_ok();
+    probe.close().await?;
+    let mut session = vec![("idle_in_transaction_session_timeout", "30s")];
+    if can_drop {
+        session.push(("role", APP_ROLE));
+    }
+    let options = options.application_name("entrybook").options(session);
+    let pool = PgPoolOptions::new()
+        .max_connections(max_connections)
+        .acquire_timeout(Duration::from_secs(5))
+        .connect_with(options)
+        .await?;
+    Ok(pool)
+}
+
+/// The role that the pool's sessions act with.
+pub async fn acting_role(pool: &PgPool) -> Result<String, StorageError> {
+    let row = sqlx::query("SELECT current_user::text").fetch_one(pool).await?;
+    Ok(row.try_get(0)?)
+}

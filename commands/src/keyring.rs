@@ -1,0 +1,456 @@
+//! The keys under which personal data is sealed, and everything that is derived from them.
+//!
+//! ```text
+//! master key                  outside the database; wraps, and does nothing else
+//! └ sealing_keys, 32 random bytes each, wrapped with XChaCha20-Poly1305
+//!   ├ p:<user>                a person's; destroyed by erasure
+//!   ├ m:<YYYY-MM>             a month's, for what belongs to no account; destroyed by retention
+//!   ├ s:operators             seals who acted on the command line
+//!   ├ s:index                 look-up values of identifiers
+//!   └ s:service               all other secrets of the service: [`Keyring::service_secret`]
+//! ```
+//!
+//! A sealed value is `s1.<reference>.<base64url(nonce ‖ ciphertext ‖ tag)>`. Its associated data is
+//! the format, the reference and the place where it stands, so it opens nowhere else.
+//!
+//! To destroy a key is to delete its row, and then `open` answers [`Opened::Gone`]. Keys are
+//! remembered for [`REMEMBERED`] at most, so an erasure by another process takes effect here within
+//! that time ([`Keyring::forget`] does it at once). That a key is missing is never remembered.
+//!
+//! The application's role may read and add keys, and neither change nor delete them: who may destroy
+//! one is not this module's business. Sources: RFC 5869 (HKDF), RFC 2104 (HMAC),
+//! draft-irtf-cfrg-xchacha-03.
+
+mod master;
+pub(crate) mod primitives;
+mod remembered;
+mod sealing;
+
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use chrono::{DateTime, Utc};
+use domain::{IdentifierKind, Index, Sealed, UserId};
+use sqlx::{PgConnection, PgPool};
+use zeroize::Zeroizing;
+
+pub use self::{
+    master::{InvalidMasterKey, MasterKey},
+    sealing::{Month, MonthKey, PersonKey, SealingKey},
+};
+use self::{
+    primitives::{KEY_BYTES, KeyBytes},
+    remembered::Remembered,
+    sealing::{KeyRef, SealedParts},
+};
+use crate::clock::Entropy;
+
+/// How long a fetched key is used without asking the database again.
+pub const REMEMBERED: Duration = Duration::from_secs(60);
+const REMEMBERED_PEOPLE: usize = 10_000;
+const REMEMBERED_MONTHS: usize = 240;
+
+/// The service's own keys. They are made together, at the first start, and never again: what is
+/// needed later is derived from `s:service`.
+const SERVICE_KEYS: [&str; 3] = ["s:index", "s:operators", "s:service"];
+
+/// Why a key could not be had, or a value not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyringError {
+    #[error(
+        "the keys in this database are wrapped by master key {expected}, and master key {given} was \
+         given; start with the key that belongs to this database"
+    )]
+    WrongMasterKey { expected: String, given: String },
+    #[error(
+        "the database has events or keys, but not the service keys {ids}; restore the table \
+         sealing_keys from a backup: without them nobody is found by e-mail address or username"
+    )]
+    MissingServiceKeys { ids: String },
+    #[error(
+        "the key {id} was changed in the database and no longer unwraps; restore its row from a \
+         backup"
+    )]
+    DamagedKey { id: String },
+    #[error(
+        "the sealed value of {place} was changed, or moved there from another place; compare the \
+         event with a backup"
+    )]
+    Tampered { place: String },
+    #[error("what stands in {place} is no sealed value; compare the event with a backup")]
+    NotSealed { place: String },
+    #[error("the keys could not be read; check that the database answers, and try again")]
+    Database(#[from] sqlx::Error),
+}
+
+/// A row for `sealing_keys`. Without the master key it is worth nothing.
+#[derive(Debug, Clone)]
+pub struct NewKey {
+    pub id: String,
+    pub wrapped: Vec<u8>,
+    /// The id of the master key that wrapped it.
+    pub master_key: String,
+}
+
+/// What became of a sealed value.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Opened {
+    Plain(Zeroizing<Vec<u8>>),
+    /// Its key was destroyed; nobody can read it any more.
+    Gone,
+}
+
+impl Opened {
+    /// The text, or nothing if it is gone or no UTF-8.
+    #[must_use]
+    pub fn text(&self) -> Option<&str> {
+        match self {
+            Self::Plain(bytes) => std::str::from_utf8(bytes).ok(),
+            Self::Gone => None,
+        }
+    }
+}
+
+impl fmt::Debug for Opened {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Plain(_) => "Plain(…)",
+            Self::Gone => "Gone",
+        })
+    }
+}
+
+/// All keys of this database, fetched as they are needed.
+pub struct Keyring {
+    pool: PgPool,
+    entropy: Arc<dyn Entropy>,
+    master: MasterKey,
+    service: ServiceKeys,
+    people: Remembered<UserId, PersonKey>,
+    months: Remembered<Month, MonthKey>,
+}
+
+struct ServiceKeys {
+    index: SealingKey,
+    operators: SealingKey,
+    service: SealingKey,
+}
+
+impl Keyring {
+    /// Loads the service's keys, or makes them if this database is new. However many processes do
+    /// so at once, they agree.
+    ///
+    /// # Errors
+    /// [`KeyringError::WrongMasterKey`] if the keys were wrapped by another master key. Nothing is
+    /// written then.
+    pub async fn load(
+        pool: PgPool,
+        master: MasterKey,
+        entropy: Arc<dyn Entropy>,
+    ) -> Result<Self, KeyringError> {
+        let stored = read_service_keys(&mut *pool.acquire().await?, &master).await?;
+        let service = match stored {
+            Some(service) => service,
+            None => make_service_keys(&pool, &master, entropy.as_ref()).await?,
+        };
+        let keyring = Self {
+            pool,
+            entropy,
+            master,
+            service,
+            people: Remembered::new(REMEMBERED_PEOPLE, REMEMBERED),
+            months: Remembered::new(REMEMBERED_MONTHS, REMEMBERED),
+        };
+        Ok(keyring)
+    }
+
+    /// The same keyring, remembering keys for another time than [`REMEMBERED`].
+    #[must_use]
+    pub fn remembering(mut self, at_most: Duration) -> Self {
+        self.people = Remembered::new(REMEMBERED_PEOPLE, at_most);
+        self.months = Remembered::new(REMEMBERED_MONTHS, at_most);
+        self
+    }
+
+    /// A key for a person who registers now. Its row must be written with the registration, or
+    /// nothing that it sealed will ever be read.
+    #[must_use]
+    pub fn new_person(&self, user: UserId) -> (PersonKey, NewKey) {
+        let key = PersonKey::new(user, primitives::random_key(self.entropy.as_ref()));
+        let row = self.wrap(key.id(), key.secret());
+        (key, row)
+    }
+
+    /// A person's key, or nothing if it was destroyed or never was.
+    pub async fn person(&self, user: UserId) -> Result<Option<PersonKey>, KeyringError> {
+        if let Some(key) = self.people.get(&user) {
+            return Ok(Some(key));
+        }
+        let asked = Instant::now();
+        let secret = self.stored(&KeyRef::Person(user).to_string()).await?;
+        let key = secret.map(|secret| PersonKey::new(user, secret));
+        if let Some(key) = &key {
+            self.people.put(user, key.clone(), asked);
+        }
+        Ok(key)
+    }
+
+    /// Stops using a person's key at once. For whoever destroyed it, and learnt of that.
+    pub fn forget(&self, user: UserId) {
+        self.people.forget(&user);
+    }
+
+    /// The key of the month of `at`, made if it is not there yet.
+    ///
+    /// Give the present time: a month whose key was destroyed would get a new one.
+    pub async fn month(&self, at: DateTime<Utc>) -> Result<MonthKey, KeyringError> {
+        let month = Month::of(at);
+        if let Some(key) = self.stored_month(month).await? {
+            return Ok(key);
+        }
+        let secret = primitives::random_key(self.entropy.as_ref());
+        let row = self.wrap(KeyRef::Month(month).to_string(), secret.as_slice());
+        sqlx::query(
+            "INSERT INTO sealing_keys (id, wrapped, master_key) VALUES ($1, $2, $3)
+             ON CONFLICT (id) DO NOTHING",
+        )
+        .bind(&row.id)
+        .bind(&row.wrapped)
+        .bind(&row.master_key)
+        .execute(&self.pool)
+        .await?;
+        // Another process may have been first, and then its key is the month's.
+        let key = self.stored_month(month).await?;
+        key.ok_or(KeyringError::Database(sqlx::Error::RowNotFound))
+    }
+
+    async fn stored_month(&self, month: Month) -> Result<Option<MonthKey>, KeyringError> {
+        if let Some(key) = self.months.get(&month) {
+            return Ok(Some(key));
+        }
+        let asked = Instant::now();
+        let secret = self.stored(&KeyRef::Month(month).to_string()).await?;
+        let key = secret.map(|secret| MonthKey::new(month, secret));
+        if let Some(key) = &key {
+            self.months.put(month, key.clone(), asked);
+        }
+        Ok(key)
+    }
+
+    /// Seals who acted on the command line: the operating system's user.
+    #[must_use]
+    pub fn operators(&self) -> SealingKey {
+        self.service.operators.clone()
+    }
+
+    /// A key made of a person's and a month's: to destroy either makes unreadable what it sealed.
+    #[must_use]
+    pub fn both(&self, person: &PersonKey, month: &MonthKey) -> SealingKey {
+        person.and(month)
+    }
+
+    /// Seals a value for one place: `<stream type>/<stream id>/<field>`.
+    #[must_use]
+    pub fn seal(&self, key: &SealingKey, place: &str, plain: &[u8]) -> Sealed {
+        key.seal(self.entropy.as_ref(), place, plain)
+    }
+
+    /// Opens a value that stands in `place`.
+    ///
+    /// # Errors
+    /// [`KeyringError::Tampered`] if its key is there and does not fit: it was changed, or moved.
+    pub async fn open(&self, sealed: &Sealed, place: &str) -> Result<Opened, KeyringError> {
+        let parts = SealedParts::parse(sealed)
+            .map_err(|_| KeyringError::NotSealed { place: place.to_owned() })?;
+        let Some(key) = self.key(&parts.reference).await? else { return Ok(Opened::Gone) };
+        let plain = key
+            .open(&parts, place)
+            .map_err(|_| KeyringError::Tampered { place: place.to_owned() })?;
+        Ok(Opened::Plain(plain))
+    }
+
+    async fn key(&self, reference: &KeyRef) -> Result<Option<SealingKey>, KeyringError> {
+        match reference {
+            KeyRef::Person(user) => Ok(self.person(*user).await?.map(|key| (*key).clone())),
+            KeyRef::Month(month) => Ok(self.stored_month(*month).await?.map(|key| (*key).clone())),
+            KeyRef::PersonAndMonth(user, month) => {
+                let Some(person) = self.person(*user).await? else { return Ok(None) };
+                let Some(month) = self.stored_month(*month).await? else { return Ok(None) };
+                Ok(Some(person.and(&month)))
+            }
+            KeyRef::Service(name) if name == "operators" => Ok(Some(self.operators())),
+            KeyRef::Service(_) => {
+                let secret = self.stored(&reference.to_string()).await?;
+                Ok(secret.map(|secret| SealingKey::new(reference.clone(), secret)))
+            }
+        }
+    }
+
+    /// The look-up value of an identifier in its folded form. The kinds never meet.
+    #[must_use]
+    pub fn index(&self, kind: IdentifierKind, folded: &str) -> Index {
+        let purpose = match kind {
+            IdentifierKind::Email => "entrybook/index/email/v1",
+            IdentifierKind::Username => "entrybook/index/username/v1",
+        };
+        look_up(&self.service.index, purpose, folded)
+    }
+
+    /// The look-up value of an identifier that no account has: the subject of its guard.
+    #[must_use]
+    pub fn unknown_index(&self, folded: &str) -> Index {
+        look_up(&self.service.index, "entrybook/index/unknown/v1", folded)
+    }
+
+    /// The look-up value of an address in one month. It goes with the month's key: afterwards nobody
+    /// can try addresses against it.
+    #[must_use]
+    pub fn address_index(&self, month: &MonthKey, address: &str) -> Index {
+        look_up(month, "entrybook/index/address/v1", address)
+    }
+
+    /// The look-up value of a network: the subject of its guard.
+    #[must_use]
+    pub fn guard_address_index(&self, network: &str) -> Index {
+        look_up(&self.service.index, "entrybook/index/guard-address/v1", network)
+    }
+
+    /// A secret of the service for one purpose: `"csrf"`, `"refresh"`, …. Every replica derives the
+    /// same one.
+    #[must_use]
+    pub fn service_secret(&self, purpose: &str) -> Zeroizing<[u8; 32]> {
+        self.service.service.derive(&["entrybook/service/v1\0", purpose])
+    }
+
+    /// Wraps a secret under the master key. The id is authenticated, so a wrapped secret opens under
+    /// its own id alone.
+    pub(crate) fn wrap(&self, id: String, secret: &[u8]) -> NewKey {
+        wrap(&self.master, self.entropy.as_ref(), id, secret)
+    }
+
+    /// Opens what [`Self::wrap`] made.
+    pub(crate) fn unwrap_row(&self, row: &NewKey) -> Result<Zeroizing<Vec<u8>>, KeyringError> {
+        open_row(&self.master, row)
+    }
+
+    async fn stored(&self, id: &str) -> Result<Option<KeyBytes>, KeyringError> {
+        let row: Option<(String, Vec<u8>, String)> =
+            sqlx::query_as("SELECT id, wrapped, master_key FROM sealing_keys WHERE id = $1")
+                .bind(id)
+                .fetch_optional(&self.pool)
+                .await?;
+        row.map(|row| data_key(&self.master, &NewKey::from(row))).transpose()
+    }
+}
+
+impl fmt::Debug for Keyring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Keyring({:?})", self.master)
+    }
+}
+
+impl From<(String, Vec<u8>, String)> for NewKey {
+    fn from((id, wrapped, master_key): (String, Vec<u8>, String)) -> Self {
+        Self { id, wrapped, master_key }
+    }
+}
+
+fn look_up(key: &SealingKey, purpose: &str, text: &str) -> Index {
+    Index(primitives::hex(&primitives::mac(&key.derive(&[purpose]), &[text.as_bytes()])))
+}
+
+fn wrap(master: &MasterKey, entropy: &dyn Entropy, id: String, secret: &[u8]) -> NewKey {
+    let wrapped = master.wrap(entropy, &id, secret);
+    NewKey { id, wrapped, master_key: master.id().to_owned() }
+}
+
+fn open_row(master: &MasterKey, row: &NewKey) -> Result<Zeroizing<Vec<u8>>, KeyringError> {
+    if row.master_key != master.id() {
+        return Err(KeyringError::WrongMasterKey {
+            expected: row.master_key.clone(),
+            given: master.id().to_owned(),
+        });
+    }
+    master.open(&row.id, &row.wrapped).map_err(|_| KeyringError::DamagedKey { id: row.id.clone() })
+}
+
+fn data_key(master: &MasterKey, row: &NewKey) -> Result<KeyBytes, KeyringError> {
+    let secret = open_row(master, row)?;
+    let bytes: &[u8; KEY_BYTES] = secret
+        .as_slice()
+        .try_into()
+        .map_err(|_| KeyringError::DamagedKey { id: row.id.clone() })?;
+    Ok(Zeroizing::new(*bytes))
+}
+
+/// The service's keys, or nothing if the database has none of them.
+async fn read_service_keys(
+    connection: &mut PgConnection,
+    master: &MasterKey,
+) -> Result<Option<ServiceKeys>, KeyringError> {
+    let rows: Vec<(String, Vec<u8>, String)> =
+        sqlx::query_as("SELECT id, wrapped, master_key FROM sealing_keys WHERE id = ANY($1)")
+            .bind(SERVICE_KEYS.as_slice())
+            .fetch_all(connection)
+            .await?;
+    if rows.is_empty() {
+        return Ok(None);
+    }
+    let rows: Vec<NewKey> = rows.into_iter().map(NewKey::from).collect();
+    let key = |id: &str| {
+        let row = rows
+            .iter()
+            .find(|row| row.id == id)
+            .ok_or_else(|| KeyringError::MissingServiceKeys { ids: id.to_owned() })?;
+        let name = id.trim_start_matches("s:").to_owned();
+        Ok::<_, KeyringError>(SealingKey::new(KeyRef::Service(name), data_key(master, row)?))
+    };
+    let [index, operators, service] = SERVICE_KEYS;
+    Ok(Some(ServiceKeys { index: key(index)?, operators: key(operators)?, service: key(service)? }))
+}
+
+/// Makes the service's keys under a lock, so that of two processes that start together the second
+/// finds the keys of the first.
+async fn make_service_keys(
+    pool: &PgPool,
+    master: &MasterKey,
+    entropy: &dyn Entropy,
+) -> Result<ServiceKeys, KeyringError> {
+    let mut transaction = pool.begin().await?;
+    sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('entrybook/sealing_keys', 0))")
+        .execute(&mut *transaction)
+        .await?;
+    if let Some(service) = read_service_keys(&mut transaction, master).await? {
+        return Ok(service);
+    }
+    let missing = || KeyringError::MissingServiceKeys { ids: SERVICE_KEYS.join(", ") };
+    // A new index key in a book that has begun would make every account unfindable.
+    let begun: bool = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT FROM sealing_keys) OR EXISTS (SELECT FROM events)",
+    )
+    .fetch_one(&mut *transaction)
+    .await?;
+    if begun {
+        return Err(missing());
+    }
+    for id in SERVICE_KEYS {
+        let secret = primitives::random_key(entropy);
+        let row = wrap(master, entropy, id.to_owned(), secret.as_slice());
+        sqlx::query("INSERT INTO sealing_keys (id, wrapped, master_key) VALUES ($1, $2, $3)")
+            .bind(&row.id)
+            .bind(&row.wrapped)
+            .bind(&row.master_key)
+            .execute(&mut *transaction)
+            .await?;
+    }
+    let service = read_service_keys(&mut transaction, master).await?.ok_or_else(missing)?;
+    transaction.commit().await?;
+    tracing::info!("made the service keys, wrapped by master key {}", master.id());
+    Ok(service)
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,137 @@
+//! Who asks, and from where: in the clear in this process only, sealed into each event's metadata.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use chrono::{DateTime, Utc};
+use domain::{Actor, Metadata, SealedSource, UserId};
+use serde::{Deserialize, Serialize};
+
+use crate::keyring::{Keyring, KeyringError, PersonKey};
+
+/// Who does it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum By {
+    /// Nobody known yet.
+    Anonymous,
+    User(UserId),
+    System,
+    /// The command line.
+    Cli {
+        os_user: String,
+    },
+}
+
+/// Where a request comes from.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Origin {
+    pub by: By,
+    pub address: Option<IpAddr>,
+    pub user_agent: Option<String>,
+    pub request_id: String,
+}
+
+impl std::fmt::Debug for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Origin").field("request_id", &self.request_id).finish_non_exhaustive()
+    }
+}
+
+/// A source as it is sealed, and as it is read again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user_agent: Option<String>,
+}
+
+/// Where the sealed user of a CLI act stands.
+pub const CLI_ACTOR: &str = "cli/actor";
+
+impl Origin {
+    /// An act of Entrybook itself.
+    #[must_use]
+    pub fn system(request_id: String) -> Self {
+        Self { by: By::System, address: None, user_agent: None, request_id }
+    }
+
+    /// The same request, now that its sender is known.
+    #[must_use]
+    pub fn with(&self, by: By) -> Self {
+        Self { by, ..self.clone() }
+    }
+
+    /// The network that is throttled: one IPv4 address, or an IPv6 /64, the least that a site has
+    /// (RFC 6177).
+    #[must_use]
+    pub fn network(&self) -> Option<IpAddr> {
+        self.address.map(|address| match address.to_canonical() {
+            IpAddr::V4(v4) => IpAddr::V4(v4),
+            IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from(u128::from(v6) & !u128::from(u64::MAX))),
+        })
+    }
+
+    /// The metadata of an event on a stream. `person` is the key of whom the event is about, where
+    /// that is known: erasing the person makes the source unreadable, and so does the end of the
+    /// month's retention.
+    pub(crate) async fn seal(
+        &self,
+        keyring: &Keyring,
+        stream: (&str, &str),
+        person: Option<&PersonKey>,
+        at: DateTime<Utc>,
+    ) -> Result<HashMap<String, String>, KeyringError> {
+        let actor = match &self.by {
+            By::Anonymous => Actor::Anonymous,
+            By::User(id) => Actor::User(*id),
+            By::System => Actor::System,
+            By::Cli { os_user } => {
+                Actor::Cli(keyring.seal(&keyring.operators(), CLI_ACTOR, os_user.as_bytes()))
+            }
+        };
+        let source = if self.address.is_none() && self.user_agent.is_none() {
+            None
+        } else {
+            let month = keyring.month(at).await?;
+            let address = self.address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)).to_canonical().to_string();
+            let source = Source {
+                address: self.address.map(|address| address.to_canonical().to_string()),
+                user_agent: self.user_agent.clone(),
+            };
+            let plain = serde_json::to_vec(&source).unwrap_or_default();
+            let both = person.map(|person| keyring.both(person, &month));
+            let place = source_place(stream.0, stream.1);
+            Some(SealedSource {
+                sealed: keyring.seal(both.as_ref().unwrap_or(&month), &place, &plain),
+                address: keyring.address_index(&month, &address),
+            })
+        };
+        Ok(Metadata { actor, source, request_id: self.request_id.clone(), at }.to_map())
+    }
+}
+
+/// Where the sealed source of an event stands.
+#[must_use]
+pub fn source_place(aggregate_type: &str, aggregate_id: &str) -> String {
+    format!("{aggregate_type}/{aggregate_id}/source")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_throttled_by_network() {
+        let network = |address: &str| {
+            Origin { by: By::Anonymous, address: address.parse().ok(), user_agent: None, request_id: String::new() }
+                .network()
+                .map(|network| network.to_string())
+        };
+        assert_eq!(network("192.0.2.7").as_deref(), Some("192.0.2.7"));
+        assert_eq!(network("::ffff:192.0.2.7").as_deref(), Some("192.0.2.7"));
+        assert_eq!(network("2001:db8:1:2:3:4:5:6").as_deref(), Some("2001:db8:1:2::"));
+    }
+}

@@ -1,0 +1,194 @@
+//! Keeping a session, and ending it.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use domain::{EndReason, Refresh, Session, SessionEvent, SessionId, SessionRefusal, User, UserId};
+
+use crate::{
+    CommandError, Entrybook, ExecuteError, LocalChange, Origin, Receipt, SessionAggregate, SessionCommand, SignedIn,
+    StorageError, executor::Order, origin::By, service::count,
+};
+
+/// Why a refresh token gave nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum RefreshError {
+    #[error("this is not a refresh token of ours")]
+    Invalid,
+    #[error("the session has ended")]
+    Ended(EndReason),
+    #[error("the refresh token was used before, so its session was ended; sign in again")]
+    Reused,
+    #[error("the refresh token was used too many times at once")]
+    TooManyInGrace,
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+/// A session that a refresh token proves to be live.
+#[derive(Debug, Clone)]
+pub struct LiveSession {
+    pub session_id: SessionId,
+    pub user_id: UserId,
+    pub user: User,
+    pub remember_me: bool,
+    pub expires_at: DateTime<Utc>,
+}
+
+impl Entrybook {
+    pub(crate) fn refresh_lifetime(&self, remember_me: bool) -> TimeDelta {
+        if remember_me { self.settings().remember_lifetime } else { self.settings().refresh_lifetime }
+    }
+
+    /// Spends a refresh token for a new pair.
+    pub async fn refresh(&self, token: &str, origin: &Origin) -> Result<SignedIn, RefreshError> {
+        let (session_id, presented) = self.tokens().read_refresh(token).map_err(|_| RefreshError::Invalid)?;
+        let session = self.session(session_id).await?;
+        let (user_id, remember_me, user_version) = match &session.started {
+            Some(started) => (started.user_id, started.remember_me, started.user_version),
+            None => return Err(RefreshError::Invalid),
+        };
+        let origin = origin.with(By::User(user_id));
+        let user = self.user(user_id).await?;
+        let at = self.clock().now();
+        if let Err(SessionRefusal::Ended(reason)) = session.live(at) {
+            return Err(RefreshError::Ended(reason));
+        }
+        if !user.keeps(session_id, user_version) {
+            let reason = cut_reason(&user);
+            self.end(user_id, session_id, reason, &origin).await?;
+            return Err(RefreshError::Ended(reason));
+        }
+        let account = self.describe(user_id, &user).await?;
+        let person = self.person(user_id).await?;
+        let (refresh, next) = self.tokens().issue_refresh(session_id);
+        let refresh_expires_at = at + self.refresh_lifetime(remember_me);
+        let grace = self.settings().refresh_grace;
+        let facts = Refresh { presented, next, at, expires_at: refresh_expires_at, grace };
+        let stream_id = session_id.to_string();
+        let order = Order { stream_id: &stream_id, origin: &origin, person: Some(&person), new_key: None, at };
+        let done = self
+            .execute::<SessionAggregate>(order, SessionCommand::Refresh(facts), &())
+            .await
+            .map_err(|error| match error {
+                ExecuteError::Storage(error) => RefreshError::Storage(error),
+                ExecuteError::Refused(SessionRefusal::Ended(reason)) => RefreshError::Ended(reason),
+                ExecuteError::Refused(SessionRefusal::TooManyInGrace) => RefreshError::TooManyInGrace,
+                ExecuteError::Refused(
+                    SessionRefusal::AlreadyStarted | SessionRefusal::NotStarted | SessionRefusal::UnknownToken,
+                ) => RefreshError::Invalid,
+            })?;
+        if done.events.iter().any(|event| matches!(event, SessionEvent::Ended { .. })) {
+            count(&self.counters().token_reuses);
+            self.announce(LocalChange::SessionEnded { session: session_id, user: user_id });
+            return Err(RefreshError::Reused);
+        }
+        count(&self.counters().refreshes);
+        let access =
+            self.tokens().sign(user_id, session_id, user.version, &user.roles).map_err(StorageError::from)?;
+        Ok(SignedIn {
+            account,
+            session_id,
+            access,
+            refresh,
+            refresh_expires_at,
+            remember_me,
+            receipt: done.receipt.unwrap_or(Receipt { tx: 0, event_id: 0 }),
+        })
+    }
+
+    /// The live session that a refresh token belongs to. Looking is not using: the token stays good.
+    pub async fn session_of_refresh(&self, token: &str) -> Result<LiveSession, RefreshError> {
+        let (session_id, presented) = self.tokens().read_refresh(token).map_err(|_| RefreshError::Invalid)?;
+        let session = self.session(session_id).await?;
+        let at = self.clock().now();
+        let started = session.live(at).map_err(|refusal| match refusal {
+            SessionRefusal::Ended(reason) => RefreshError::Ended(reason),
+            _ => RefreshError::Invalid,
+        })?;
+        if !session.accepts(&presented, at) {
+            return Err(RefreshError::Invalid);
+        }
+        let user = self.user(started.user_id).await?;
+        if !user.keeps(session_id, started.user_version) {
+            return Err(RefreshError::Ended(cut_reason(&user)));
+        }
+        Ok(LiveSession {
+            session_id,
+            user_id: started.user_id,
+            remember_me: started.remember_me,
+            expires_at: started.expires_at,
+            user,
+        })
+    }
+
+    /// Signs out the session of a refresh token. A token that is not ours has nothing to end.
+    pub async fn sign_out_by_token(&self, token: &str, origin: &Origin) -> Result<Option<Receipt>, StorageError> {
+        let Ok((session_id, _)) = self.tokens().read_refresh(token) else { return Ok(None) };
+        let session = self.session(session_id).await?;
+        let Some(started) = session.started else { return Ok(None) };
+        let origin = origin.with(By::User(started.user_id));
+        self.end(started.user_id, session_id, EndReason::SignedOut, &origin).await
+    }
+
+    /// Ends one session of `owner`; of anybody else's there is nothing to say. Ending it again
+    /// changes nothing.
+    pub async fn end_session(
+        &self,
+        owner: UserId,
+        session_id: SessionId,
+        reason: EndReason,
+        origin: &Origin,
+    ) -> Result<Option<Receipt>, CommandError> {
+        let session = self.session(session_id).await?;
+        match session.started {
+            Some(started) if started.user_id == owner => {
+                Ok(self.end(owner, session_id, reason, origin).await?)
+            }
+            _ => Err(CommandError::NotFound),
+        }
+    }
+
+    /// Ends several sessions of `owner`, each in a commit of its own; the receipt is the last one's.
+    pub async fn end_sessions(
+        &self,
+        owner: UserId,
+        sessions: &[SessionId],
+        reason: EndReason,
+        origin: &Origin,
+    ) -> Result<Option<Receipt>, CommandError> {
+        let mut last = None;
+        for session in sessions {
+            last = last.max(self.end_session(owner, *session, reason, origin).await?);
+        }
+        Ok(last)
+    }
+
+    /// The state of a session, folded from its stream.
+    pub async fn session(&self, id: SessionId) -> Result<Session, StorageError> {
+        Ok(self.store().load::<SessionAggregate>(&id.to_string()).await?.aggregate.0)
+    }
+
+    async fn end(
+        &self,
+        owner: UserId,
+        session_id: SessionId,
+        reason: EndReason,
+        origin: &Origin,
+    ) -> Result<Option<Receipt>, StorageError> {
+        let at = self.clock().now();
+        let person = self.person(owner).await?;
+        let stream_id = session_id.to_string();
+        let order = Order { stream_id: &stream_id, origin, person: Some(&person), new_key: None, at };
+        let ended = match self.execute::<SessionAggregate>(order, SessionCommand::End { reason, at }, &()).await {
+            Ok(executed) => executed.receipt,
+            Err(ExecuteError::Refused(_)) => None,
+            Err(ExecuteError::Storage(error)) => return Err(error),
+        };
+        self.announce(LocalChange::SessionEnded { session: session_id, user: owner });
+        Ok(ended)
+    }
+}
+
+/// Why an account keeps a session no more.
+fn cut_reason(user: &User) -> EndReason {
+    if user.disabled { EndReason::AccountDisabled } else { EndReason::PasswordChanged }
+}

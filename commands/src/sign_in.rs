@@ -1,0 +1,318 @@
+//! Signing in with a password, and what is remembered of those who fail.
+//!
+//! An unknown identifier costs the same work and gets the same answer as a wrong password: a decoy
+//! is hashed, a stream is loaded, a failure is posted.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use domain::{
+    FailureReason, GuardSubject, Identifier, Password, SessionId, SignInGuard, SignInMethod, Start, Throttled, User,
+    UserId,
+};
+use uuid::Uuid;
+
+use crate::{
+    Account, Entrybook, ExecuteError, GuardAggregate, GuardCommand, Origin, Receipt, SessionAggregate,
+    SessionCommand, StorageError, UserCommand,
+    accounts::password_place,
+    executor::Order,
+    hashing::Verified,
+    keyring::{Opened, PersonKey},
+    origin::By,
+    service::count,
+    throttle::Blocked,
+    tokens::{AccessToken, RefreshToken},
+};
+
+/// A session that was opened or refreshed, with its tokens.
+#[derive(Debug)]
+pub struct SignedIn {
+    pub account: Account,
+    pub session_id: SessionId,
+    pub access: AccessToken,
+    pub refresh: RefreshToken,
+    pub refresh_expires_at: DateTime<Utc>,
+    pub remember_me: bool,
+    pub receipt: Receipt,
+}
+
+/// Why nobody was signed in.
+#[derive(Debug, thiserror::Error)]
+pub enum SignInError {
+    /// An unknown identifier, a wrong password, or a disabled account: the caller can't tell which.
+    #[error("the identifier or the password is wrong")]
+    WrongCredentials,
+    #[error("too many failed attempts")]
+    Throttled { retry_after: Duration },
+    #[error("too many people are signing in at this moment")]
+    Overloaded,
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+/// How a guarded proof of a password came out.
+pub(crate) enum Proof {
+    Right { outdated: bool },
+    Wrong,
+}
+
+/// Why a proof was not looked at.
+pub(crate) enum Unproved {
+    Throttled { retry_after: Duration },
+    Overloaded,
+    Storage(StorageError),
+}
+
+impl<E: Into<StorageError>> From<E> for Unproved {
+    fn from(error: E) -> Self {
+        Self::Storage(error.into())
+    }
+}
+
+impl From<Unproved> for SignInError {
+    fn from(unproved: Unproved) -> Self {
+        match unproved {
+            Unproved::Throttled { retry_after } => Self::Throttled { retry_after },
+            Unproved::Overloaded => Self::Overloaded,
+            Unproved::Storage(error) => Self::Storage(error),
+        }
+    }
+}
+
+/// A password to be proved, and what to write if it is wrong.
+pub(crate) struct Claim<'a> {
+    pub(crate) subject: GuardSubject,
+    /// The account, where there is one.
+    pub(crate) account: Option<(UserId, &'a User)>,
+    pub(crate) typed: Option<&'a Identifier>,
+    pub(crate) password: Password,
+    pub(crate) origin: &'a Origin,
+}
+
+impl Entrybook {
+    /// Signs in with an e-mail address or a username.
+    ///
+    /// One commit when it succeeds (`SessionStarted`), and one more when failures are to be
+    /// cleared or the password rehashed; one commit when it fails.
+    pub async fn sign_in(
+        &self,
+        identifier: &Identifier,
+        password: Password,
+        remember_me: bool,
+        origin: &Origin,
+    ) -> Result<SignedIn, SignInError> {
+        let index = self.keyring().index(identifier.kind(), &identifier.folded());
+        let found = self.store().find(identifier.kind(), &index).await?;
+        // A stream is loaded in either case: who is unknown takes no less time.
+        let stream = found.unwrap_or(UserId(Uuid::nil()));
+        let user = self.user(stream).await?;
+        let subject = match found {
+            Some(id) => GuardSubject::Account(id),
+            None => GuardSubject::Identifier(self.keyring().unknown_index(&identifier.folded())),
+        };
+        let claim = Claim {
+            subject: subject.clone(),
+            account: found.map(|id| (id, &user)),
+            typed: Some(identifier),
+            password: password.clone(),
+            origin,
+        };
+        let proof = match self.prove(claim).await {
+            Err(Unproved::Throttled { retry_after }) => {
+                count(&self.counters().sign_ins_throttled);
+                return Err(SignInError::Throttled { retry_after });
+            }
+            other => other?,
+        };
+        let (Some(id), Proof::Right { outdated }) = (found, proof) else {
+            count(&self.counters().sign_ins_failed);
+            return Err(SignInError::WrongCredentials);
+        };
+        let origin = origin.with(By::User(id));
+        let person = self.person(id).await?;
+        self.clear_failures(subject, &person, &origin).await?;
+        if outdated {
+            self.rehash(id, &user, &person, password, &origin).await;
+        }
+        let account = self.describe(id, &user).await?;
+        let signed_in =
+            self.start_session(account, &person, SignInMethod::Password, remember_me, &origin).await?;
+        count(&self.counters().sign_ins_succeeded);
+        Ok(signed_in)
+    }
+
+    /// Looks at one attempt: admitted by its guards, verified on the hash pool, remembered if wrong.
+    pub(crate) async fn prove(&self, claim: Claim<'_>) -> Result<Proof, Unproved> {
+        let Claim { subject, account, typed, password, origin } = claim;
+        let stream_id = subject.stream_id();
+        let _turn = self.turns().take(&stream_id).await;
+        let network = origin.network().map(|network| {
+            GuardSubject::Address(self.keyring().guard_address_index(&network.to_string()))
+        });
+        self.admit(&subject).await?;
+        if let Some(network) = &network {
+            self.admit(network).await?;
+        }
+        let stored = match account.and_then(|(id, user)| Some((id, user.profile.as_ref()?))) {
+            Some((id, profile)) => {
+                match self.keyring().open(&profile.password, &password_place(id)).await? {
+                    Opened::Plain(hash) => Some(String::from_utf8_lossy(&hash).into_owned()),
+                    Opened::Gone => None,
+                }
+            }
+            None => None,
+        };
+        let Verified { matches, outdated } =
+            self.hasher().verify(password, stored).await.map_err(|_| Unproved::Overloaded)?;
+        let reason = match account {
+            None => FailureReason::UnknownIdentifier,
+            Some(_) if !matches => FailureReason::WrongPassword,
+            Some((_, user)) if user.disabled => FailureReason::AccountDisabled,
+            Some(_) => return Ok(Proof::Right { outdated }),
+        };
+        self.remember_failure(&subject, account.map(|(id, _)| id), typed, reason, origin).await?;
+        if let Some(network) = network {
+            self.count_address_failure(network, origin).await?;
+        }
+        Ok(Proof::Wrong)
+    }
+
+    async fn admit(&self, subject: &GuardSubject) -> Result<(), Unproved> {
+        let guard: SignInGuard = self.store().load::<GuardAggregate>(&subject.stream_id()).await?.aggregate.0;
+        let now = self.clock().now();
+        guard.admit(now).map_err(|Throttled { until }| {
+            self.blocked().count(subject, now);
+            Unproved::Throttled { retry_after: (until - now).to_std().unwrap_or_default() }
+        })
+    }
+
+    async fn remember_failure(
+        &self,
+        subject: &GuardSubject,
+        account: Option<UserId>,
+        typed: Option<&Identifier>,
+        reason: FailureReason,
+        origin: &Origin,
+    ) -> Result<(), StorageError> {
+        let at = self.clock().now();
+        let stream_id = subject.stream_id();
+        let person = match account {
+            Some(id) => Some(self.person(id).await?),
+            None => None,
+        };
+        // What was typed is kept only where it is nobody's: there it may be a slip of the tongue, or
+        // a password in the wrong field, so it goes with its month.
+        let identifier = match (account, typed) {
+            (None, Some(typed)) => {
+                let month = self.keyring().month(at).await?;
+                let place = format!("SignInGuard/{stream_id}/identifier");
+                Some(self.keyring().seal(&month, &place, typed.as_str().as_bytes()))
+            }
+            _ => None,
+        };
+        let command = GuardCommand::Fail { subject: subject.clone(), reason, identifier, at };
+        self.guard(&stream_id, command, person.as_ref(), origin, at).await?;
+        Ok(())
+    }
+
+    async fn count_address_failure(&self, network: GuardSubject, origin: &Origin) -> Result<(), StorageError> {
+        let at = self.clock().now();
+        if let Some((failures, until)) = self.address_failures().count(&network, at) {
+            let stream_id = network.stream_id();
+            let command = GuardCommand::Throttle { subject: network, failures, at, until };
+            self.guard(&stream_id, command, None, origin, at).await?;
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn clear_failures(
+        &self,
+        subject: GuardSubject,
+        person: &PersonKey,
+        origin: &Origin,
+    ) -> Result<(), StorageError> {
+        let at = self.clock().now();
+        let stream_id = subject.stream_id();
+        self.guard(&stream_id, GuardCommand::Clear { subject, at }, Some(person), origin, at).await
+    }
+
+    pub(crate) async fn post_blocked_on(&self, blocked: &Blocked, origin: &Origin) -> Result<(), StorageError> {
+        let Blocked { subject, count, from, to } = blocked.clone();
+        let stream_id = subject.stream_id();
+        let command = GuardCommand::PostBlocked { subject, count, from, to };
+        self.guard(&stream_id, command, None, origin, self.clock().now()).await
+    }
+
+    async fn guard(
+        &self,
+        stream_id: &str,
+        command: GuardCommand,
+        person: Option<&PersonKey>,
+        origin: &Origin,
+        at: DateTime<Utc>,
+    ) -> Result<(), StorageError> {
+        let order = Order { stream_id, origin, person, new_key: None, at };
+        match self.execute::<GuardAggregate>(order, command, &self.settings().throttle).await {
+            Ok(_) => Ok(()),
+            Err(ExecuteError::Refused(never)) => match never {},
+            Err(ExecuteError::Storage(error)) => Err(error),
+        }
+    }
+
+    /// Stores the password under the present parameters. The sign-in doesn't hang on it.
+    async fn rehash(&self, id: UserId, user: &User, person: &PersonKey, password: Password, origin: &Origin) {
+        let Some(profile) = &user.profile else { return };
+        let Ok(hash) = self.hasher().hash(password).await else { return };
+        let to = self.keyring().seal(person, &password_place(id), hash.as_bytes());
+        let command = UserCommand::RehashPassword { from: profile.password.clone(), to };
+        if let Err(error) = self.command_user(id, command, person, origin).await {
+            tracing::warn!(user = %id, "the password of {id} keeps its older parameters: {error}");
+        }
+    }
+
+    pub(crate) async fn start_session(
+        &self,
+        account: Account,
+        person: &PersonKey,
+        method: SignInMethod,
+        remember_me: bool,
+        origin: &Origin,
+    ) -> Result<SignedIn, StorageError> {
+        let session_id = self.ids().session();
+        let at = self.clock().now();
+        let refresh_expires_at = at + self.refresh_lifetime(remember_me);
+        let (refresh, hash) = self.tokens().issue_refresh(session_id);
+        let start = Start {
+            user_id: account.id,
+            user_version: account.version,
+            method,
+            refresh: hash,
+            remember_me,
+            at,
+            expires_at: refresh_expires_at,
+        };
+        let stream_id = session_id.to_string();
+        let order = Order { stream_id: &stream_id, origin, person: Some(person), new_key: None, at };
+        let started = self
+            .execute::<SessionAggregate>(order, SessionCommand::Start(start), &())
+            .await
+            .map_err(|error| match error {
+                ExecuteError::Storage(error) => error,
+                // The id is new, so only a broken random source can make this happen.
+                ExecuteError::Refused(refusal) => {
+                    StorageError::Unreadable { stream: format!("Session {session_id}"), cause: refusal.to_string() }
+                }
+            })?;
+        let access = self.tokens().sign(account.id, session_id, account.version, &account.roles)?;
+        Ok(SignedIn {
+            session_id,
+            access,
+            refresh,
+            refresh_expires_at,
+            remember_me,
+            receipt: started.receipt.unwrap_or(Receipt { tx: 0, event_id: 0 }),
+            account,
+        })
+    }
+}

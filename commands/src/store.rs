@@ -1,0 +1,433 @@
+//! The event store: loading a stream, and appending to one.
+//!
+//! It implements `cqrs_es::EventStore` on the table layout of postgres-es, with a commit of its own:
+//! one statement, one round trip, holding the events, the identifiers they claim and release, a new
+//! person's key, and now and then a snapshot. Nothing of it can be there without the rest.
+//!
+//! Loading is one round trip too, and flat: the snapshot, if it is ours and sound, and the events
+//! after it, at most [`SNAPSHOT_EVERY`] of them. A snapshot bears a MAC, because unlike the book it
+//! may be rewritten by whoever has the application's rights; one that doesn't fit is not used.
+
+use std::collections::HashMap;
+
+use cqrs_es::{
+    Aggregate, AggregateContext, AggregateError, DomainEvent, EventEnvelope, EventStore,
+    persist::{PersistedEventRepository, PersistenceError, SerializedEvent},
+};
+use domain::{Index, IdentifierKind, UserId};
+use hmac::{Hmac, KeyInit, Mac};
+use postgres_es::PostgresEventRepository;
+use serde_json::Value;
+use sha2::Sha256;
+use sqlx::{PgPool, Row, postgres::PgRow, types::Json};
+use zeroize::Zeroizing;
+
+use crate::{StorageError, keyring::NewKey};
+
+/// A stream gets a snapshot whenever it has grown by so many events.
+pub const SNAPSHOT_EVERY: u64 = 32;
+
+/// What the store must know of an aggregate beside cqrs-es's trait.
+pub trait Stream: Aggregate {
+    /// The shape of its stored state. Change it with the state, and old snapshots are passed over.
+    const SHAPE: i32;
+
+    /// The identifiers that the events claim and release.
+    fn claims(_events: &[Self::Event]) -> Claims {
+        Claims::default()
+    }
+
+    /// The refusal for an identifier that another account holds, where the stream can claim any.
+    fn taken(_kind: IdentifierKind) -> Option<Self::Error> {
+        None
+    }
+}
+
+/// Identifiers that one commit takes and gives back, for the account whose stream it is.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Claims {
+    pub claimed: Vec<(IdentifierKind, Index)>,
+    pub released: Vec<(IdentifierKind, Index)>,
+}
+
+/// Where the last event of an append stands: `(tx, id)` is its place in the order of the book, and
+/// a reader that must see it waits for that place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Receipt {
+    pub tx: u64,
+    pub event_id: i64,
+}
+
+/// A stream as loaded, and what its next commit carries beside events.
+pub struct Loaded<A> {
+    pub aggregate: A,
+    id: String,
+    sequence: u64,
+    new_key: Option<NewKey>,
+}
+
+impl<A> Loaded<A> {
+    /// Stores the key together with the events: a person and their key come to be at once.
+    pub fn with_key(&mut self, key: NewKey) {
+        self.new_key = Some(key);
+    }
+
+    /// How many events the stream had.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+}
+
+impl<A: Aggregate> AggregateContext<A> for Loaded<A> {
+    fn aggregate(&mut self) -> &mut A {
+        &mut self.aggregate
+    }
+}
+
+/// Why an append was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum AppendError {
+    #[error("another writer came first")]
+    Conflict,
+    #[error("the {} is taken", .0.as_str())]
+    Taken(IdentifierKind),
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+/// The event store on PostgreSQL.
+#[derive(Clone)]
+pub struct Store {
+    pool: PgPool,
+    snapshot_key: Zeroizing<[u8; 32]>,
+}
+
+const LOAD: &str = "
+WITH snapshot AS (
+    SELECT sequence, payload, mac FROM snapshots
+     WHERE aggregate_type = $1 AND aggregate_id = $2 AND shape = $3 AND $4
+)
+SELECT sequence, event_type, event_version, payload, snapshot, mac FROM (
+    SELECT sequence, NULL::text AS event_type, NULL::text AS event_version,
+           NULL::jsonb AS payload, payload AS snapshot, mac FROM snapshot
+    UNION ALL
+    SELECT sequence, event_type, event_version, payload, NULL, NULL FROM events
+     WHERE aggregate_type = $1 AND aggregate_id = $2
+       AND sequence > coalesce((SELECT sequence FROM snapshot), 0)
+) AS stream
+ORDER BY sequence";
+
+const APPEND: &str = "
+INSERT INTO events (aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata)
+SELECT $1, $2, e.sequence, e.event_type, e.event_version, e.payload, $3
+  FROM unnest($4::bigint[], $5::text[], $6::text[], $7::jsonb[])
+    AS e (sequence, event_type, event_version, payload)
+ ORDER BY e.sequence
+RETURNING tx::text AS tx, id";
+
+/// The same, with what must never disagree with the events.
+const APPEND_WITH: &str = "
+WITH appended AS (
+    INSERT INTO events (aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata)
+    SELECT $1, $2, e.sequence, e.event_type, e.event_version, e.payload, $3
+      FROM unnest($4::bigint[], $5::text[], $6::text[], $7::jsonb[])
+        AS e (sequence, event_type, event_version, payload)
+     ORDER BY e.sequence
+    RETURNING tx, id
+), released AS (
+    DELETE FROM identifiers AS i USING unnest($8::text[], $9::text[]) AS r (kind, index)
+     WHERE i.kind = r.kind AND i.index = r.index AND i.user_id = $10
+), claimed AS (
+    INSERT INTO identifiers (kind, index, user_id)
+    SELECT c.kind, c.index, $10 FROM unnest($11::text[], $12::text[]) AS c (kind, index)
+), keyed AS (
+    INSERT INTO sealing_keys (id, wrapped, master_key)
+    SELECT $13, $14, $15 WHERE $13 IS NOT NULL
+), snapshot AS (
+    INSERT INTO snapshots (aggregate_type, aggregate_id, sequence, shape, payload, mac)
+    SELECT $1, $2, $16, $17, $18, $19 WHERE $18 IS NOT NULL
+    ON CONFLICT (aggregate_type, aggregate_id) DO UPDATE
+       SET sequence = excluded.sequence, shape = excluded.shape,
+           payload = excluded.payload, mac = excluded.mac
+)
+SELECT tx::text AS tx, id FROM appended";
+
+impl Store {
+    #[must_use]
+    pub fn new(pool: PgPool, snapshot_key: Zeroizing<[u8; 32]>) -> Self {
+        Self { pool, snapshot_key }
+    }
+
+    /// The state of a stream; a stream without events is the default state.
+    pub async fn load<A: Stream>(&self, id: &str) -> Result<Loaded<A>, StorageError> {
+        let rows = self.rows::<A>(id, true).await?;
+        match self.fold(id, rows) {
+            Ok(loaded) => Ok(loaded),
+            Err(Unfit::Snapshot) => {
+                tracing::warn!(
+                    stream = A::TYPE, id,
+                    "the snapshot of {} {id} is not sound; folding its events instead", A::TYPE
+                );
+                let rows = self.rows::<A>(id, false).await?;
+                self.fold(id, rows).map_err(|unfit| unfit.into_error::<A>(id))
+            }
+            Err(unfit) => Err(unfit.into_error::<A>(id)),
+        }
+    }
+
+    async fn rows<A: Stream>(&self, id: &str, snapshot: bool) -> Result<Vec<PgRow>, StorageError> {
+        Ok(sqlx::query(LOAD)
+            .bind(A::TYPE)
+            .bind(id)
+            .bind(A::SHAPE)
+            .bind(snapshot)
+            .fetch_all(&self.pool)
+            .await?)
+    }
+
+    fn fold<A: Stream>(&self, id: &str, rows: Vec<PgRow>) -> Result<Loaded<A>, Unfit> {
+        let mut loaded =
+            Loaded { aggregate: A::default(), id: id.to_owned(), sequence: 0, new_key: None };
+        for row in rows {
+            let sequence = u64::try_from(row.try_get::<i64, _>("sequence")?).unwrap_or(0);
+            if let Some(snapshot) = row.try_get::<Option<Vec<u8>>, _>("snapshot")? {
+                let mac: Vec<u8> = row.try_get("mac")?;
+                self.snapshot_mac::<A>(id, sequence, &snapshot)
+                    .verify_slice(&mac)
+                    .map_err(|_| Unfit::Snapshot)?;
+                loaded.aggregate =
+                    serde_json::from_slice(&snapshot).map_err(|_| Unfit::Snapshot)?;
+            } else {
+                if sequence != loaded.sequence + 1 {
+                    return Err(Unfit::Event(format!(
+                        "event {} is missing before event {sequence}", loaded.sequence + 1
+                    )));
+                }
+                loaded.aggregate.apply(read_event::<A>(id, sequence, &row)?);
+            }
+            loaded.sequence = sequence;
+        }
+        Ok(loaded)
+    }
+
+    /// Appends to the stream as it was loaded. Nothing is repeated here: after a lost connection the
+    /// caller can't know whether the append counts.
+    pub async fn append<A: Stream>(
+        &self,
+        loaded: &Loaded<A>,
+        events: &[A::Event],
+        metadata: &HashMap<String, String>,
+    ) -> Result<Receipt, AppendError> {
+        let last = loaded.sequence + events.len() as u64;
+        let sequences: Vec<i64> = (loaded.sequence + 1..=last).map(|n| n as i64).collect();
+        let types: Vec<String> = events.iter().map(DomainEvent::event_type).collect();
+        let versions: Vec<String> = events.iter().map(DomainEvent::event_version).collect();
+        let payloads: Vec<Value> =
+            events.iter().map(serde_json::to_value).collect::<Result<_, _>>().map_err(|cause| {
+                StorageError::Unreadable { stream: A::TYPE.to_owned(), cause: cause.to_string() }
+            })?;
+        let claims = A::claims(events);
+        let owner: Option<UserId> = loaded.id.parse().ok();
+        let snapshot = (last / SNAPSHOT_EVERY > loaded.sequence / SNAPSHOT_EVERY)
+            .then(|| serde_json::to_vec(&loaded.aggregate))
+            .transpose()
+            .map_err(|cause| StorageError::Unreadable {
+                stream: A::TYPE.to_owned(),
+                cause: cause.to_string(),
+            })?;
+        let plain = claims == Claims::default() && loaded.new_key.is_none() && snapshot.is_none();
+        let query = sqlx::query(if plain { APPEND } else { APPEND_WITH })
+            .bind(A::TYPE)
+            .bind(&loaded.id)
+            .bind(Json(metadata))
+            .bind(sequences)
+            .bind(types)
+            .bind(versions)
+            .bind(payloads);
+        let query = if plain {
+            query
+        } else {
+            let (released_kinds, released) = columns(&claims.released);
+            let (claimed_kinds, claimed) = columns(&claims.claimed);
+            let mac = snapshot.as_ref().map(|payload| {
+                self.snapshot_mac::<A>(&loaded.id, last, payload).finalize().into_bytes().to_vec()
+            });
+            let key = loaded.new_key.as_ref();
+            query
+                .bind(released_kinds)
+                .bind(released)
+                .bind(owner.map(|UserId(id)| id))
+                .bind(claimed_kinds)
+                .bind(claimed)
+                .bind(key.map(|key| &key.id))
+                .bind(key.map(|key| &key.wrapped))
+                .bind(key.map(|key| &key.master_key))
+                .bind(last as i64)
+                .bind(A::SHAPE)
+                .bind(snapshot)
+                .bind(mac)
+        };
+        match query.fetch_all(&self.pool).await {
+            Ok(rows) => receipt(&rows).map_err(|error| AppendError::Storage(error.into())),
+            Err(error) => Err(self.explain(error, &claims, owner).await),
+        }
+    }
+
+    /// Tells a version conflict from a taken identifier: PostgreSQL says 23505 for both.
+    async fn explain(&self, error: sqlx::Error, claims: &Claims, owner: Option<UserId>) -> AppendError {
+        let constraint = error.as_database_error().and_then(|error| error.constraint().map(str::to_owned));
+        match constraint.as_deref() {
+            Some("events_pkey") => AppendError::Conflict,
+            Some("identifiers_pkey") => match self.holder(claims, owner).await {
+                Ok(Some(kind)) => AppendError::Taken(kind),
+                // Released again in between: the next try finds out.
+                Ok(None) => AppendError::Conflict,
+                Err(error) => AppendError::Storage(error),
+            },
+            _ => match error.as_database_error().and_then(|error| error.code()) {
+                // A deadlock or a serialisation failure has written nothing.
+                Some(code) if matches!(code.as_ref(), "40001" | "40P01") => AppendError::Conflict,
+                _ => AppendError::Storage(error.into()),
+            },
+        }
+    }
+
+    async fn holder(&self, claims: &Claims, owner: Option<UserId>) -> Result<Option<IdentifierKind>, StorageError> {
+        for (kind, index) in &claims.claimed {
+            let holder = self.find(*kind, index).await?;
+            if holder.is_some() && holder != owner {
+                return Ok(Some(*kind));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The account that holds an identifier. This is the table that registration writes, so it is
+    /// never behind.
+    pub async fn find(&self, kind: IdentifierKind, index: &Index) -> Result<Option<UserId>, StorageError> {
+        let found = sqlx::query_scalar("SELECT user_id FROM identifiers WHERE kind = $1 AND index = $2")
+            .bind(kind.as_str())
+            .bind(&index.0)
+            .fetch_optional(&self.pool)
+            .await?;
+        Ok(found.map(UserId))
+    }
+
+    fn snapshot_mac<A: Stream>(&self, id: &str, sequence: u64, payload: &[u8]) -> Hmac<Sha256> {
+        // HMAC takes a key of any length, so this can't fail.
+        #[expect(clippy::expect_used, reason = "HMAC takes a key of any length (RFC 2104 section 2)")]
+        let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(self.snapshot_key.as_slice())
+            .expect("HMAC takes a key of any length");
+        for part in [A::TYPE.as_bytes(), id.as_bytes(), &sequence.to_be_bytes(), &A::SHAPE.to_be_bytes(), payload] {
+            mac.update(&(part.len() as u64).to_be_bytes());
+            mac.update(part);
+        }
+        mac
+    }
+}
+
+/// What of a loaded stream doesn't fit.
+enum Unfit {
+    Snapshot,
+    Event(String),
+}
+
+impl Unfit {
+    fn into_error<A: Stream>(self, id: &str) -> StorageError {
+        let cause = match self {
+            Self::Snapshot => "its snapshot is not sound".to_owned(),
+            Self::Event(cause) => cause,
+        };
+        StorageError::Unreadable { stream: format!("{} {id}", A::TYPE), cause }
+    }
+}
+
+impl From<sqlx::Error> for Unfit {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Event(error.to_string())
+    }
+}
+
+fn read_event<A: Stream>(id: &str, sequence: u64, row: &PgRow) -> Result<A::Event, Unfit> {
+    let event = domain::upcast(SerializedEvent::new(
+        id.to_owned(),
+        usize::try_from(sequence).unwrap_or(usize::MAX),
+        A::TYPE.to_owned(),
+        row.try_get("event_type")?,
+        row.try_get("event_version")?,
+        row.try_get("payload")?,
+        Value::Null,
+    ));
+    let name = event.event_type;
+    serde_json::from_value(event.payload)
+        .map_err(|cause| Unfit::Event(format!("event {sequence}, {name}: {cause}")))
+}
+
+fn columns(claims: &[(IdentifierKind, Index)]) -> (Vec<&'static str>, Vec<String>) {
+    claims.iter().map(|(kind, index)| (kind.as_str(), index.0.clone())).unzip()
+}
+
+fn receipt(rows: &[PgRow]) -> Result<Receipt, sqlx::Error> {
+    let mut last = Receipt { tx: 0, event_id: 0 };
+    for row in rows {
+        let tx: String = row.try_get("tx")?;
+        let tx = tx.parse().map_err(|_| sqlx::Error::Decode("xid8 is not a number".into()))?;
+        last = last.max(Receipt { tx, event_id: row.try_get("id")? });
+    }
+    Ok(last)
+}
+
+impl<A: Stream> EventStore<A> for Store {
+    type AC = Loaded<A>;
+
+    /// The whole stream, through the repository of postgres-es.
+    async fn load_events(&self, id: &str) -> Result<Vec<EventEnvelope<A>>, AggregateError<A::Error>> {
+        let stored = PostgresEventRepository::new(self.pool.clone()).get_events::<A>(id).await?;
+        let read = |event| EventEnvelope::try_from(domain::upcast(event)).map_err(AggregateError::from);
+        stored.into_iter().map(read).collect()
+    }
+
+    async fn load_aggregate(&self, id: &str) -> Result<Loaded<A>, AggregateError<A::Error>> {
+        self.load(id).await.map_err(|error| AppendError::from(error).into_aggregate_error::<A>())
+    }
+
+    async fn commit(
+        &self,
+        events: Vec<A::Event>,
+        context: Loaded<A>,
+        metadata: HashMap<String, String>,
+    ) -> Result<Vec<EventEnvelope<A>>, AggregateError<A::Error>> {
+        if events.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (id, first) = (context.id.clone(), context.sequence + 1);
+        self.append(&context, &events, &metadata)
+            .await
+            .map_err(AppendError::into_aggregate_error::<A>)?;
+        let numbered = (first..).zip(events);
+        Ok(numbered
+            .map(|(sequence, payload)| EventEnvelope {
+                aggregate_id: id.clone(),
+                sequence: usize::try_from(sequence).unwrap_or(usize::MAX),
+                payload,
+                metadata: metadata.clone(),
+            })
+            .collect())
+    }
+}
+
+impl AppendError {
+    fn into_aggregate_error<A: Stream>(self) -> AggregateError<A::Error> {
+        match self {
+            Self::Conflict => AggregateError::AggregateConflict,
+            Self::Taken(kind) => match A::taken(kind) {
+                Some(refusal) => AggregateError::UserError(refusal),
+                None => AggregateError::AggregateConflict,
+            },
+            Self::Storage(error) if error.is_temporary() => {
+                PersistenceError::ConnectionError(Box::new(error)).into()
+            }
+            Self::Storage(error) => AggregateError::UnexpectedError(Box::new(error)),
+        }
+    }
+}
