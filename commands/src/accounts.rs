@@ -3,12 +3,15 @@
 use std::time::Duration;
 
 use domain::{
-    Email, FullName, GuardSubject, Identifier, IdentifierKind, Password, ProfileChange, Registration, Role,
-    Roles, SealedIdentifier, SessionId, SignInMethod, User, UserId, UserRefusal, Username,
+    Email, FullName, GuardSubject, Identifier, IdentifierKind, Password, ProfileChange,
+    Registration, Role, Roles, SealedIdentifier, SessionId, SignInMethod, User, UserId,
+    UserRefusal, Username,
 };
 
 use crate::{
-    Entrybook, ExecuteError, Executed, Origin, Receipt, SignedIn, StorageError, UserAggregate, UserCommand,
+    Entrybook, ExecuteError, Executed, Origin, Receipt, SignedIn, StorageError, UserAggregate,
+    UserCommand,
+    error::hashing,
     executor::Order,
     keyring::PersonKey,
     origin::By,
@@ -31,7 +34,10 @@ pub struct Account {
 
 impl std::fmt::Debug for Account {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Account").field("id", &self.id).field("version", &self.version).finish_non_exhaustive()
+        f.debug_struct("Account")
+            .field("id", &self.id)
+            .field("version", &self.version)
+            .finish_non_exhaustive()
     }
 }
 
@@ -152,8 +158,8 @@ impl Entrybook {
     ) -> Result<SignedIn, RegisterError> {
         let network = origin.network().map(|network| network.to_string());
         if let Some(network) = &network {
-            self.registrations().admit(network, self.clock().now()).map_err(|wait| RegisterError::TooMany {
-                retry_after: wait.to_std().unwrap_or_default(),
+            self.registrations().admit(network, self.clock().now()).map_err(|wait| {
+                RegisterError::TooMany { retry_after: wait.to_std().unwrap_or_default() }
             })?;
         }
         let (account, _) = self.create_account(new, origin).await?;
@@ -162,7 +168,9 @@ impl Entrybook {
         }
         let person = self.person(account.id).await?;
         let origin = origin.with(By::User(account.id));
-        Ok(self.start_session(account, &person, SignInMethod::Registration, remember_me, &origin).await?)
+        Ok(self
+            .start_session(account, &person, SignInMethod::Registration, remember_me, &origin)
+            .await?)
     }
 
     /// Makes an account: one commit with its identifiers and its key, or nothing at all.
@@ -177,12 +185,15 @@ impl Entrybook {
         let username = self.seal_username(id, &person, &new.username);
         // A name that is taken already is refused before any work is spent on it; the commit finds
         // out about those that are taken in this moment.
-        for (kind, identifier) in [(IdentifierKind::Email, &email), (IdentifierKind::Username, &username)] {
+        for (kind, identifier) in
+            [(IdentifierKind::Email, &email), (IdentifierKind::Username, &username)]
+        {
             if self.store().find(kind, &identifier.index).await?.is_some() {
                 return Err(RegisterError::IdentifierTaken(kind));
             }
         }
-        let hash = self.hasher().hash(new.password).await.map_err(|_| RegisterError::Overloaded)?;
+        let hash =
+            self.hasher().hash(new.password).await.map_err(hashing(RegisterError::Overloaded))?;
         let facts = Registration {
             email,
             username,
@@ -190,7 +201,8 @@ impl Entrybook {
             password: self.keyring().seal(&person, &password_place(id), hash.as_bytes()),
             roles: new.roles,
         };
-        let origin = if origin.by == By::Anonymous { origin.with(By::User(id)) } else { origin.clone() };
+        let origin =
+            if origin.by == By::Anonymous { origin.with(By::User(id)) } else { origin.clone() };
         let stream_id = id.to_string();
         let order = Order {
             stream_id: &stream_id,
@@ -217,10 +229,12 @@ impl Entrybook {
                 Err(RegisterError::IdentifierTaken(kind))
             }
             // The id is new, so only a broken random source can make this happen.
-            Err(ExecuteError::Refused(refusal)) => Err(RegisterError::Storage(StorageError::Unreadable {
-                stream: format!("User {id}"),
-                cause: refusal.to_string(),
-            })),
+            Err(ExecuteError::Refused(refusal)) => {
+                Err(RegisterError::Storage(StorageError::Unreadable {
+                    stream: format!("User {id}"),
+                    cause: refusal.to_string(),
+                }))
+            }
             Err(ExecuteError::Storage(error)) => Err(error.into()),
         }
     }
@@ -235,7 +249,10 @@ impl Entrybook {
     }
 
     /// The account that holds an e-mail address or a username.
-    pub async fn find_account(&self, identifier: &Identifier) -> Result<Option<UserId>, StorageError> {
+    pub async fn find_account(
+        &self,
+        identifier: &Identifier,
+    ) -> Result<Option<UserId>, StorageError> {
         let index = self.keyring().index(identifier.kind(), &identifier.folded());
         self.store().find(identifier.kind(), &index).await
     }
@@ -252,7 +269,8 @@ impl Entrybook {
     ) -> Result<Receipt, ChangePasswordError> {
         let subject = GuardSubject::Reauthentication(id);
         let person = self.person(id).await?;
-        let hash = self.hasher().hash(new).await.map_err(|_| ChangePasswordError::Overloaded)?;
+        let hash =
+            self.hasher().hash(new).await.map_err(hashing(ChangePasswordError::Overloaded))?;
         let password = self.keyring().seal(&person, &password_place(id), hash.as_bytes());
         // Twice: a rehash may come in between the proof and the change.
         for _ in 0..2 {
@@ -282,7 +300,9 @@ impl Entrybook {
                     return Ok(done.receipt.unwrap_or(Receipt { tx: 0, event_id: 0 }));
                 }
                 Err(ExecuteError::Refused(UserRefusal::PasswordChangedMeanwhile)) => {}
-                Err(ExecuteError::Refused(UserRefusal::Disabled)) => return Err(ChangePasswordError::Disabled),
+                Err(ExecuteError::Refused(UserRefusal::Disabled)) => {
+                    return Err(ChangePasswordError::Disabled);
+                }
                 Err(ExecuteError::Refused(_)) => return Err(ChangePasswordError::NotFound),
                 Err(ExecuteError::Storage(error)) => return Err(error.into()),
             }
@@ -298,7 +318,7 @@ impl Entrybook {
         origin: &Origin,
     ) -> Result<Option<Receipt>, CommandError> {
         let person = self.known_person(id).await?;
-        let hash = self.hasher().hash(new).await.map_err(|_| CommandError::Overloaded)?;
+        let hash = self.hasher().hash(new).await.map_err(hashing(CommandError::Overloaded))?;
         let password = self.keyring().seal(&person, &password_place(id), hash.as_bytes());
         let command = UserCommand::ChangePassword { proved: None, password, kept_session: None };
         let receipt = self.command_user(id, command, &person, origin).await?.receipt;
@@ -314,13 +334,15 @@ impl Entrybook {
         new: NewProfile,
         origin: &Origin,
     ) -> Result<(Account, Option<Receipt>), ChangeProfileError> {
-        let Some(before) = self.account(id).await? else { return Err(ChangeProfileError::NotFound) };
+        let Some(before) = self.account(id).await? else {
+            return Err(ChangeProfileError::NotFound);
+        };
         let person = self.person(id).await?;
         let email = new.email.filter(|email| email.as_str() != before.email);
         let username = new.username.filter(|username| username.as_str() != before.username);
-        let full_name = new.full_name.filter(|name| {
-            name.as_ref().map(FullName::as_str) != before.full_name.as_deref()
-        });
+        let full_name = new
+            .full_name
+            .filter(|name| name.as_ref().map(FullName::as_str) != before.full_name.as_deref());
         let change = ProfileChange {
             email: email.map(|email| self.seal_email(id, &person, &email)),
             username: username.map(|username| self.seal_username(id, &person, &username)),
@@ -358,12 +380,20 @@ impl Entrybook {
 
     /// Disables an account: its sessions are over from this commit on, and their ends are posted
     /// after it ([`domain::EndReason::AccountDisabled`]).
-    pub async fn disable(&self, id: UserId, origin: &Origin) -> Result<Option<Receipt>, CommandError> {
+    pub async fn disable(
+        &self,
+        id: UserId,
+        origin: &Origin,
+    ) -> Result<Option<Receipt>, CommandError> {
         self.administer(id, UserCommand::Disable, origin).await
     }
 
     /// Enables it again. Sessions that the disabling ended stay ended.
-    pub async fn enable(&self, id: UserId, origin: &Origin) -> Result<Option<Receipt>, CommandError> {
+    pub async fn enable(
+        &self,
+        id: UserId,
+        origin: &Origin,
+    ) -> Result<Option<Receipt>, CommandError> {
         self.administer(id, UserCommand::Enable, origin).await
     }
 
@@ -386,7 +416,8 @@ impl Entrybook {
     ) -> Result<Executed<UserAggregate>, ExecuteError<UserRefusal>> {
         let stream_id = id.to_string();
         let at = self.clock().now();
-        let order = Order { stream_id: &stream_id, origin, person: Some(person), new_key: None, at };
+        let order =
+            Order { stream_id: &stream_id, origin, person: Some(person), new_key: None, at };
         let done = self.execute::<UserAggregate>(order, command, &()).await?;
         self.announce_user(id, &done.aggregate.0);
         Ok(done)
@@ -431,9 +462,18 @@ impl Entrybook {
         }
     }
 
-    fn seal_username(&self, id: UserId, person: &PersonKey, username: &Username) -> SealedIdentifier {
+    fn seal_username(
+        &self,
+        id: UserId,
+        person: &PersonKey,
+        username: &Username,
+    ) -> SealedIdentifier {
         SealedIdentifier {
-            sealed: self.keyring().seal(person, &place(id, "username"), username.as_str().as_bytes()),
+            sealed: self.keyring().seal(
+                person,
+                &place(id, "username"),
+                username.as_str().as_bytes(),
+            ),
             index: self.keyring().index(IdentifierKind::Username, &username.folded()),
         }
     }
@@ -444,6 +484,8 @@ impl Entrybook {
         person: &PersonKey,
         name: Option<&FullName>,
     ) -> Option<domain::Sealed> {
-        name.map(|name| self.keyring().seal(person, &place(id, "full_name"), name.as_str().as_bytes()))
+        name.map(|name| {
+            self.keyring().seal(person, &place(id, "full_name"), name.as_str().as_bytes())
+        })
     }
 }

@@ -85,7 +85,9 @@ async fn grant(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     // Several databases of one cluster, and several replicas, may come here at once.
     sqlx::raw_sql(
         "DO $$ BEGIN
-             CREATE ROLE entrybook_app NOLOGIN;
+             IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'entrybook_app') THEN
+                 CREATE ROLE entrybook_app NOLOGIN;
+             END IF;
          EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$",
     )
     .execute(&mut *connection)

@@ -1,6 +1,6 @@
 //! Storage failures. Refusals of the domain are other types: they are answers, these are faults.
 
-use crate::keyring::KeyringError;
+use crate::{hashing::HashError, keyring::KeyringError};
 
 /// The database didn't do what was asked of it.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +21,8 @@ pub enum StorageError {
     Keyring(#[from] KeyringError),
     #[error("an access token could not be signed: {0}")]
     Tokens(#[from] crate::tokens::TokensError),
+    #[error("a password could not be hashed: {0}")]
+    Hashing(HashError),
     #[error("the database refused a statement: {0}")]
     Database(#[source] sqlx::Error),
 }
@@ -33,7 +35,11 @@ impl StorageError {
             Self::Unavailable(_) | Self::Contended => true,
             Self::Keyring(KeyringError::Database(error)) => is_temporary(error),
             Self::Tokens(error) => error.is_temporary(),
-            Self::Keyring(_) | Self::Unreadable { .. } | Self::Migration(_) | Self::Database(_) => false,
+            Self::Keyring(_)
+            | Self::Hashing(_)
+            | Self::Unreadable { .. }
+            | Self::Migration(_)
+            | Self::Database(_) => false,
         }
     }
 }
@@ -60,5 +66,13 @@ pub fn is_temporary(error: &sqlx::Error) -> bool {
                 || matches!(code.as_ref(), "25006" | "40001" | "40P01")
         }),
         _ => false,
+    }
+}
+
+/// A full queue is an answer to the caller, `overloaded`; whatever else fails in hashing is a fault.
+pub(crate) fn hashing<E: From<StorageError>>(overloaded: E) -> impl FnOnce(HashError) -> E {
+    |error| match error {
+        HashError::Full { .. } => overloaded,
+        fault @ (HashError::Unreadable | HashError::Failed) => StorageError::Hashing(fault).into(),
     }
 }

@@ -82,7 +82,11 @@ impl Entrybook {
                 Ok(receipt) => {
                     self.counters().appends.fetch_add(events.len() as u64, Ordering::Relaxed);
                     self.appended().notify_one();
-                    return Ok(Executed { aggregate: loaded.aggregate, events, receipt: Some(receipt) });
+                    return Ok(Executed {
+                        aggregate: loaded.aggregate,
+                        events,
+                        receipt: Some(receipt),
+                    });
                 }
                 Err(AppendError::Conflict) => {
                     self.counters().conflicts.fetch_add(1, Ordering::Relaxed);

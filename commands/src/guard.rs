@@ -2,7 +2,9 @@
 
 use chrono::{DateTime, Utc};
 use cqrs_es::{Aggregate, event_sink::EventSink};
-use domain::{FailureReason, GuardSubject, Sealed, SignInGuard, SignInGuardEvent, ThrottlePolicy, stream};
+use domain::{
+    FailureReason, GuardSubject, Sealed, SignInGuard, SignInGuardEvent, ThrottlePolicy, stream,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::store::Stream;
@@ -10,10 +12,28 @@ use crate::store::Stream;
 /// What may be asked of a guard.
 #[derive(Debug, Clone)]
 pub enum GuardCommand {
-    Fail { subject: GuardSubject, reason: FailureReason, identifier: Option<Sealed>, at: DateTime<Utc> },
-    Throttle { subject: GuardSubject, failures: u32, at: DateTime<Utc>, until: DateTime<Utc> },
-    PostBlocked { subject: GuardSubject, count: u64, from: DateTime<Utc>, to: DateTime<Utc> },
-    Clear { subject: GuardSubject, at: DateTime<Utc> },
+    Fail {
+        subject: GuardSubject,
+        reason: FailureReason,
+        identifier: Option<Sealed>,
+        at: DateTime<Utc>,
+    },
+    Throttle {
+        subject: GuardSubject,
+        failures: u32,
+        at: DateTime<Utc>,
+        until: DateTime<Utc>,
+    },
+    PostBlocked {
+        subject: GuardSubject,
+        count: u64,
+        from: DateTime<Utc>,
+        to: DateTime<Utc>,
+    },
+    Clear {
+        subject: GuardSubject,
+        at: DateTime<Utc>,
+    },
 }
 
 /// A guard refuses nothing: it only remembers. Whether an attempt is admitted is asked before.
@@ -42,8 +62,12 @@ impl Aggregate for GuardAggregate {
             GuardCommand::Fail { subject, reason, identifier, at } => {
                 self.0.fail(subject, reason, identifier, at, policy)
             }
-            GuardCommand::Throttle { subject, failures, at, until } => self.0.throttle(subject, failures, at, until),
-            GuardCommand::PostBlocked { subject, count, from, to } => self.0.post_blocked(subject, count, from, to),
+            GuardCommand::Throttle { subject, failures, at, until } => {
+                self.0.throttle(subject, failures, at, until)
+            }
+            GuardCommand::PostBlocked { subject, count, from, to } => {
+                self.0.post_blocked(subject, count, from, to)
+            }
             GuardCommand::Clear { subject, at } => self.0.clear(subject, at),
         };
         for event in events {
@@ -97,7 +121,12 @@ mod tests {
     }
 
     fn throttled(failures: u32, seconds: i64, delay: i64) -> SignInGuardEvent {
-        SignInGuardEvent::Throttled { subject: subject(), failures, at: at(seconds), until: at(seconds + delay) }
+        SignInGuardEvent::Throttled {
+            subject: subject(),
+            failures,
+            at: at(seconds),
+            until: at(seconds + delay),
+        }
     }
 
     fn fail(seconds: i64) -> GuardCommand {
@@ -109,14 +138,18 @@ mod tests {
         }
     }
 
-    fn given(events: Vec<SignInGuardEvent>) -> cqrs_es::test::AggregateTestExecutor<GuardAggregate> {
+    fn given(
+        events: Vec<SignInGuardEvent>,
+    ) -> cqrs_es::test::AggregateTestExecutor<GuardAggregate> {
         TestFramework::<GuardAggregate>::with(policy()).given(events)
     }
 
     #[test]
     fn the_first_failures_are_free_and_the_next_start_growing_delays() {
         given(vec![failed(0)]).when(fail(1)).then_expect_events(vec![failed(1)]);
-        given(vec![failed(0), failed(1)]).when(fail(2)).then_expect_events(vec![failed(2), throttled(3, 2, 1)]);
+        given(vec![failed(0), failed(1)])
+            .when(fail(2))
+            .then_expect_events(vec![failed(2), throttled(3, 2, 1)]);
         given(vec![failed(0), failed(1), failed(2), throttled(3, 2, 1)])
             .when(fail(4))
             .then_expect_events(vec![failed(4), throttled(4, 4, 2)]);
@@ -144,9 +177,9 @@ mod tests {
     fn a_success_clears_what_there_is_to_clear() {
         let clear = || GuardCommand::Clear { subject: subject(), at: at(9) };
         given(vec![]).when(clear()).then_expect_events(vec![]);
-        given(vec![failed(0)])
-            .when(clear())
-            .then_expect_events(vec![SignInGuardEvent::FailuresCleared { subject: subject(), at: at(9) }]);
+        given(vec![failed(0)]).when(clear()).then_expect_events(vec![
+            SignInGuardEvent::FailuresCleared { subject: subject(), at: at(9) },
+        ]);
     }
 
     #[test]
@@ -159,13 +192,20 @@ mod tests {
 
     #[test]
     fn blocked_attempts_are_posted_as_one() {
-        let post = |count| GuardCommand::PostBlocked { subject: subject(), count, from: at(0), to: at(60) };
-        given(vec![]).when(post(0)).then_expect_events(vec![]);
-        given(vec![]).when(post(1_000)).then_expect_events(vec![SignInGuardEvent::AttemptsBlocked {
+        let post = |count| GuardCommand::PostBlocked {
             subject: subject(),
-            count: 1_000,
+            count,
             from: at(0),
             to: at(60),
-        }]);
+        };
+        given(vec![]).when(post(0)).then_expect_events(vec![]);
+        given(vec![]).when(post(1_000)).then_expect_events(vec![
+            SignInGuardEvent::AttemptsBlocked {
+                subject: subject(),
+                count: 1_000,
+                from: at(0),
+                to: at(60),
+            },
+        ]);
     }
 }

@@ -28,7 +28,8 @@ pub mod tokens;
 mod user;
 
 pub use accounts::{
-    Account, ChangePasswordError, ChangeProfileError, CommandError, NewAccount, NewProfile, RegisterError,
+    Account, ChangePasswordError, ChangeProfileError, CommandError, NewAccount, NewProfile,
+    RegisterError,
 };
 pub use error::{StorageError, is_temporary};
 pub use executor::{ExecuteError, Executed};

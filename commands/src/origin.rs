@@ -96,7 +96,11 @@ impl Origin {
             None
         } else {
             let month = keyring.month(at).await?;
-            let address = self.address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)).to_canonical().to_string();
+            let address = self
+                .address
+                .unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
+                .to_canonical()
+                .to_string();
             let source = Source {
                 address: self.address.map(|address| address.to_canonical().to_string()),
                 user_agent: self.user_agent.clone(),
@@ -126,9 +130,14 @@ mod tests {
     #[test]
     fn addresses_are_throttled_by_network() {
         let network = |address: &str| {
-            Origin { by: By::Anonymous, address: address.parse().ok(), user_agent: None, request_id: String::new() }
-                .network()
-                .map(|network| network.to_string())
+            Origin {
+                by: By::Anonymous,
+                address: address.parse().ok(),
+                user_agent: None,
+                request_id: String::new(),
+            }
+            .network()
+            .map(|network| network.to_string())
         };
         assert_eq!(network("192.0.2.7").as_deref(), Some("192.0.2.7"));
         assert_eq!(network("::ffff:192.0.2.7").as_deref(), Some("192.0.2.7"));

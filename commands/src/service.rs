@@ -71,8 +71,18 @@ impl Default for Settings {
 /// it from the journal.
 #[derive(Debug, Clone)]
 pub enum LocalChange {
-    SessionEnded { session: SessionId, user: UserId },
-    UserChanged { user: UserId, version: u64, cut: Option<Cut>, roles_version: u64, roles: Roles, disabled: bool },
+    SessionEnded {
+        session: SessionId,
+        user: UserId,
+    },
+    UserChanged {
+        user: UserId,
+        version: u64,
+        cut: Option<Cut>,
+        roles_version: u64,
+        roles: Roles,
+        disabled: bool,
+    },
 }
 
 /// Counts for the metrics.
@@ -251,7 +261,11 @@ impl Entrybook {
     /// A sealed text in the clear, or `None` when its key was destroyed. `place` is where it stands:
     /// `User/<id>/email`, `User/<id>/username`, `User/<id>/full_name`,
     /// `SignInGuard/<stream id>/identifier`, [`crate::CLI_ACTOR`].
-    pub async fn open_text(&self, sealed: &domain::Sealed, place: &str) -> Result<Option<String>, KeyringError> {
+    pub async fn open_text(
+        &self,
+        sealed: &domain::Sealed,
+        place: &str,
+    ) -> Result<Option<String>, KeyringError> {
         Ok(match self.keyring().open(sealed, place).await? {
             Opened::Plain(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()),
             Opened::Gone => None,
@@ -277,7 +291,10 @@ impl Entrybook {
         for blocked in self.blocked().take() {
             let origin = Origin::system(self.ids().uuid_v7().to_string());
             if let Err(error) = self.post_blocked_on(&blocked, &origin).await {
-                tracing::warn!(count = blocked.count, "blocked sign-in attempts could not be posted: {error}");
+                tracing::warn!(
+                    count = blocked.count,
+                    "blocked sign-in attempts could not be posted: {error}"
+                );
             }
         }
     }

@@ -90,7 +90,15 @@ mod tests {
 
     fn started() -> SessionEvent {
         let Start { user_id, user_version, method, refresh, remember_me, at, expires_at } = start();
-        SessionEvent::Started { user_id, user_version, method, refresh, remember_me, at, expires_at }
+        SessionEvent::Started {
+            user_id,
+            user_version,
+            method,
+            refresh,
+            remember_me,
+            at,
+            expires_at,
+        }
     }
 
     fn refresh(presented: &str, next: &str, seconds: i64) -> SessionCommand {
@@ -120,7 +128,10 @@ mod tests {
     #[test]
     fn a_session_starts_once() {
         let command = || SessionCommand::Start(start());
-        Framework::with(()).given_no_previous_events().when(command()).then_expect_events(vec![started()]);
+        Framework::with(())
+            .given_no_previous_events()
+            .when(command())
+            .then_expect_events(vec![started()]);
         Framework::with(())
             .given(vec![started()])
             .when(command())
@@ -129,7 +140,9 @@ mod tests {
 
     #[test]
     fn what_was_never_started_is_neither_refreshed_nor_ended() {
-        for command in [refresh("a", "b", 1), SessionCommand::End { reason: EndReason::SignedOut, at: at(1) }] {
+        for command in
+            [refresh("a", "b", 1), SessionCommand::End { reason: EndReason::SignedOut, at: at(1) }]
+        {
             Framework::with(())
                 .given_no_previous_events()
                 .when(command)
@@ -160,7 +173,12 @@ mod tests {
         }
         // … until one is spent: then the other is a second use too.
         Framework::with(())
-            .given(vec![started(), refreshed("b", false, 5), refreshed("c", true, 15), refreshed("d", false, 100)])
+            .given(vec![
+                started(),
+                refreshed("b", false, 5),
+                refreshed("c", true, 15),
+                refreshed("d", false, 100),
+            ])
             .when(refresh("c", "e", 200))
             .then_expect_events(vec![ended(EndReason::TokenReused, 200)]);
     }
@@ -195,7 +213,10 @@ mod tests {
             .given(vec![started(), ended(EndReason::SignedOut, 3)])
             .when(refresh("a", "b", 5))
             .then_expect_error_message(&refusal);
-        Framework::with(()).given(vec![started()]).when(refresh("a", "b", 86_400)).then_expect_error_message(&refusal);
+        Framework::with(())
+            .given(vec![started()])
+            .when(refresh("a", "b", 86_400))
+            .then_expect_error_message(&refusal);
     }
 
     #[test]

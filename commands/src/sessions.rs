@@ -4,8 +4,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use domain::{EndReason, Refresh, Session, SessionEvent, SessionId, SessionRefusal, User, UserId};
 
 use crate::{
-    CommandError, Entrybook, ExecuteError, LocalChange, Origin, Receipt, SessionAggregate, SessionCommand, SignedIn,
-    StorageError, executor::Order, origin::By, service::count,
+    CommandError, Entrybook, ExecuteError, LocalChange, Origin, Receipt, SessionAggregate,
+    SessionCommand, SignedIn, StorageError, executor::Order, origin::By, service::count,
 };
 
 /// Why a refresh token gave nothing.
@@ -35,12 +35,17 @@ pub struct LiveSession {
 
 impl Entrybook {
     pub(crate) fn refresh_lifetime(&self, remember_me: bool) -> TimeDelta {
-        if remember_me { self.settings().remember_lifetime } else { self.settings().refresh_lifetime }
+        if remember_me {
+            self.settings().remember_lifetime
+        } else {
+            self.settings().refresh_lifetime
+        }
     }
 
     /// Spends a refresh token for a new pair.
     pub async fn refresh(&self, token: &str, origin: &Origin) -> Result<SignedIn, RefreshError> {
-        let (session_id, presented) = self.tokens().read_refresh(token).map_err(|_| RefreshError::Invalid)?;
+        let (session_id, presented) =
+            self.tokens().read_refresh(token).map_err(|_| RefreshError::Invalid)?;
         let session = self.session(session_id).await?;
         let (user_id, remember_me, user_version) = match &session.started {
             Some(started) => (started.user_id, started.remember_me, started.user_version),
@@ -64,16 +69,26 @@ impl Entrybook {
         let grace = self.settings().refresh_grace;
         let facts = Refresh { presented, next, at, expires_at: refresh_expires_at, grace };
         let stream_id = session_id.to_string();
-        let order = Order { stream_id: &stream_id, origin: &origin, person: Some(&person), new_key: None, at };
+        let order = Order {
+            stream_id: &stream_id,
+            origin: &origin,
+            person: Some(&person),
+            new_key: None,
+            at,
+        };
         let done = self
             .execute::<SessionAggregate>(order, SessionCommand::Refresh(facts), &())
             .await
             .map_err(|error| match error {
                 ExecuteError::Storage(error) => RefreshError::Storage(error),
                 ExecuteError::Refused(SessionRefusal::Ended(reason)) => RefreshError::Ended(reason),
-                ExecuteError::Refused(SessionRefusal::TooManyInGrace) => RefreshError::TooManyInGrace,
+                ExecuteError::Refused(SessionRefusal::TooManyInGrace) => {
+                    RefreshError::TooManyInGrace
+                }
                 ExecuteError::Refused(
-                    SessionRefusal::AlreadyStarted | SessionRefusal::NotStarted | SessionRefusal::UnknownToken,
+                    SessionRefusal::AlreadyStarted
+                    | SessionRefusal::NotStarted
+                    | SessionRefusal::UnknownToken,
                 ) => RefreshError::Invalid,
             })?;
         if done.events.iter().any(|event| matches!(event, SessionEvent::Ended { .. })) {
@@ -82,8 +97,10 @@ impl Entrybook {
             return Err(RefreshError::Reused);
         }
         count(&self.counters().refreshes);
-        let access =
-            self.tokens().sign(user_id, session_id, user.version, &user.roles).map_err(StorageError::from)?;
+        let access = self
+            .tokens()
+            .sign(user_id, session_id, user.version, &user.roles)
+            .map_err(StorageError::from)?;
         Ok(SignedIn {
             account,
             session_id,
@@ -97,7 +114,8 @@ impl Entrybook {
 
     /// The live session that a refresh token belongs to. Looking is not using: the token stays good.
     pub async fn session_of_refresh(&self, token: &str) -> Result<LiveSession, RefreshError> {
-        let (session_id, presented) = self.tokens().read_refresh(token).map_err(|_| RefreshError::Invalid)?;
+        let (session_id, presented) =
+            self.tokens().read_refresh(token).map_err(|_| RefreshError::Invalid)?;
         let session = self.session(session_id).await?;
         let at = self.clock().now();
         let started = session.live(at).map_err(|refusal| match refusal {
@@ -121,7 +139,11 @@ impl Entrybook {
     }
 
     /// Signs out the session of a refresh token. A token that is not ours has nothing to end.
-    pub async fn sign_out_by_token(&self, token: &str, origin: &Origin) -> Result<Option<Receipt>, StorageError> {
+    pub async fn sign_out_by_token(
+        &self,
+        token: &str,
+        origin: &Origin,
+    ) -> Result<Option<Receipt>, StorageError> {
         let Ok((session_id, _)) = self.tokens().read_refresh(token) else { return Ok(None) };
         let session = self.session(session_id).await?;
         let Some(started) = session.started else { return Ok(None) };
@@ -177,8 +199,12 @@ impl Entrybook {
         let at = self.clock().now();
         let person = self.person(owner).await?;
         let stream_id = session_id.to_string();
-        let order = Order { stream_id: &stream_id, origin, person: Some(&person), new_key: None, at };
-        let ended = match self.execute::<SessionAggregate>(order, SessionCommand::End { reason, at }, &()).await {
+        let order =
+            Order { stream_id: &stream_id, origin, person: Some(&person), new_key: None, at };
+        let ended = match self
+            .execute::<SessionAggregate>(order, SessionCommand::End { reason, at }, &())
+            .await
+        {
             Ok(executed) => executed.receipt,
             Err(ExecuteError::Refused(_)) => None,
             Err(ExecuteError::Storage(error)) => return Err(error),

@@ -7,15 +7,16 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use domain::{
-    FailureReason, GuardSubject, Identifier, Password, SessionId, SignInGuard, SignInMethod, Start, Throttled, User,
-    UserId,
+    FailureReason, GuardSubject, Identifier, Password, SessionId, SignInGuard, SignInMethod, Start,
+    Throttled, User, UserId,
 };
 use uuid::Uuid;
 
 use crate::{
-    Account, Entrybook, ExecuteError, GuardAggregate, GuardCommand, Origin, Receipt, SessionAggregate,
-    SessionCommand, StorageError, UserCommand,
+    Account, Entrybook, ExecuteError, GuardAggregate, GuardCommand, Origin, Receipt,
+    SessionAggregate, SessionCommand, StorageError, UserCommand,
     accounts::password_place,
+    error::hashing,
     executor::Order,
     hashing::Verified,
     keyring::{Opened, PersonKey},
@@ -136,8 +137,9 @@ impl Entrybook {
             self.rehash(id, &user, &person, password, &origin).await;
         }
         let account = self.describe(id, &user).await?;
-        let signed_in =
-            self.start_session(account, &person, SignInMethod::Password, remember_me, &origin).await?;
+        let signed_in = self
+            .start_session(account, &person, SignInMethod::Password, remember_me, &origin)
+            .await?;
         count(&self.counters().sign_ins_succeeded);
         Ok(signed_in)
     }
@@ -164,7 +166,7 @@ impl Entrybook {
             None => None,
         };
         let Verified { matches, outdated } =
-            self.hasher().verify(password, stored).await.map_err(|_| Unproved::Overloaded)?;
+            self.hasher().verify(password, stored).await.map_err(hashing(Unproved::Overloaded))?;
         let reason = match account {
             None => FailureReason::UnknownIdentifier,
             Some(_) if !matches => FailureReason::WrongPassword,
@@ -179,7 +181,8 @@ impl Entrybook {
     }
 
     async fn admit(&self, subject: &GuardSubject) -> Result<(), Unproved> {
-        let guard: SignInGuard = self.store().load::<GuardAggregate>(&subject.stream_id()).await?.aggregate.0;
+        let guard: SignInGuard =
+            self.store().load::<GuardAggregate>(&subject.stream_id()).await?.aggregate.0;
         let now = self.clock().now();
         guard.admit(now).map_err(|Throttled { until }| {
             self.blocked().count(subject, now);
@@ -216,7 +219,11 @@ impl Entrybook {
         Ok(())
     }
 
-    async fn count_address_failure(&self, network: GuardSubject, origin: &Origin) -> Result<(), StorageError> {
+    async fn count_address_failure(
+        &self,
+        network: GuardSubject,
+        origin: &Origin,
+    ) -> Result<(), StorageError> {
         let at = self.clock().now();
         if let Some((failures, until)) = self.address_failures().count(&network, at) {
             let stream_id = network.stream_id();
@@ -237,7 +244,11 @@ impl Entrybook {
         self.guard(&stream_id, GuardCommand::Clear { subject, at }, Some(person), origin, at).await
     }
 
-    pub(crate) async fn post_blocked_on(&self, blocked: &Blocked, origin: &Origin) -> Result<(), StorageError> {
+    pub(crate) async fn post_blocked_on(
+        &self,
+        blocked: &Blocked,
+        origin: &Origin,
+    ) -> Result<(), StorageError> {
         let Blocked { subject, count, from, to } = blocked.clone();
         let stream_id = subject.stream_id();
         let command = GuardCommand::PostBlocked { subject, count, from, to };
@@ -261,7 +272,14 @@ impl Entrybook {
     }
 
     /// Stores the password under the present parameters. The sign-in doesn't hang on it.
-    async fn rehash(&self, id: UserId, user: &User, person: &PersonKey, password: Password, origin: &Origin) {
+    async fn rehash(
+        &self,
+        id: UserId,
+        user: &User,
+        person: &PersonKey,
+        password: Password,
+        origin: &Origin,
+    ) {
         let Some(profile) = &user.profile else { return };
         let Ok(hash) = self.hasher().hash(password).await else { return };
         let to = self.keyring().seal(person, &password_place(id), hash.as_bytes());
@@ -293,16 +311,18 @@ impl Entrybook {
             expires_at: refresh_expires_at,
         };
         let stream_id = session_id.to_string();
-        let order = Order { stream_id: &stream_id, origin, person: Some(person), new_key: None, at };
+        let order =
+            Order { stream_id: &stream_id, origin, person: Some(person), new_key: None, at };
         let started = self
             .execute::<SessionAggregate>(order, SessionCommand::Start(start), &())
             .await
             .map_err(|error| match error {
                 ExecuteError::Storage(error) => error,
                 // The id is new, so only a broken random source can make this happen.
-                ExecuteError::Refused(refusal) => {
-                    StorageError::Unreadable { stream: format!("Session {session_id}"), cause: refusal.to_string() }
-                }
+                ExecuteError::Refused(refusal) => StorageError::Unreadable {
+                    stream: format!("Session {session_id}"),
+                    cause: refusal.to_string(),
+                },
             })?;
         let access = self.tokens().sign(account.id, session_id, account.version, &account.roles)?;
         Ok(SignedIn {

@@ -14,7 +14,7 @@ use cqrs_es::{
     Aggregate, AggregateContext, AggregateError, DomainEvent, EventEnvelope, EventStore,
     persist::{PersistedEventRepository, PersistenceError, SerializedEvent},
 };
-use domain::{Index, IdentifierKind, UserId};
+use domain::{IdentifierKind, Index, UserId};
 use hmac::{Hmac, KeyInit, Mac};
 use postgres_es::PostgresEventRepository;
 use serde_json::Value;
@@ -165,8 +165,10 @@ impl Store {
             Ok(loaded) => Ok(loaded),
             Err(Unfit::Snapshot) => {
                 tracing::warn!(
-                    stream = A::TYPE, id,
-                    "the snapshot of {} {id} is not sound; folding its events instead", A::TYPE
+                    stream = A::TYPE,
+                    id,
+                    "the snapshot of {} {id} is not sound; folding its events instead",
+                    A::TYPE
                 );
                 let rows = self.rows::<A>(id, false).await?;
                 self.fold(id, rows).map_err(|unfit| unfit.into_error::<A>(id))
@@ -200,7 +202,8 @@ impl Store {
             } else {
                 if sequence != loaded.sequence + 1 {
                     return Err(Unfit::Event(format!(
-                        "event {} is missing before event {sequence}", loaded.sequence + 1
+                        "event {} is missing before event {sequence}",
+                        loaded.sequence + 1
                     )));
                 }
                 loaded.aggregate.apply(read_event::<A>(id, sequence, &row)?);
@@ -274,8 +277,14 @@ impl Store {
     }
 
     /// Tells a version conflict from a taken identifier: PostgreSQL says 23505 for both.
-    async fn explain(&self, error: sqlx::Error, claims: &Claims, owner: Option<UserId>) -> AppendError {
-        let constraint = error.as_database_error().and_then(|error| error.constraint().map(str::to_owned));
+    async fn explain(
+        &self,
+        error: sqlx::Error,
+        claims: &Claims,
+        owner: Option<UserId>,
+    ) -> AppendError {
+        let constraint =
+            error.as_database_error().and_then(|error| error.constraint().map(str::to_owned));
         match constraint.as_deref() {
             Some("events_pkey") => AppendError::Conflict,
             Some("identifiers_pkey") => match self.holder(claims, owner).await {
@@ -292,7 +301,11 @@ impl Store {
         }
     }
 
-    async fn holder(&self, claims: &Claims, owner: Option<UserId>) -> Result<Option<IdentifierKind>, StorageError> {
+    async fn holder(
+        &self,
+        claims: &Claims,
+        owner: Option<UserId>,
+    ) -> Result<Option<IdentifierKind>, StorageError> {
         for (kind, index) in &claims.claimed {
             let holder = self.find(*kind, index).await?;
             if holder.is_some() && holder != owner {
@@ -304,21 +317,35 @@ impl Store {
 
     /// The account that holds an identifier. This is the table that registration writes, so it is
     /// never behind.
-    pub async fn find(&self, kind: IdentifierKind, index: &Index) -> Result<Option<UserId>, StorageError> {
-        let found = sqlx::query_scalar("SELECT user_id FROM identifiers WHERE kind = $1 AND index = $2")
-            .bind(kind.as_str())
-            .bind(&index.0)
-            .fetch_optional(&self.pool)
-            .await?;
+    pub async fn find(
+        &self,
+        kind: IdentifierKind,
+        index: &Index,
+    ) -> Result<Option<UserId>, StorageError> {
+        let found =
+            sqlx::query_scalar("SELECT user_id FROM identifiers WHERE kind = $1 AND index = $2")
+                .bind(kind.as_str())
+                .bind(&index.0)
+                .fetch_optional(&self.pool)
+                .await?;
         Ok(found.map(UserId))
     }
 
     fn snapshot_mac<A: Stream>(&self, id: &str, sequence: u64, payload: &[u8]) -> Hmac<Sha256> {
         // HMAC takes a key of any length, so this can't fail.
-        #[expect(clippy::expect_used, reason = "HMAC takes a key of any length (RFC 2104 section 2)")]
+        #[expect(
+            clippy::expect_used,
+            reason = "HMAC takes a key of any length (RFC 2104 section 2)"
+        )]
         let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(self.snapshot_key.as_slice())
             .expect("HMAC takes a key of any length");
-        for part in [A::TYPE.as_bytes(), id.as_bytes(), &sequence.to_be_bytes(), &A::SHAPE.to_be_bytes(), payload] {
+        for part in [
+            A::TYPE.as_bytes(),
+            id.as_bytes(),
+            &sequence.to_be_bytes(),
+            &A::SHAPE.to_be_bytes(),
+            payload,
+        ] {
             mac.update(&(part.len() as u64).to_be_bytes());
             mac.update(part);
         }
@@ -381,9 +408,13 @@ impl<A: Stream> EventStore<A> for Store {
     type AC = Loaded<A>;
 
     /// The whole stream, through the repository of postgres-es.
-    async fn load_events(&self, id: &str) -> Result<Vec<EventEnvelope<A>>, AggregateError<A::Error>> {
+    async fn load_events(
+        &self,
+        id: &str,
+    ) -> Result<Vec<EventEnvelope<A>>, AggregateError<A::Error>> {
         let stored = PostgresEventRepository::new(self.pool.clone()).get_events::<A>(id).await?;
-        let read = |event| EventEnvelope::try_from(domain::upcast(event)).map_err(AggregateError::from);
+        let read =
+            |event| EventEnvelope::try_from(domain::upcast(event)).map_err(AggregateError::from);
         stored.into_iter().map(read).collect()
     }
 

@@ -57,12 +57,20 @@ impl AddressFailures {
     }
 
     /// Counts a failure; answers the throttle that it earns, if it does: the failures, and until when.
-    pub(crate) fn count(&self, subject: &GuardSubject, at: DateTime<Utc>) -> Option<(u32, DateTime<Utc>)> {
-        let made = self.networks.get_or_insert_with(subject.stream_id().as_str(), || Ok::<_, ()>(Arc::default()));
+    pub(crate) fn count(
+        &self,
+        subject: &GuardSubject,
+        at: DateTime<Utc>,
+    ) -> Option<(u32, DateTime<Utc>)> {
+        let made = self
+            .networks
+            .get_or_insert_with(subject.stream_id().as_str(), || Ok::<_, ()>(Arc::default()));
         let guard = made.ok()?;
         let mut guard = lock(&guard);
         let mut throttle = None;
-        for event in guard.fail(subject.clone(), FailureReason::WrongPassword, None, at, &self.policy) {
+        for event in
+            guard.fail(subject.clone(), FailureReason::WrongPassword, None, at, &self.policy)
+        {
             if let SignInGuardEvent::Throttled { failures, until, .. } = &event {
                 throttle = Some((*failures, *until));
             }
@@ -99,7 +107,9 @@ impl Registrations {
 
     /// Counts one that was made.
     pub(crate) fn count(&self, network: &str, at: DateTime<Utc>) {
-        let made = self.networks.get_or_insert_with(network, || Ok::<_, ()>(Arc::new(Mutex::new(Hour { began: at, made: 0 }))));
+        let made = self.networks.get_or_insert_with(network, || {
+            Ok::<_, ()>(Arc::new(Mutex::new(Hour { began: at, made: 0 })))
+        });
         if let Ok(hour) = made {
             let mut hour = lock(&hour);
             if at - hour.began >= TimeDelta::hours(1) {

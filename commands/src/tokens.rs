@@ -115,6 +115,13 @@ pub struct TokenSettings {
     pub rotate_after: TimeDelta,
 }
 
+impl Default for TokenSettings {
+    /// For a service on this machine, whose tokens are for itself.
+    fn default() -> Self {
+        Self::new("http://localhost:8080".to_owned(), "entrybook".to_owned())
+    }
+}
+
 impl TokenSettings {
     /// EdDSA, 15 minutes, a new key every 90 days.
     #[must_use]

@@ -2,8 +2,8 @@
 
 use cqrs_es::{Aggregate, event_sink::EventSink};
 use domain::{
-    IdentifierKind, ProfileChange, Registration, Role, Sealed, SessionId, User, UserEvent, UserRefusal,
-    stream,
+    IdentifierKind, ProfileChange, Registration, Role, Sealed, SessionId, User, UserEvent,
+    UserRefusal, stream,
 };
 use serde::{Deserialize, Serialize};
 
@@ -76,9 +76,11 @@ impl Stream for UserAggregate {
                     claims.claimed.push((IdentifierKind::Username, username.index.clone()));
                 }
                 UserEvent::ProfileChanged { email, username, full_name: _ } => {
-                    let changes = [(IdentifierKind::Email, email), (IdentifierKind::Username, username)];
+                    let changes =
+                        [(IdentifierKind::Email, email), (IdentifierKind::Username, username)];
                     for (kind, change) in changes {
-                        if let Some(change) = change.as_ref().filter(|c| c.from.index != c.to.index) {
+                        if let Some(change) = change.as_ref().filter(|c| c.from.index != c.to.index)
+                        {
                             claims.released.push((kind, change.from.index.clone()));
                             claims.claimed.push((kind, change.to.index.clone()));
                         }
@@ -133,13 +135,20 @@ mod tests {
     }
 
     fn change_password(proved: Option<&str>) -> UserCommand {
-        UserCommand::ChangePassword { proved: proved.map(sealed), password: sealed("second"), kept_session: None }
+        UserCommand::ChangePassword {
+            proved: proved.map(sealed),
+            password: sealed("second"),
+            kept_session: None,
+        }
     }
 
     #[test]
     fn a_registration_is_an_event_and_a_second_one_a_refusal() {
         let register = || UserCommand::Register(registration());
-        Framework::with(()).given_no_previous_events().when(register()).then_expect_events(vec![registered()]);
+        Framework::with(())
+            .given_no_previous_events()
+            .when(register())
+            .then_expect_events(vec![registered()]);
         Framework::with(())
             .given(vec![registered()])
             .when(register())
@@ -205,7 +214,8 @@ mod tests {
         let given = || vec![registered(), UserEvent::RoleGranted { role: Role::Auditor }];
         let when = |command| Framework::with(()).given(given()).when(command);
         when(UserCommand::GrantRole(Role::Auditor)).then_expect_events(vec![]);
-        when(UserCommand::GrantRole(Role::Admin)).then_expect_events(vec![UserEvent::RoleGranted { role: Role::Admin }]);
+        when(UserCommand::GrantRole(Role::Admin))
+            .then_expect_events(vec![UserEvent::RoleGranted { role: Role::Admin }]);
         when(UserCommand::RevokeRole(Role::Auditor))
             .then_expect_events(vec![UserEvent::RoleRevoked { role: Role::Auditor }]);
         when(UserCommand::RevokeRole(Role::User)).then_expect_error(UserRefusal::RoleKept);

@@ -7,6 +7,7 @@ use std::fmt;
 use email_address::{EmailAddress, Options};
 use unicode_normalization::UnicodeNormalization;
 use unicode_security::MixedScript;
+use zeroize::ZeroizeOnDrop;
 
 /// Why a value was refused. The texts are for the person who typed it, and never repeat it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -188,8 +189,9 @@ impl FullName {
 
 /// A password, normalised (NFKC, NIST SP 800-63B section 5.1.1.2), never trimmed or cut.
 ///
-/// The characters are counted as typed: 8 to 1,024 Unicode scalar values.
-#[derive(Clone)]
+/// The characters are counted as typed: 8 to 1,024 Unicode scalar values. Its memory is wiped when it
+/// goes.
+#[derive(Clone, ZeroizeOnDrop)]
 pub struct Password(String);
 
 impl Password {
