@@ -1,0 +1,126 @@
+//! `postmaster.pid`: what a running, or crashed, server of a cluster has left there.
+
+use crate::account::Account;
+use crate::error::Error;
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+const GLANCE: Duration = Duration::from_millis(50);
+/// A postmaster told to stop at once kills its own children after five seconds.
+const IMMEDIATE: Duration = Duration::from_secs(20);
+
+/// The process that `postmaster.pid` names.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Named {
+    /// No file, or no such process any more.
+    Nobody,
+    /// A live server of this very cluster.
+    Server(i32),
+    /// A live process that has been given the number of a dead server. Not ours to touch.
+    Stranger(i32),
+}
+
+pub(crate) fn look(cluster: &Path, account: &Account) -> Named {
+    let Some(pid) = pid(cluster) else { return Named::Nobody };
+    if !alive(pid) {
+        Named::Nobody
+    } else if is_server(pid, cluster, account) {
+        Named::Server(pid)
+    } else {
+        Named::Stranger(pid)
+    }
+}
+
+/// Whether the server `pid` takes connections. The postmaster writes its state into the eighth line, which is also what
+/// `pg_ctl --wait` reads.
+pub(crate) fn ready(cluster: &Path, server: i32) -> bool {
+    let Ok(text) = fs::read_to_string(cluster.join("postmaster.pid")) else { return false };
+    let mut lines = text.lines();
+    lines.next().and_then(|line| line.trim().parse().ok()) == Some(server)
+        && lines.nth(6).is_some_and(|state| state.trim() == "ready")
+}
+
+/// Stops a server that is nobody's child: fast, and if that takes longer than `grace`, at once.
+pub(crate) fn end(
+    pid: i32,
+    cluster: &Path,
+    account: &Account,
+    grace: Duration,
+) -> Result<(), Error> {
+    let stays = || Error::OrphanStays { cluster: cluster.to_owned(), pid };
+    for (signal, patience) in [(Signal::SIGINT, grace), (Signal::SIGQUIT, IMMEDIATE)] {
+        let until = Instant::now() + patience;
+        // Looked at again before each signal: the number may have passed to another process.
+        if alive(pid) && is_server(pid, cluster, account) {
+            match kill(Pid::from_raw(pid), signal) {
+                Ok(()) | Err(Errno::ESRCH) => {}
+                Err(_) => return Err(stays()),
+            }
+        }
+        while Instant::now() < until {
+            if !alive(pid) || !is_server(pid, cluster, account) {
+                return Ok(());
+            }
+            thread::sleep(GLANCE);
+        }
+    }
+    Err(stays())
+}
+
+/// A single-user server writes its number negated.
+fn pid(cluster: &Path) -> Option<i32> {
+    let text = fs::read_to_string(cluster.join("postmaster.pid")).ok()?;
+    let pid: i32 = text.lines().next()?.trim().parse().ok()?;
+    pid.checked_abs().filter(|pid| *pid > 1)
+}
+
+fn alive(pid: i32) -> bool {
+    !matches!(kill(Pid::from_raw(pid), None), Err(Errno::ESRCH))
+}
+
+/// Runs under the account, is called postgres, and was given this cluster or works in it. A zombie has no command line and is none.
+fn is_server(pid: i32, cluster: &Path, account: &Account) -> bool {
+    let proc = Path::new("/proc").join(pid.to_string());
+    let (Ok(about), Ok(command_line)) = (fs::metadata(&proc), fs::read(proc.join("cmdline")))
+    else {
+        return is_server_by_ps(pid, cluster, account);
+    };
+    let mut words = command_line.split(|byte| *byte == 0);
+    let called = words.next().map(|word| Path::new(OsStr::from_bytes(word)));
+    let given = words.any(|word| word == cluster.as_os_str().as_bytes());
+    // The working directory of another account's process is hidden from a root without CAP_SYS_PTRACE.
+    about.uid() == account.uid
+        && is_postgres(called)
+        && (given || fs::read_link(proc.join("cwd")).is_ok_and(|cwd| cwd == cluster))
+}
+
+/// Where there is no /proc.
+fn is_server_by_ps(pid: i32, cluster: &Path, account: &Account) -> bool {
+    let ps = Command::new("ps")
+        .args(["-o", "uid=", "-o", "command=", "-p", &pid.to_string()])
+        .stdin(Stdio::null())
+        .output();
+    let Ok(printed) = ps else { return false };
+    let printed = String::from_utf8_lossy(&printed.stdout);
+    let Some((uid, command_line)) = printed.trim().split_once(char::is_whitespace) else {
+        return false;
+    };
+    let command_line = command_line.trim();
+    let program = command_line.split(" -").next().map(Path::new);
+    uid.parse() == Ok(account.uid)
+        && is_postgres(program)
+        && command_line.contains(&*cluster.to_string_lossy())
+}
+
+fn is_postgres(program: Option<&Path>) -> bool {
+    program.and_then(Path::file_name).is_some_and(|name| name == "postgres" || name == "postmaster")
+}
