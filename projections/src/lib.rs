@@ -1,1 +1,210 @@
-//! entrybook-projections
+//! The read side of Entrybook: it settles the order of the book, and posts read tables from it.
+//!
+//! The [`Sequencer`] gives every event its line in the journal. The [`Projector`] keeps each
+//! [`Projection`] up with it; [`rebuild()`] and [`verify()`] use the same folds. A [`Follower`] delivers
+//! lines to consumers in memory, such as [`Revocations`]. This crate knows the events and the tables
+//! they are in, and nothing of commands, keys, pages or requests: what is sealed stays sealed.
+//!
+//! # How to add a projection
+//!
+//! One file: its tables, its fold, its queries. Then name it in [`all`]. The tables are made at the
+//! next start, and it catches up with the book while everything else goes on. A change of its tables
+//! or of its fold is a new `VERSION`.
+//!
+//! ```
+//! use domain::{Event, SessionEvent, UserId, stream};
+//! use projections::{CannotApply, Generation, Line, Projection, Table, View, table};
+//! use sqlx::PgConnection;
+//!
+//! /// How often each person has signed in.
+//! struct SignIns;
+//!
+//! struct Row { user_id: UserId, count: i64, position: i64 }
+//!
+//! impl View for SignIns {
+//!     const NAME: &'static str = "sign_ins";
+//!     const VERSION: i32 = 1;
+//!     const TABLES: &'static [Table] = &[Table {
+//!         name: "sign_ins",
+//!         columns: "user_id uuid NOT NULL, count bigint NOT NULL, position bigint NOT NULL",
+//!         key: "user_id",
+//!         indexes: &[],
+//!     }];
+//!
+//!     type Key = UserId;
+//!     type Row = Row;
+//!
+//!     fn concerns(aggregate_type: &str) -> bool {
+//!         aggregate_type == stream::SESSION
+//!     }
+//!
+//!     fn key(line: &Line<'_>) -> Result<UserId, CannotApply> {
+//!         let Event::Session(event) = &line.event else {
+//!             return Err(line.cannot_apply("this is not an event of a session"));
+//!         };
+//!         match event {
+//!             SessionEvent::Started { user_id, .. }
+//!             | SessionEvent::Refreshed { user_id, .. }
+//!             | SessionEvent::Ended { user_id, .. } => Ok(*user_id),
+//!         }
+//!     }
+//!
+//!     // Pure: the row and a line in, the row out. No `_ =>`, so that a new event asks to be dealt with.
+//!     fn fold(row: Option<Row>, line: &Line<'_>) -> Result<Row, CannotApply> {
+//!         let mut row = row.unwrap_or(Row { user_id: Self::key(line)?, count: 0, position: 0 });
+//!         match &line.event {
+//!             Event::Session(SessionEvent::Started { .. }) => row.count += 1,
+//!             Event::Session(SessionEvent::Refreshed { .. } | SessionEvent::Ended { .. }) => {}
+//!             Event::User(_) | Event::SignInGuard(_) => {}
+//!         }
+//!         row.position = line.recorded.position;
+//!         Ok(row)
+//!     }
+//!
+//!     // A line is never folded into a row twice.
+//!     fn position(row: &Row) -> i64 {
+//!         row.position
+//!     }
+//!
+//!     async fn load(
+//!         conn: &mut PgConnection,
+//!         generation: Generation,
+//!         keys: &[UserId],
+//!     ) -> Result<Vec<(UserId, Row)>, sqlx::Error> {
+//!         let rows: Vec<(uuid::Uuid, i64, i64)> = sqlx::query_as(&format!(
+//!             "SELECT user_id, count, position FROM {} WHERE user_id = ANY($1)",
+//!             table::<Self>("sign_ins", generation)
+//!         ))
+//!         .bind(keys.iter().map(|key| key.0).collect::<Vec<_>>())
+//!         .fetch_all(conn)
+//!         .await?;
+//!         Ok(rows
+//!             .into_iter()
+//!             .map(|(id, count, position)| (UserId(id), Row { user_id: UserId(id), count, position }))
+//!             .collect())
+//!     }
+//!
+//!     async fn write(
+//!         conn: &mut PgConnection,
+//!         generation: Generation,
+//!         rows: &[Row],
+//!     ) -> Result<(), sqlx::Error> {
+//!         sqlx::query(&format!(
+//!             "INSERT INTO {} SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::bigint[])
+//!              ON CONFLICT (user_id) DO UPDATE
+//!                  SET count = excluded.count, position = excluded.position",
+//!             table::<Self>("sign_ins", generation)
+//!         ))
+//!         .bind(rows.iter().map(|row| row.user_id.0).collect::<Vec<_>>())
+//!         .bind(rows.iter().map(|row| row.count).collect::<Vec<_>>())
+//!         .bind(rows.iter().map(|row| row.position).collect::<Vec<_>>())
+//!         .execute(conn)
+//!         .await?;
+//!         Ok(())
+//!     }
+//! }
+//!
+//! let added: &'static dyn Projection = &SignIns;
+//! assert_eq!(table::<SignIns>("sign_ins", Generation::Live), "ledger.sign_ins_v1");
+//! ```
+
+pub mod audit_history;
+mod check_journal;
+mod follower;
+mod head;
+mod horizon;
+pub mod journal;
+mod projection;
+mod projector;
+mod rebuild;
+mod restore;
+mod revocations;
+mod sequencer;
+pub mod sessions;
+mod status;
+mod stored;
+mod tables;
+pub mod users;
+mod verify;
+
+pub use check_journal::{JournalReport, check_journal};
+pub use follower::Follower;
+pub use head::{Head, HeadWatch};
+pub use horizon::{Holder, Horizon};
+pub use journal::{JournalError, RecordedEvent};
+pub use projection::{
+    ApplyError, CannotApply, Generation, Index, KeyedRows, Line, Page, Projection, Table, View,
+    table,
+};
+pub use projector::{Projector, ProjectorError, Receipt};
+pub use rebuild::{Phase, Progress, RebuildError, Rebuilt, rebuild};
+pub use restore::{Adoption, adopt_cluster};
+pub use revocations::{Revocations, Verdict};
+pub use sequencer::{Batch, Sequencer, SequencerError};
+pub use status::{ProjectionState, ProjectionStatus, status};
+pub use verify::{IdentifierDifferences, TableDifference, Verified, verify, verify_identifiers};
+
+/// The projections that this binary keeps.
+#[must_use]
+pub fn all() -> Vec<&'static dyn Projection> {
+    vec![&users::Users, &sessions::Sessions, &audit_history::AuditHistory]
+}
+
+/// The projection of this name.
+#[must_use]
+pub fn named(name: &str) -> Option<&'static dyn Projection> {
+    all().into_iter().find(|projection| projection.name() == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use sqlx::PgPool;
+
+    use super::*;
+
+    /// Handlers and tasks are moved between threads, so what they await must be.
+    #[tokio::test]
+    async fn every_future_can_be_spawned() {
+        fn spawnable<F: Future + Send + 'static>(_never_run: F) {}
+        let pool = PgPool::connect_lazy("postgres://nobody@localhost:1/none").unwrap();
+        let sequencer = Sequencer::new(pool.clone());
+        let projector = Projector::new(pool.clone(), all(), sequencer.head());
+        let revocations = Revocations::new(pool.clone(), sequencer.head(), Duration::ZERO);
+        let mut follower = Follower::new(pool.clone(), sequencer.head(), 0);
+        let receipt = Receipt { tx: 0, event_id: 0 };
+        let filter = audit_history::Filter::default();
+        let cancel = tokio_util::sync::CancellationToken::new();
+        spawnable(async move {
+            let mut conn = pool.acquire().await.unwrap();
+            let _ = adopt_cluster(&mut conn).await;
+            let _ = sequencer.drain().await;
+            sequencer.run(std::sync::Arc::default(), cancel.clone()).await;
+            let _ = Horizon::read(&pool).await;
+            let _ = check_journal(&pool).await;
+            let _ = verify_identifiers(&pool).await;
+            let _ = journal::read_after(&mut conn, 0, 1).await;
+            let _ = journal::read_one(&pool, 1).await;
+            let _ = follower.next_batch().await;
+            let _ = projector.ensure().await;
+            let _ = projector.catch_up().await;
+            let _ = projector.status().await;
+            let _ = projector.wait_for(receipt, "users", Duration::ZERO).await;
+            projector.run(cancel.clone()).await;
+            let user = domain::UserId(uuid::Uuid::nil());
+            let session = domain::SessionId(uuid::Uuid::nil());
+            revocations.run(chrono::DateTime::UNIX_EPOCH, cancel).await;
+            for projection in all() {
+                let _ = rebuild(&pool, projection, |_| {}).await;
+                let _ = verify(&pool, projection).await;
+            }
+            let _ = users::get(&pool, user).await;
+            let _ = users::page(&pool, None, 1).await;
+            let _ = sessions::get(&pool, session).await;
+            let _ = sessions::live_of_user(&pool, user, chrono::DateTime::UNIX_EPOCH, 1).await;
+            let order = audit_history::Order::Newest;
+            let _ = audit_history::page(&pool, &filter, order, None, 1).await;
+        });
+    }
+}

@@ -1,0 +1,300 @@
+//! The history: one row for each line of the book, to be searched.
+//!
+//! Payloads are not copied: a page shows what a row has, and the whole event is one look away
+//! (`journal::read_one`). Pages are in the order of the book, so a cursor is a position.
+//!
+//! Times are not in that order, since clocks and transactions differ. So that a search by time can
+//! start in the right place and hide nothing, a second table holds the first and the last position
+//! of each span of ten minutes.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, DurationRound, TimeDelta, Utc};
+use domain::{
+    Actor, Event, Index, Sealed, SessionEvent, SessionId, SignInGuardEvent, UserEvent, UserId,
+};
+use sqlx::PgConnection;
+
+use crate::{
+    projection::{self, CannotApply, Generation, Line, Table, View, table},
+    sessions::{method_name, session_of_stream},
+    users::user_of_stream,
+};
+
+mod page;
+
+pub use page::{Filter, Order, page};
+
+/// The view.
+#[derive(Debug, Clone, Copy)]
+pub struct AuditHistory;
+
+/// One line of the history.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    pub position: i64,
+    pub event_type: String,
+    pub aggregate_type: String,
+    pub aggregate_id: String,
+    pub sequence: i64,
+    /// Whom it concerns.
+    pub user_id: Option<UserId>,
+    pub session_id: Option<SessionId>,
+    /// Who did it, as the event has it (`domain::Actor` reads it).
+    pub actor: String,
+    pub actor_user_id: Option<UserId>,
+    /// Why or how: the reason of an end or a failure, the method of a sign-in, the role.
+    pub outcome: Option<String>,
+    /// The address and user agent, sealed with the event.
+    pub source: Option<Sealed>,
+    /// The address under the key of its month.
+    pub address: Option<Index>,
+    /// What was typed, where it is nobody's identifier; sealed with the event.
+    pub identifier: Option<Sealed>,
+    /// When it happened.
+    pub at: DateTime<Utc>,
+    /// When it was written down.
+    pub recorded_at: DateTime<Utc>,
+    pub request_id: String,
+}
+
+/// The span of time of a row in the second table, in minutes.
+const SPAN_MINUTES: i64 = 10;
+
+impl View for AuditHistory {
+    const NAME: &'static str = "audit_history";
+    const VERSION: i32 = 1;
+    const TABLES: &'static [Table] = &[
+        Table {
+            name: "audit_history",
+            columns: "position       bigint      NOT NULL,
+                      event_type     text        NOT NULL,
+                      aggregate_type text        NOT NULL,
+                      aggregate_id   text        NOT NULL,
+                      sequence       bigint      NOT NULL,
+                      user_id        uuid,
+                      session_id     uuid,
+                      actor          text        NOT NULL,
+                      actor_user_id  uuid,
+                      outcome        text,
+                      source         text,
+                      address        text,
+                      identifier     text,
+                      at             timestamptz NOT NULL,
+                      recorded_at    timestamptz NOT NULL,
+                      request_id     text        NOT NULL",
+            key: "position",
+            indexes: &[
+                projection::Index { name: "user", on: "(user_id, position)" },
+                projection::Index { name: "actor", on: "(actor_user_id, position)" },
+                projection::Index { name: "session", on: "(session_id, position)" },
+                projection::Index { name: "type", on: "(event_type, position)" },
+            ],
+        },
+        Table {
+            name: "audit_history_times",
+            columns: "span           timestamptz NOT NULL,
+                      first_position bigint      NOT NULL,
+                      last_position  bigint      NOT NULL",
+            key: "span",
+            indexes: &[],
+        },
+    ];
+
+    type Key = i64;
+    type Row = Row;
+
+    fn concerns(_aggregate_type: &str) -> bool {
+        true
+    }
+
+    fn key(line: &Line<'_>) -> Result<i64, CannotApply> {
+        Ok(line.recorded.position)
+    }
+
+    fn fold(_none: Option<Row>, line: &Line<'_>) -> Result<Row, CannotApply> {
+        let Line { recorded, event, metadata } = line;
+        let concern = concern(line, event)?;
+        Ok(Row {
+            position: recorded.position,
+            event_type: recorded.event_type.clone(),
+            aggregate_type: recorded.aggregate_type.clone(),
+            aggregate_id: recorded.aggregate_id.clone(),
+            sequence: recorded.sequence,
+            user_id: concern.user,
+            session_id: concern.session,
+            actor: metadata.actor.to_string(),
+            actor_user_id: match metadata.actor {
+                Actor::User(id) => Some(id),
+                Actor::Anonymous | Actor::System | Actor::Cli(_) => None,
+            },
+            outcome: concern.outcome.map(str::to_owned),
+            source: metadata.source.as_ref().map(|source| source.sealed.clone()),
+            address: metadata.source.as_ref().map(|source| source.address.clone()),
+            identifier: concern.identifier,
+            at: metadata.at,
+            recorded_at: recorded.recorded_at,
+            request_id: metadata.request_id.clone(),
+        })
+    }
+
+    fn position(row: &Row) -> i64 {
+        row.position
+    }
+
+    async fn load(
+        _conn: &mut PgConnection,
+        _generation: Generation,
+        _keys: &[i64],
+    ) -> Result<Vec<(i64, Row)>, sqlx::Error> {
+        Ok(Vec::new())
+    }
+
+    async fn write(
+        conn: &mut PgConnection,
+        generation: Generation,
+        rows: &[Row],
+    ) -> Result<(), sqlx::Error> {
+        write_rows(conn, generation, rows).await?;
+        write_times(conn, generation, rows).await
+    }
+}
+
+/// Whom and what an event concerns.
+#[derive(Default)]
+struct Concern {
+    user: Option<UserId>,
+    session: Option<SessionId>,
+    outcome: Option<&'static str>,
+    identifier: Option<Sealed>,
+}
+
+fn concern(line: &Line<'_>, event: &Event) -> Result<Concern, CannotApply> {
+    Ok(match event {
+        Event::User(event) => Concern {
+            user: Some(user_of_stream(line.recorded)?),
+            outcome: match event {
+                UserEvent::RoleGranted { role } | UserEvent::RoleRevoked { role } => {
+                    Some(role.as_str())
+                }
+                UserEvent::Registered { .. }
+                | UserEvent::ProfileChanged { .. }
+                | UserEvent::PasswordChanged { .. }
+                | UserEvent::PasswordRehashed { .. }
+                | UserEvent::Disabled {}
+                | UserEvent::Enabled {} => None,
+            },
+            ..Concern::default()
+        },
+        Event::Session(event) => {
+            let (user, outcome) = match event {
+                SessionEvent::Started { user_id, method, .. } => {
+                    (user_id, Some(method_name(*method)))
+                }
+                SessionEvent::Refreshed { user_id, in_grace, .. } => {
+                    (user_id, in_grace.then_some("in_grace"))
+                }
+                SessionEvent::Ended { user_id, reason, .. } => (user_id, Some(reason.as_str())),
+            };
+            Concern {
+                user: Some(*user),
+                session: Some(session_of_stream(line.recorded)?),
+                outcome,
+                identifier: None,
+            }
+        }
+        Event::SignInGuard(event) => {
+            let (outcome, identifier) = match event {
+                SignInGuardEvent::Failed { reason, identifier, .. } => {
+                    (Some(reason.as_str()), identifier.clone())
+                }
+                SignInGuardEvent::Throttled { .. }
+                | SignInGuardEvent::AttemptsBlocked { .. }
+                | SignInGuardEvent::FailuresCleared { .. } => (None, None),
+            };
+            Concern { user: event.subject().user_id(), session: None, outcome, identifier }
+        }
+    })
+}
+
+async fn write_rows(
+    conn: &mut PgConnection,
+    generation: Generation,
+    rows: &[Row],
+) -> Result<(), sqlx::Error> {
+    let text = |sealed: &Option<Sealed>| sealed.as_ref().map(|sealed| sealed.0.clone());
+    sqlx::query(&format!(
+        "INSERT INTO {} (position, event_type, aggregate_type, aggregate_id, sequence, user_id,
+                         session_id, actor, actor_user_id, outcome, source, address, identifier,
+                         at, recorded_at, request_id)
+         SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::bigint[],
+                              $6::uuid[], $7::uuid[], $8::text[], $9::uuid[], $10::text[],
+                              $11::text[], $12::text[], $13::text[], $14::timestamptz[],
+                              $15::timestamptz[], $16::text[])
+         ON CONFLICT (position) DO NOTHING",
+        table::<AuditHistory>("audit_history", generation)
+    ))
+    .bind(rows.iter().map(|r| r.position).collect::<Vec<_>>())
+    .bind(rows.iter().map(|r| r.event_type.as_str()).collect::<Vec<_>>())
+    .bind(rows.iter().map(|r| r.aggregate_type.as_str()).collect::<Vec<_>>())
+    .bind(rows.iter().map(|r| r.aggregate_id.as_str()).collect::<Vec<_>>())
+    .bind(rows.iter().map(|r| r.sequence).collect::<Vec<_>>())
+    .bind(rows.iter().map(|r| r.user_id.map(|id| id.0)).collect::<Vec<_>>())
+    .bind(rows.iter().map(|r| r.session_id.map(|id| id.0)).collect::<Vec<_>>())
+    .bind(rows.iter().map(|r| r.actor.as_str()).collect::<Vec<_>>())
+    .bind(rows.iter().map(|r| r.actor_user_id.map(|id| id.0)).collect::<Vec<_>>())
+    .bind(rows.iter().map(|r| r.outcome.as_deref()).collect::<Vec<_>>())
+    .bind(rows.iter().map(|r| text(&r.source)).collect::<Vec<_>>())
+    .bind(rows.iter().map(|r| r.address.as_ref().map(|i| i.0.as_str())).collect::<Vec<_>>())
+    .bind(rows.iter().map(|r| text(&r.identifier)).collect::<Vec<_>>())
+    .bind(rows.iter().map(|r| r.at).collect::<Vec<_>>())
+    .bind(rows.iter().map(|r| r.recorded_at).collect::<Vec<_>>())
+    .bind(rows.iter().map(|r| r.request_id.as_str()).collect::<Vec<_>>())
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+async fn write_times(
+    conn: &mut PgConnection,
+    generation: Generation,
+    rows: &[Row],
+) -> Result<(), sqlx::Error> {
+    let mut spans: BTreeMap<DateTime<Utc>, (i64, i64)> = BTreeMap::new();
+    for row in rows {
+        let (first, last) = spans.entry(span_of(row.at)).or_insert((row.position, row.position));
+        *first = row.position.min(*first);
+        *last = row.position.max(*last);
+    }
+    let name = table::<AuditHistory>("audit_history_times", generation);
+    sqlx::query(&format!(
+        "INSERT INTO {name} AS t (span, first_position, last_position)
+         SELECT * FROM unnest($1::timestamptz[], $2::bigint[], $3::bigint[])
+         ON CONFLICT (span) DO UPDATE SET
+             first_position = least(t.first_position, excluded.first_position),
+             last_position = greatest(t.last_position, excluded.last_position)",
+    ))
+    .bind(spans.keys().copied().collect::<Vec<_>>())
+    .bind(spans.values().map(|(first, _)| *first).collect::<Vec<_>>())
+    .bind(spans.values().map(|(_, last)| *last).collect::<Vec<_>>())
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// The beginning of the span of time that a moment belongs to.
+fn span_of(at: DateTime<Utc>) -> DateTime<Utc> {
+    // It fails outside the years 1677 to 2262 alone; such a moment is its own span.
+    at.duration_trunc(TimeDelta::minutes(SPAN_MINUTES)).unwrap_or(at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_begin_at_tens_of_minutes() {
+        let at: DateTime<Utc> = "2026-03-01T10:19:59.999999Z".parse().unwrap();
+        assert_eq!(span_of(at), "2026-03-01T10:10:00Z".parse::<DateTime<Utc>>().unwrap());
+    }
+}

@@ -1,0 +1,155 @@
+//! The journal, read: the lines of the book in their order, as they were recorded.
+//!
+//! A line is either read whole or is an error that names it. Nothing here skips.
+
+use chrono::{DateTime, Utc};
+use domain::{Event, Metadata};
+use serde_json::Value;
+use sqlx::{PgConnection, PgPool, Row, postgres::PgRow};
+
+use crate::{
+    head::{Frontier, Head, tx_of},
+    projection::CannotApply,
+};
+
+/// One event at its place in the book.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RecordedEvent {
+    /// Its line: 1, 2, 3 … without gaps.
+    pub position: i64,
+    pub aggregate_type: String,
+    pub aggregate_id: String,
+    /// Its place in its stream, from 1. Of a `User` stream it is the version of the account.
+    pub sequence: i64,
+    pub event_type: String,
+    pub event_version: String,
+    pub payload: Value,
+    pub metadata: Value,
+    /// When the database wrote it.
+    pub recorded_at: DateTime<Utc>,
+    /// The transaction that wrote it, in the cluster where it was written.
+    pub tx: u64,
+    pub id: i64,
+}
+
+/// Why lines could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    #[error("the journal could not be read, because the database failed: {0}")]
+    Database(#[from] sqlx::Error),
+    #[error("line {position} of the journal can't be read: {cause}")]
+    Unreadable { position: i64, cause: sqlx::Error },
+    #[error("line {position} of the journal names an event that is not there")]
+    EventMissing { position: i64 },
+    #[error("the journal has line {found} where line {expected} should be")]
+    Gap { expected: i64, found: i64 },
+}
+
+impl JournalError {
+    /// The line at fault, where it is not the database that failed.
+    #[must_use]
+    pub fn position(&self) -> Option<i64> {
+        match self {
+            Self::Database(_) => None,
+            Self::Unreadable { position, .. } | Self::EventMissing { position } => Some(*position),
+            Self::Gap { expected, .. } => Some(*expected),
+        }
+    }
+}
+
+impl RecordedEvent {
+    /// What happened. Old versions are brought up to the present one.
+    pub fn event(&self) -> Result<Event, CannotApply> {
+        Event::from_stored(
+            &self.aggregate_type,
+            &self.event_type,
+            &self.event_version,
+            self.payload.clone(),
+        )
+        .map_err(|cause| CannotApply::new(self, cause.to_string()))
+    }
+
+    /// Who did it, from where, for which request, and when.
+    pub fn metadata(&self) -> Result<Metadata, CannotApply> {
+        let map = serde_json::from_value(self.metadata.clone())
+            .map_err(|cause| CannotApply::new(self, format!("the event's metadata: {cause}")))?;
+        Metadata::from_map(&map).map_err(|cause| CannotApply::new(self, cause.to_string()))
+    }
+
+    fn from_row(row: &PgRow, position: i64) -> Result<Self, JournalError> {
+        let read = || -> Result<Option<Self>, sqlx::Error> {
+            let Some(id) = row.try_get::<Option<i64>, _>("id")? else { return Ok(None) };
+            Ok(Some(Self {
+                position,
+                aggregate_type: row.try_get("aggregate_type")?,
+                aggregate_id: row.try_get("aggregate_id")?,
+                sequence: row.try_get("sequence")?,
+                event_type: row.try_get("event_type")?,
+                event_version: row.try_get("event_version")?,
+                payload: row.try_get("payload")?,
+                metadata: row.try_get("metadata")?,
+                recorded_at: row.try_get("recorded_at")?,
+                tx: tx_of(row, "tx")?,
+                id,
+            }))
+        };
+        match read() {
+            Ok(Some(event)) => Ok(event),
+            Ok(None) => Err(JournalError::EventMissing { position }),
+            Err(cause) => Err(JournalError::Unreadable { position, cause }),
+        }
+    }
+}
+
+// A left join, so that a line whose event is missing is found and not passed over; it also keeps the
+// plan to a walk along the journal.
+const LINES: &str = "SELECT j.position, j.tx::text AS tx, e.id, e.aggregate_type, e.aggregate_id,
+            e.sequence, e.event_type, e.event_version, e.payload, e.metadata, e.recorded_at
+       FROM journal j LEFT JOIN events e ON e.tx = j.tx AND e.id = j.event_id";
+
+/// The lines after a position, in order, up to `limit`.
+///
+/// Lines before one that can't be read are returned, and the next call fails on it.
+pub async fn read_after(
+    conn: &mut PgConnection,
+    after: i64,
+    limit: i64,
+) -> Result<Vec<RecordedEvent>, JournalError> {
+    let rows = sqlx::query(&format!(
+        "{LINES} WHERE j.position > $1 AND j.position <= $2 ORDER BY j.position"
+    ))
+    .bind(after)
+    .bind(after.saturating_add(limit))
+    .fetch_all(conn)
+    .await?;
+    let mut events = Vec::with_capacity(rows.len());
+    for (row, expected) in rows.iter().zip(after.saturating_add(1)..) {
+        let found: i64 = row.try_get("position")?;
+        let read = if found == expected {
+            RecordedEvent::from_row(row, found)
+        } else {
+            Err(JournalError::Gap { expected, found })
+        };
+        match read {
+            Ok(event) => events.push(event),
+            Err(cause) if events.is_empty() => return Err(cause),
+            Err(_) => break,
+        }
+    }
+    Ok(events)
+}
+
+/// One line, whole.
+pub async fn read_one(pool: &PgPool, position: i64) -> Result<Option<RecordedEvent>, JournalError> {
+    sqlx::query(&format!("{LINES} WHERE j.position = $1"))
+        .bind(position)
+        .fetch_optional(pool)
+        .await?
+        .map(|row| RecordedEvent::from_row(&row, position))
+        .transpose()
+}
+
+/// The last line of the book.
+pub async fn head(pool: &PgPool) -> Result<Head, sqlx::Error> {
+    Ok(Frontier::read(&mut *pool.acquire().await?).await?.head)
+}

@@ -1,0 +1,409 @@
+//! What makes an access token void before its time, in memory on every replica.
+//!
+//! A token is checked without the database. The sessions that ended and the accounts that changed
+//! within the longest life of a token are few; each replica holds them, fed by the journal and, at
+//! once, by the commands of its own process.
+//!
+//! The order of the book does not matter here, and lateness does: events that wait for the sequencer
+//! behind somebody's open transaction count as soon as they are committed.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    time::{Duration, Instant},
+};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use domain::{Cut, Event, Roles, SessionId, User, UserId, stream};
+use sqlx::{PgPool, Row};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::{
+    follower::Follower,
+    head::{Frontier, Head, HeadWatch},
+    journal::JournalError,
+    projection::View,
+    sequencer::back_off,
+    sessions::{self, Sessions},
+    users::{self, Users},
+};
+
+/// Clocks of replicas differ; what could matter within this is kept.
+const SLACK: Duration = Duration::from_secs(300);
+/// A feed that was silent for so long may have missed an end.
+const SILENT: Duration = Duration::from_secs(5);
+/// How many accounts are folded in one go.
+const FOLDED_AT_ONCE: usize = 500;
+/// How often entries that no token can outlive are dropped.
+const PRUNE_EVERY: Duration = Duration::from_secs(60);
+
+/// Whether a token still counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    Valid {
+        /// The account's roles, where they changed after the token was issued.
+        roles: Option<Roles>,
+    },
+    Revoked,
+}
+
+/// Which sessions have ended, and how accounts stand that changed. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Revocations {
+    pool: PgPool,
+    head: HeadWatch,
+    lifetime: Duration,
+    known: Arc<RwLock<Known>>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    ended: HashMap<SessionId, Instant>,
+    users: HashMap<UserId, (Standing, Instant)>,
+    /// The last line that was taken in; `None` until the first load is done.
+    caught_up: Option<i64>,
+    /// When the feed was last found complete.
+    heard: Option<Instant>,
+    pruned: Option<Instant>,
+}
+
+/// What of an account bears on its tokens.
+#[derive(Debug, Clone)]
+struct Standing {
+    version: u64,
+    cut: Option<Cut>,
+    disabled: bool,
+    roles: Roles,
+    roles_version: u64,
+}
+
+impl From<&User> for Standing {
+    fn from(user: &User) -> Self {
+        Self {
+            version: user.version,
+            cut: user.cut,
+            disabled: user.disabled,
+            roles: user.roles.clone(),
+            roles_version: user.roles_version,
+        }
+    }
+}
+
+impl Revocations {
+    /// Remembers what ended within `lifetime`, the longest life of an access token.
+    #[must_use]
+    pub fn new(pool: PgPool, head: HeadWatch, lifetime: Duration) -> Self {
+        Self { pool, head, lifetime, known: Arc::default() }
+    }
+
+    /// Whether a token of this session still counts. `user_version` is the version of the account that
+    /// the token was issued for.
+    #[must_use]
+    pub fn check(&self, session: SessionId, user: UserId, user_version: u64) -> Verdict {
+        let known = self.known();
+        if known.ended.contains_key(&session) {
+            return Verdict::Revoked;
+        }
+        let Some((standing, _)) = known.users.get(&user) else {
+            return Verdict::Valid { roles: None };
+        };
+        let cut_off =
+            standing.cut.is_some_and(|cut| cut.version > user_version && cut.kept != Some(session));
+        if standing.disabled || cut_off {
+            return Verdict::Revoked;
+        }
+        let newer = standing.roles_version > user_version;
+        Verdict::Valid { roles: newer.then(|| standing.roles.clone()) }
+    }
+
+    /// Takes note of a session that a command of this process has ended.
+    pub fn note_session_ended(&self, session: SessionId) {
+        self.known_mut().ended.insert(session, Instant::now());
+    }
+
+    /// Takes note of an account as a command of this process has left it.
+    pub fn note_user(&self, user: UserId, state: &User) {
+        self.known_mut().note(user, state.into());
+    }
+
+    /// Whether this replica knows every end that is older than a moment. If not, it should not
+    /// answer for tokens.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        let known = self.known();
+        known.caught_up.is_some() && known.heard.is_some_and(|heard| heard.elapsed() < SILENT)
+    }
+
+    /// The last line of the journal that was taken in; 0 before the first load.
+    #[must_use]
+    pub fn caught_up_to(&self) -> i64 {
+        self.known().caught_up.unwrap_or(0)
+    }
+
+    /// Loads, then follows the journal until cancelled. `now` is the time at the start, by the clock
+    /// that the events have. Errors are logged and ridden out; [`Revocations::is_ready`] tells.
+    pub async fn run(&self, now: DateTime<Utc>, cancel: CancellationToken) {
+        tokio::select! {
+            () = cancel.cancelled() => {}
+            () = self.feed(now) => {}
+        }
+    }
+
+    async fn feed(&self, now: DateTime<Utc>) {
+        let mut failures = 0;
+        let position = loop {
+            match self.load(now).await {
+                Ok(position) => break position,
+                Err(cause) => {
+                    tracing::error!(%cause, "the revoked sessions could not be loaded: {cause}");
+                    failures += 1;
+                    tokio::time::sleep(back_off(failures)).await;
+                }
+            }
+        };
+        failures = 0;
+        let mut follower = Follower::new(self.pool.clone(), self.head.clone(), position);
+        loop {
+            match self.follow(&mut follower).await {
+                Ok(()) => {
+                    failures = 0;
+                    self.prune();
+                    follower.wait().await;
+                }
+                Err(cause) => {
+                    tracing::error!(%cause, "the journal could not be followed for revocations: {cause}");
+                    failures += 1;
+                    tokio::time::sleep(back_off(failures)).await;
+                }
+            }
+        }
+    }
+
+    /// What the views know of the window, and the position from which the journal tells the rest.
+    async fn load(&self, now: DateTime<Utc>) -> Result<i64, JournalError> {
+        let window = TimeDelta::from_std(self.lifetime + SLACK).unwrap_or(TimeDelta::MAX);
+        let since = now.checked_sub_signed(window).unwrap_or(DateTime::<Utc>::MIN_UTC);
+        let ended =
+            self.since::<Sessions>(&sessions::ended_since_sql(), "session_id", since).await?;
+        let changed = self.since::<Users>(&users::changed_since_sql(), "user_id", since).await?;
+        {
+            let mut known = self.known_mut();
+            let now = Instant::now();
+            known.ended.extend(ended.ids.into_iter().map(|id| (SessionId(id), now)));
+        }
+        self.fold_users(changed.ids.into_iter().map(UserId).collect()).await?;
+        Ok(ended.position.min(changed.position))
+    }
+
+    /// The checkpoint of a view and the ids it has for the window. One statement, so that both are of
+    /// one moment; a snapshot held over two could find a table empty that was swapped in between.
+    async fn since<V: View>(
+        &self,
+        ids: &str,
+        id: &str,
+        since: DateTime<Utc>,
+    ) -> Result<Since, JournalError> {
+        let rows = sqlx::query(&format!(
+            "SELECT p.position, found.{id} AS id
+               FROM projections p LEFT JOIN ({ids}) AS found ON true
+              WHERE p.name = $2 AND p.version = $3"
+        ))
+        .bind(since)
+        .bind(V::NAME)
+        .bind(V::VERSION)
+        .fetch_all(&self.pool)
+        .await?;
+        let mut found = Since { position: 0, ids: Vec::with_capacity(rows.len()) };
+        for row in rows {
+            found.position = row.try_get("position")?;
+            found.ids.extend(row.try_get::<Option<Uuid>, _>("id")?);
+        }
+        Ok(found)
+    }
+
+    /// Takes in all that is committed by now.
+    async fn follow(&self, follower: &mut Follower) -> Result<(), JournalError> {
+        let begun = Instant::now();
+        let frontier = Frontier::read(&mut *self.pool.acquire().await?).await?;
+        while follower.position() < frontier.head.position {
+            let events = follower.read().await?;
+            let mut changes = Changes::default();
+            for event in &events {
+                changes.add(&event.aggregate_type, &event.aggregate_id, &event.event_type);
+            }
+            if events.is_empty() {
+                break;
+            }
+            self.take_in(changes).await?;
+        }
+        let waiting = self.unsettled(&frontier).await?;
+        self.take_in(waiting).await?;
+        let mut known = self.known_mut();
+        known.caught_up = Some(follower.position());
+        known.heard = Some(begun);
+        Ok(())
+    }
+
+    /// What is committed beyond the frontier.
+    async fn unsettled(&self, frontier: &Frontier) -> Result<Changes, JournalError> {
+        let Head { tx, event_id, .. } = frontier.head;
+        let rows: Vec<(String, String, String)> = sqlx::query_as(
+            "SELECT aggregate_type, aggregate_id, event_type FROM events
+              WHERE (tx, id) > ($1::text::xid8, $2) AND tx < $3::text::xid8 AND id > $4
+                AND (event_type = 'SessionEnded' OR aggregate_type = 'User')",
+        )
+        .bind(tx.to_string())
+        .bind(event_id)
+        .bind(frontier.ceiling.to_string())
+        .bind(frontier.settled_event_id)
+        .fetch_all(&self.pool)
+        .await?;
+        let mut changes = Changes::default();
+        for (aggregate_type, aggregate_id, event_type) in &rows {
+            changes.add(aggregate_type, aggregate_id, event_type);
+        }
+        Ok(changes)
+    }
+
+    async fn take_in(&self, changes: Changes) -> Result<(), JournalError> {
+        if !changes.ended.is_empty() {
+            let now = Instant::now();
+            let mut known = self.known_mut();
+            known.ended.extend(changes.ended.into_iter().map(|session| (session, now)));
+        }
+        self.fold_users(changes.users).await
+    }
+
+    /// Folds accounts from their own streams: these are short, and newer than any view.
+    async fn fold_users(&self, users: HashSet<UserId>) -> Result<(), JournalError> {
+        let ids: Vec<String> = users.iter().map(ToString::to_string).collect();
+        for some in ids.chunks(FOLDED_AT_ONCE) {
+            self.fold_some_users(some).await?;
+        }
+        Ok(())
+    }
+
+    async fn fold_some_users(&self, ids: &[String]) -> Result<(), JournalError> {
+        let rows = sqlx::query(
+            "SELECT aggregate_id, sequence, event_type, event_version, payload FROM events
+              WHERE aggregate_type = $1 AND aggregate_id = ANY($2)
+              ORDER BY aggregate_id, sequence",
+        )
+        .bind(stream::USER)
+        .bind(ids)
+        .fetch_all(&self.pool)
+        .await?;
+        let mut folded: HashMap<UserId, Folded> = HashMap::with_capacity(ids.len());
+        for row in rows {
+            let id: String = row.try_get("aggregate_id")?;
+            let Ok(user) = id.parse::<UserId>() else { continue };
+            let event =
+                row.try_get("payload").map_err(|cause| cause.to_string()).and_then(|payload| {
+                    let (name, version): (String, String) = row
+                        .try_get("event_type")
+                        .and_then(|name| Ok((name, row.try_get("event_version")?)))
+                        .map_err(|cause| cause.to_string())?;
+                    Event::from_stored(stream::USER, &name, &version, payload)
+                        .map_err(|cause| cause.to_string())
+                });
+            folded.entry(user).or_default().apply(user, row.try_get("sequence")?, event);
+        }
+        let mut known = self.known_mut();
+        for (user, folded) in folded {
+            known.note(user, folded.standing());
+        }
+        Ok(())
+    }
+
+    fn prune(&self) {
+        let mut known = self.known_mut();
+        let now = Instant::now();
+        if known.pruned.is_some_and(|pruned| now - pruned < PRUNE_EVERY) {
+            return;
+        }
+        known.pruned = Some(now);
+        let keep = self.lifetime + SLACK;
+        known.ended.retain(|_, since| now - *since < keep);
+        known.users.retain(|_, (_, since)| now - *since < keep);
+    }
+
+    // A panic elsewhere can't leave these maps half changed in a way that matters.
+    fn known(&self) -> RwLockReadGuard<'_, Known> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn known_mut(&self) -> RwLockWriteGuard<'_, Known> {
+        self.known.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct Since {
+    position: i64,
+    ids: Vec<Uuid>,
+}
+
+/// What some events change for tokens.
+#[derive(Default)]
+struct Changes {
+    ended: HashSet<SessionId>,
+    users: HashSet<UserId>,
+}
+
+impl Changes {
+    /// By names alone: an end that a newer binary wrote in a form unknown here is an end as well.
+    fn add(&mut self, aggregate_type: &str, aggregate_id: &str, event_type: &str) {
+        match (aggregate_type, event_type) {
+            (stream::SESSION, "SessionEnded") => {
+                self.ended.extend(aggregate_id.parse::<SessionId>())
+            }
+            // New accounts and new hashes of the same password change nothing for tokens.
+            (stream::USER, "UserRegistered" | "UserPasswordRehashed" | "UserProfileChanged") => {}
+            (stream::USER, _) => self.users.extend(aggregate_id.parse::<UserId>()),
+            _ => {}
+        }
+    }
+}
+
+/// An account on its way through its stream.
+#[derive(Default)]
+struct Folded {
+    user: User,
+    /// An event that can't be read here: nothing is known for certain from it on.
+    unreadable: Option<u64>,
+}
+
+impl Folded {
+    fn apply(&mut self, id: UserId, sequence: i64, event: Result<Event, String>) {
+        match event {
+            Ok(Event::User(event)) => self.user.apply(event),
+            Ok(Event::Session(_) | Event::SignInGuard(_)) => {}
+            Err(cause) => {
+                tracing::error!(
+                    user = %id, sequence, %cause,
+                    "number {sequence} of account {id} can't be read, so its older tokens are \
+                     refused here: {cause}"
+                );
+                self.user.version += 1;
+                self.unreadable = Some(self.user.version);
+            }
+        }
+    }
+
+    fn standing(&self) -> Standing {
+        let mut standing = Standing::from(&self.user);
+        if let Some(version) = self.unreadable {
+            standing.cut = Some(Cut { version, kept: None });
+        }
+        standing
+    }
+}
+
+impl Known {
+    fn note(&mut self, user: UserId, standing: Standing) {
+        let newer = self.users.get(&user).is_none_or(|(known, _)| standing.version > known.version);
+        if newer {
+            self.users.insert(user, (standing, Instant::now()));
+        }
+    }
+}

@@ -1,0 +1,323 @@
+//! The sessions: what a person sees as "my devices", what the sweeper must end, and what revocation
+//! starts from.
+
+use chrono::{DateTime, Utc};
+use domain::{Event, Sealed, SessionEvent, SessionId, SignInMethod, UserId, stream};
+use sqlx::{PgConnection, PgPool, postgres::PgRow};
+use uuid::Uuid;
+
+use crate::{
+    journal::RecordedEvent,
+    projection::{CannotApply, Generation, Index, Line, Table, View, table},
+    stored,
+};
+
+/// The view.
+#[derive(Debug, Clone, Copy)]
+pub struct Sessions;
+
+/// A session, from its start; it stays when it has ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    pub session_id: SessionId,
+    pub user_id: UserId,
+    /// The version of the account it was opened from.
+    pub user_version: u64,
+    /// As stored in the event: `password`, `registration`.
+    pub method: String,
+    pub remember_me: bool,
+    pub started_at: DateTime<Utc>,
+    /// The start or the last refresh.
+    pub last_seen_at: DateTime<Utc>,
+    pub expires_at: DateTime<Utc>,
+    pub refreshes: i64,
+    /// Where it was started from, sealed with the event.
+    pub started_source: Option<Sealed>,
+    /// Where it was last refreshed from, sealed with that event.
+    pub last_source: Option<Sealed>,
+    pub ended_at: Option<DateTime<Utc>>,
+    /// `EndReason::as_str`.
+    pub end_reason: Option<String>,
+    /// The last line that was folded in.
+    pub position: i64,
+}
+
+impl View for Sessions {
+    const NAME: &'static str = "sessions";
+    const VERSION: i32 = 1;
+    const TABLES: &'static [Table] = &[Table {
+        name: "sessions",
+        columns: "session_id     uuid        NOT NULL,
+                  user_id        uuid        NOT NULL,
+                  user_version   bigint      NOT NULL,
+                  method         text        NOT NULL,
+                  remember_me    boolean     NOT NULL,
+                  started_at     timestamptz NOT NULL,
+                  last_seen_at   timestamptz NOT NULL,
+                  expires_at     timestamptz NOT NULL,
+                  refreshes      bigint      NOT NULL,
+                  started_source text,
+                  last_source    text,
+                  ended_at       timestamptz,
+                  end_reason     text,
+                  position       bigint      NOT NULL",
+        key: "session_id",
+        indexes: &[
+            Index {
+                name: "open_of_user",
+                on: "(user_id, started_at, session_id) WHERE ended_at IS NULL",
+            },
+            Index { name: "ended", on: "(ended_at) WHERE ended_at IS NOT NULL" },
+            Index { name: "open_until", on: "(expires_at) WHERE ended_at IS NULL" },
+        ],
+    }];
+
+    type Key = SessionId;
+    type Row = Row;
+
+    fn concerns(aggregate_type: &str) -> bool {
+        aggregate_type == stream::SESSION
+    }
+
+    fn key(line: &Line<'_>) -> Result<SessionId, CannotApply> {
+        session_of_stream(line.recorded)
+    }
+
+    fn fold(row: Option<Row>, line: &Line<'_>) -> Result<Row, CannotApply> {
+        let Event::Session(event) = &line.event else {
+            return Err(line.cannot_apply("this is not an event of a session"));
+        };
+        let source = line.metadata.source.as_ref().map(|source| source.sealed.clone());
+        let mut row = match (row, event) {
+            (
+                None,
+                SessionEvent::Started {
+                    user_id,
+                    user_version,
+                    method,
+                    refresh: _,
+                    remember_me,
+                    at,
+                    expires_at,
+                },
+            ) => Row {
+                session_id: session_of_stream(line.recorded)?,
+                user_id: *user_id,
+                user_version: *user_version,
+                method: method_name(*method).to_owned(),
+                remember_me: *remember_me,
+                started_at: *at,
+                last_seen_at: *at,
+                expires_at: *expires_at,
+                refreshes: 0,
+                started_source: source.clone(),
+                last_source: source,
+                ended_at: None,
+                end_reason: None,
+                position: 0,
+            },
+            (
+                Some(row),
+                SessionEvent::Refreshed { user_id: _, refresh: _, in_grace: _, at, expires_at },
+            ) => Row {
+                refreshes: row.refreshes + 1,
+                last_seen_at: *at,
+                expires_at: *expires_at,
+                last_source: source.or(row.last_source),
+                ..row
+            },
+            (Some(row), SessionEvent::Ended { user_id: _, reason, at }) => {
+                Row { ended_at: Some(*at), end_reason: Some(reason.as_str().to_owned()), ..row }
+            }
+            (Some(_), SessionEvent::Started { .. }) => {
+                return Err(line.cannot_apply("the session was started already"));
+            }
+            (None, SessionEvent::Refreshed { .. } | SessionEvent::Ended { .. }) => {
+                return Err(line.cannot_apply("the session was never started"));
+            }
+        };
+        row.position = line.recorded.position;
+        Ok(row)
+    }
+
+    fn position(row: &Row) -> i64 {
+        row.position
+    }
+
+    async fn load(
+        conn: &mut PgConnection,
+        generation: Generation,
+        keys: &[SessionId],
+    ) -> Result<Vec<(SessionId, Row)>, sqlx::Error> {
+        let ids: Vec<Uuid> = keys.iter().map(|key| key.0).collect();
+        let rows = sqlx::query(&format!(
+            "SELECT * FROM {} WHERE session_id = ANY($1)",
+            table::<Self>("sessions", generation)
+        ))
+        .bind(ids)
+        .fetch_all(conn)
+        .await?;
+        rows.iter().map(|row| read(row).map(|row| (row.session_id, row))).collect()
+    }
+
+    async fn write(
+        conn: &mut PgConnection,
+        generation: Generation,
+        rows: &[Row],
+    ) -> Result<(), sqlx::Error> {
+        let text = |sealed: &Option<Sealed>| sealed.as_ref().map(|sealed| sealed.0.clone());
+        sqlx::query(&format!(
+            "INSERT INTO {} (session_id, user_id, user_version, method, remember_me, started_at,
+                             last_seen_at, expires_at, refreshes, started_source, last_source,
+                             ended_at, end_reason, position)
+             SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::text[], $5::boolean[],
+                                  $6::timestamptz[], $7::timestamptz[], $8::timestamptz[],
+                                  $9::bigint[], $10::text[], $11::text[], $12::timestamptz[],
+                                  $13::text[], $14::bigint[])
+             ON CONFLICT (session_id) DO UPDATE SET
+                 last_seen_at = excluded.last_seen_at, expires_at = excluded.expires_at,
+                 refreshes = excluded.refreshes, last_source = excluded.last_source,
+                 ended_at = excluded.ended_at, end_reason = excluded.end_reason,
+                 position = excluded.position",
+            table::<Self>("sessions", generation)
+        ))
+        .bind(rows.iter().map(|r| r.session_id.0).collect::<Vec<_>>())
+        .bind(rows.iter().map(|r| r.user_id.0).collect::<Vec<_>>())
+        .bind(rows.iter().map(|r| stored::bigint(r.user_version)).collect::<Vec<_>>())
+        .bind(rows.iter().map(|r| r.method.as_str()).collect::<Vec<_>>())
+        .bind(rows.iter().map(|r| r.remember_me).collect::<Vec<_>>())
+        .bind(rows.iter().map(|r| r.started_at).collect::<Vec<_>>())
+        .bind(rows.iter().map(|r| r.last_seen_at).collect::<Vec<_>>())
+        .bind(rows.iter().map(|r| r.expires_at).collect::<Vec<_>>())
+        .bind(rows.iter().map(|r| r.refreshes).collect::<Vec<_>>())
+        .bind(rows.iter().map(|r| text(&r.started_source)).collect::<Vec<_>>())
+        .bind(rows.iter().map(|r| text(&r.last_source)).collect::<Vec<_>>())
+        .bind(rows.iter().map(|r| r.ended_at).collect::<Vec<_>>())
+        .bind(rows.iter().map(|r| r.end_reason.as_deref()).collect::<Vec<_>>())
+        .bind(rows.iter().map(|r| r.position).collect::<Vec<_>>())
+        .execute(conn)
+        .await?;
+        Ok(())
+    }
+}
+
+/// The session of a `Session` stream.
+pub(crate) fn session_of_stream(recorded: &RecordedEvent) -> Result<SessionId, CannotApply> {
+    recorded
+        .aggregate_id
+        .parse()
+        .map_err(|_| CannotApply::new(recorded, "the stream's id is not the id of a session"))
+}
+
+/// The name under which a way to sign in is stored.
+pub(crate) fn method_name(method: SignInMethod) -> &'static str {
+    match method {
+        SignInMethod::Password => "password",
+        SignInMethod::Registration => "registration",
+    }
+}
+
+fn read(row: &PgRow) -> Result<Row, sqlx::Error> {
+    use sqlx::Row as _;
+    Ok(Row {
+        session_id: SessionId(row.try_get("session_id")?),
+        user_id: UserId(row.try_get("user_id")?),
+        user_version: stored::count(row, "user_version")?,
+        method: row.try_get("method")?,
+        remember_me: row.try_get("remember_me")?,
+        started_at: row.try_get("started_at")?,
+        last_seen_at: row.try_get("last_seen_at")?,
+        expires_at: row.try_get("expires_at")?,
+        refreshes: row.try_get("refreshes")?,
+        started_source: row.try_get::<Option<String>, _>("started_source")?.map(Sealed),
+        last_source: row.try_get::<Option<String>, _>("last_source")?.map(Sealed),
+        ended_at: row.try_get("ended_at")?,
+        end_reason: row.try_get("end_reason")?,
+        position: row.try_get("position")?,
+    })
+}
+
+fn live() -> String {
+    table::<Sessions>("sessions", Generation::Live)
+}
+
+pub async fn get(pool: &PgPool, session: SessionId) -> Result<Option<Row>, sqlx::Error> {
+    let row = sqlx::query(&format!("SELECT * FROM {} WHERE session_id = $1", live()))
+        .bind(session.0)
+        .fetch_optional(pool)
+        .await?;
+    row.as_ref().map(read).transpose()
+}
+
+/// The sessions of a person that have neither ended nor expired, newest first.
+pub async fn live_of_user(
+    pool: &PgPool,
+    user: UserId,
+    now: DateTime<Utc>,
+    limit: i64,
+) -> Result<Vec<Row>, sqlx::Error> {
+    let rows = sqlx::query(&format!(
+        "SELECT * FROM {} WHERE user_id = $1 AND ended_at IS NULL AND expires_at > $2
+          ORDER BY started_at DESC, session_id DESC LIMIT $3",
+        live()
+    ))
+    .bind(user.0)
+    .bind(now)
+    .bind(limit)
+    .fetch_all(pool)
+    .await?;
+    rows.iter().map(read).collect()
+}
+
+/// Sessions that have expired and that nobody has ended yet, the oldest first.
+pub async fn expired(
+    pool: &PgPool,
+    now: DateTime<Utc>,
+    limit: i64,
+) -> Result<Vec<(SessionId, UserId)>, sqlx::Error> {
+    let rows: Vec<(Uuid, Uuid)> = sqlx::query_as(&format!(
+        "SELECT session_id, user_id FROM {} WHERE ended_at IS NULL AND expires_at <= $1
+          ORDER BY expires_at LIMIT $2",
+        live()
+    ))
+    .bind(now)
+    .bind(limit)
+    .fetch_all(pool)
+    .await?;
+    Ok(rows.into_iter().map(|(session, user)| (SessionId(session), UserId(user))).collect())
+}
+
+/// The sessions of a person that nobody has ended, opened from a version of the account before
+/// `version`: what a change of that version ends, but for the one it keeps.
+pub async fn opened_before(
+    pool: &PgPool,
+    user: UserId,
+    version: u64,
+    limit: i64,
+) -> Result<Vec<SessionId>, sqlx::Error> {
+    let rows: Vec<Uuid> = sqlx::query_scalar(&format!(
+        "SELECT session_id FROM {} WHERE user_id = $1 AND ended_at IS NULL AND user_version < $2
+          ORDER BY started_at DESC, session_id DESC LIMIT $3",
+        live()
+    ))
+    .bind(user.0)
+    .bind(stored::bigint(version))
+    .bind(limit)
+    .fetch_all(pool)
+    .await?;
+    Ok(rows.into_iter().map(SessionId).collect())
+}
+
+/// The sessions that have ended since.
+pub async fn ended_since(
+    pool: &PgPool,
+    since: DateTime<Utc>,
+) -> Result<Vec<(SessionId, DateTime<Utc>)>, sqlx::Error> {
+    let rows: Vec<(Uuid, DateTime<Utc>)> =
+        sqlx::query_as(&ended_since_sql()).bind(since).fetch_all(pool).await?;
+    Ok(rows.into_iter().map(|(session, at)| (SessionId(session), at)).collect())
+}
+
+pub(crate) fn ended_since_sql() -> String {
+    format!("SELECT session_id, ended_at FROM {} WHERE ended_at > $1", live())
+}

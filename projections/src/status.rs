@@ -1,0 +1,112 @@
+//! How each projection stands: for `/readyz`, the metrics, the admin page and the command line.
+
+use std::fmt;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use sqlx::{PgPool, Row};
+
+use crate::projection::Projection;
+
+/// How one projection stands.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ProjectionStatus {
+    pub name: &'static str,
+    pub version: i32,
+    /// The last line it has applied.
+    pub position: i64,
+    /// The last line of the book.
+    pub head: i64,
+    pub lag_events: i64,
+    /// The age of the oldest line it has not applied, in seconds; 0 when it has applied them all.
+    pub lag_seconds: f64,
+    pub state: ProjectionState,
+    /// Why it is stopped, where, and what to do.
+    pub detail: Option<String>,
+    pub updated_at: Option<DateTime<Utc>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProjectionState {
+    /// It was never made.
+    Missing,
+    /// It has not yet caught up for the first time.
+    Building,
+    Live,
+    /// It met an event that it can't apply, and waits for a binary that can.
+    Stopped,
+}
+
+impl ProjectionState {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Building => "building",
+            Self::Live => "live",
+            Self::Stopped => "stopped",
+        }
+    }
+
+    fn from_stored(state: Option<&str>) -> Self {
+        match state {
+            None => Self::Missing,
+            Some("live") => Self::Live,
+            Some("stopped") => Self::Stopped,
+            Some(_) => Self::Building,
+        }
+    }
+}
+
+impl fmt::Display for ProjectionState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// How these projections stand, in their order.
+pub async fn status(
+    pool: &PgPool,
+    projections: &[&'static dyn Projection],
+) -> Result<Vec<ProjectionStatus>, sqlx::Error> {
+    let rows = sqlx::query(
+        "SELECT coalesce(p.position, 0) AS position, s.position AS head, p.state, p.detail,
+                p.updated_at,
+                coalesce(greatest(extract(epoch FROM clock_timestamp() - oldest.recorded_at), 0),
+                         0)::float8 AS lag_seconds
+           FROM unnest($1::text[], $2::int[]) WITH ORDINALITY AS wanted (name, version, place)
+          CROSS JOIN sequencer s
+           LEFT JOIN projections p USING (name, version)
+           LEFT JOIN LATERAL (
+                SELECT e.recorded_at
+                  FROM journal j JOIN events e ON e.tx = j.tx AND e.id = j.event_id
+                 WHERE j.position = coalesce(p.position, 0) + 1) AS oldest ON true
+          ORDER BY place",
+    )
+    .bind(projections.iter().map(|projection| projection.name()).collect::<Vec<_>>())
+    .bind(projections.iter().map(|projection| projection.version()).collect::<Vec<_>>())
+    .fetch_all(pool)
+    .await?;
+    projections
+        .iter()
+        .zip(rows)
+        .map(|(projection, row)| {
+            let position: i64 = row.try_get("position")?;
+            // The projection may have come further than the head that this snapshot saw.
+            let head = position.max(row.try_get("head")?);
+            let state: Option<String> = row.try_get("state")?;
+            Ok(ProjectionStatus {
+                name: projection.name(),
+                version: projection.version(),
+                position,
+                head,
+                lag_events: head - position,
+                lag_seconds: row.try_get("lag_seconds")?,
+                state: ProjectionState::from_stored(state.as_deref()),
+                detail: row.try_get("detail")?,
+                updated_at: row.try_get("updated_at")?,
+            })
+        })
+        .collect()
+}
