@@ -1,1 +1,52 @@
-//! entrybook
+//! Entrybook over HTTP: the API, the pages, and the server that carries them.
+//!
+//! A request passes [`layers`] (its id, limits, security headers), is read by [`extract`] and
+//! [`identity`], and reaches a handler in [`routes`] or [`pages`], which asks `commands` to do
+//! something or `projections` for what is to be shown. What goes wrong is an
+//! [`ApiError`](problem::ApiError), written out as a problem for programs and as a page for people.
+//! What goes on without a request is in [`processes`].
+//!
+//! This crate decides nothing that the history depends on: that is `domain`'s.
+
+pub mod bootstrap;
+pub mod cli;
+pub mod config;
+pub mod context;
+pub mod cookies;
+pub mod csrf;
+pub mod extract;
+pub mod history;
+pub mod identity;
+pub mod layers;
+pub mod metrics;
+mod openapi;
+pub mod pages;
+pub mod problem;
+pub mod processes;
+pub mod readiness;
+mod refusals;
+pub mod return_to;
+pub mod routes;
+pub mod server;
+pub mod settings;
+pub mod state;
+pub mod telemetry;
+pub mod views;
+
+use axum::Router;
+
+pub use openapi::openapi;
+pub use settings::{HttpSettings, InvalidPublicUrl, PublicUrl};
+pub use state::{App, Parts};
+
+/// Everything that is served.
+pub fn router(app: App) -> Router {
+    let (described, _) = routes::described(utoipa::openapi::OpenApiBuilder::new().build());
+    let routes = described
+        .merge(routes::older())
+        .nest("/api/v1", routes::docs::router())
+        .merge(pages::router(&app))
+        .fallback(layers::nothing_here)
+        .method_not_allowed_fallback(layers::no_such_method);
+    layers::around(routes, &app).with_state(app)
+}

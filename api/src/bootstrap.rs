@@ -1,0 +1,230 @@
+//! Building a running Entrybook from its settings: the database, the keys, the service, the read side.
+//!
+//! `serve` builds all of it; the other verbs what they need, so that each acts exactly as the server would. It knows nothing of HTTP
+//! beyond the address that tokens are issued under.
+
+mod admin;
+mod database;
+mod master_key;
+mod secret_file;
+
+pub use admin::{FirstAdmin, generate_password, make_first_admin};
+pub use database::{Database, Owner};
+pub use master_key::master_key_of;
+
+use crate::config::Config;
+use anyhow::{Context, bail};
+use commands::clock::{Clock, Entropy, SystemClock, SystemEntropy};
+use commands::hashing::{HashPool, HashSettings};
+use commands::keyring::Keyring;
+use commands::tokens::{TokenSettings, Tokens};
+use commands::{Entrybook, StorageError};
+use projections::{Adoption, Projector, Sequencer};
+use sqlx::{Connection, PgConnection, PgPool};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What is wrong lies in the database's being away, not in what was asked.
+#[derive(Debug, thiserror::Error)]
+#[error("The database {database} cannot be reached: {cause}. {advice}")]
+pub struct DatabaseUnavailable {
+    pub database: String,
+    pub cause: String,
+    pub advice: &'static str,
+}
+
+/// The service and the read side, on one pool.
+#[derive(Clone)]
+pub struct Services {
+    pub pool: PgPool,
+    pub book: Entrybook,
+    pub sequencer: Sequencer,
+    pub projector: Projector,
+    pub entropy: Arc<dyn Entropy>,
+}
+
+/// How much of it a process needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size {
+    pub connections: u32,
+    pub hash_threads: usize,
+    pub hash_queue: usize,
+}
+
+impl Size {
+    /// As set, for a server.
+    pub fn of_server(config: &Config) -> Self {
+        Self {
+            connections: config.database_connections,
+            hash_threads: config.hash_threads,
+            hash_queue: config.hash_queue,
+        }
+    }
+
+    /// For a verb that does one thing.
+    pub const ONE_VERB: Self = Self { connections: 4, hash_threads: 1, hash_queue: 4 };
+}
+
+impl Services {
+    /// Builds them on a database that [`prepare`] has seen. `issuer` is the address that tokens are issued under.
+    pub async fn open(
+        config: &Config,
+        database: &Database,
+        issuer: &str,
+        size: Size,
+    ) -> anyhow::Result<Self> {
+        let pool = connect(database, size.connections).await?;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
+
+        let master = master_key::find(config, database, &pool, entropy.as_ref()).await?;
+        let keyring = Arc::new(Keyring::load(pool.clone(), master, entropy.clone()).await?);
+        let settings = TokenSettings {
+            algorithm: config.token_algorithm,
+            access_lifetime: config.access_token_lifetime,
+            ..TokenSettings::new(issuer.to_owned(), config.token_audience.clone())
+        };
+        let tokens =
+            Tokens::load(pool.clone(), keyring.clone(), settings, clock.clone(), entropy.clone())
+                .await?;
+        let hashing = HashSettings {
+            threads: size.hash_threads,
+            queue: size.hash_queue,
+            ..HashSettings::default()
+        };
+        let hasher = Arc::new(HashPool::start(hashing, entropy.clone())?);
+        let book = Entrybook::new(
+            pool.clone(),
+            keyring,
+            Arc::new(tokens),
+            hasher,
+            clock,
+            entropy.clone(),
+            service_settings(config),
+        );
+        let sequencer = Sequencer::new(pool.clone());
+        let projector = Projector::new(pool.clone(), projections::all(), sequencer.head());
+        projector.ensure().await.context("The read tables could not be made")?;
+        Ok(Self { pool, book, sequencer, projector, entropy })
+    }
+
+    /// Posts all that is written into the journal and the read tables, so that a verb that reads them sees everything, whether or not
+    /// a server runs.
+    pub async fn catch_up(&self) -> anyhow::Result<()> {
+        self.sequencer.drain().await.context("The journal could not be brought up to date")?;
+        self.projector.catch_up().await.context("The read tables could not be brought up to date")
+    }
+
+    /// Closes the pool.
+    pub async fn close(self) {
+        self.pool.close().await;
+    }
+}
+
+fn service_settings(config: &Config) -> commands::Settings {
+    commands::Settings {
+        throttle: config.throttle,
+        address_throttle: config.address_throttle,
+        registrations_per_hour: config.registrations_per_hour,
+        refresh_lifetime: config.refresh_lifetime,
+        remember_lifetime: config.remember_lifetime,
+        refresh_grace: config.refresh_grace,
+        ..commands::Settings::default()
+    }
+}
+
+/// Whether a process may bring the database up to date.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Migrate {
+    Yes,
+    /// Then it must be up to date.
+    No,
+}
+
+impl Migrate {
+    /// What verbs other than `serve` and `migrate` do: their own private PostgreSQL is nobody else's.
+    pub fn as_owner(database: &Database) -> Self {
+        if database.owner() == Owner::ThisProcess { Self::Yes } else { Self::No }
+    }
+}
+
+/// Brings the database up to date, or makes sure that it is. Any number of replicas may do so at once.
+///
+/// Answers the versions that were applied.
+pub async fn prepare(database: &Database, migrate: Migrate) -> anyhow::Result<Vec<i64>> {
+    let mut connection = owner(database).await?;
+    version_is_supported(&mut connection).await?;
+    let applied = match migrate {
+        Migrate::No => {
+            let pool = connect(database, 1).await?;
+            let pending = commands::database::pending_migrations(&pool).await?;
+            pool.close().await;
+            if !pending.is_empty() {
+                bail!(
+                    "The database {} is not up to date: {} migration{} to be applied. Run: entrybook migrate",
+                    database.url(),
+                    pending.len(),
+                    if pending.len() == 1 { " is" } else { "s are" }
+                );
+            }
+            Vec::new()
+        }
+        Migrate::Yes => {
+            let report = commands::database::migrate(database.url().options()).await?;
+            if let Some(why) = &report.role_unavailable {
+                tracing::warn!(
+                    "the database lets Entrybook make no role of its own ({why}); it keeps the rights of its login, and triggers alone keep \
+                     the book append-only"
+                );
+            }
+            if !report.applied.is_empty() {
+                tracing::info!(versions = ?report.applied, "the database was brought up to date");
+            }
+            match projections::adopt_cluster(&mut connection).await? {
+                Adoption::SameCluster => {}
+                Adoption::Adopted { events } => tracing::warn!(
+                    events,
+                    "the database was restored into another cluster; its {events} events keep their order, new ones follow"
+                ),
+            }
+            report.applied
+        }
+    };
+    connection.close().await?;
+    Ok(applied)
+}
+
+const OLDEST_VERSION: i32 = 14;
+
+async fn version_is_supported(connection: &mut PgConnection) -> anyhow::Result<()> {
+    let number: i32 = sqlx::query_scalar("SELECT current_setting('server_version_num')::integer")
+        .fetch_one(connection)
+        .await?;
+    if number / 10_000 < OLDEST_VERSION {
+        bail!(
+            "The database runs PostgreSQL {}; Entrybook needs {OLDEST_VERSION} or newer",
+            number / 10_000
+        );
+    }
+    Ok(())
+}
+
+/// A connection with the rights of the login.
+pub async fn owner(database: &Database) -> anyhow::Result<PgConnection> {
+    let options = database.url().options().clone().application_name("entrybook-owner");
+    let connection = PgConnection::connect_with(&options);
+    match tokio::time::timeout(Duration::from_secs(15), connection).await {
+        Ok(Ok(connection)) => Ok(connection),
+        Ok(Err(error)) => Err(database.unavailable(error.to_string()).into()),
+        Err(_) => Err(database.unavailable("it did not answer within 15 seconds".into()).into()),
+    }
+}
+
+async fn connect(database: &Database, connections: u32) -> anyhow::Result<PgPool> {
+    commands::database::connect(database.url().options().clone(), connections).await.map_err(
+        |error| match error {
+            StorageError::Unavailable(cause) => database.unavailable(cause.to_string()).into(),
+            other => other.into(),
+        },
+    )
+}

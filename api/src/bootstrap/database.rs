@@ -1,0 +1,147 @@
+//! The database of this process: one that was given, a private one of its own, or one that another Entrybook keeps.
+
+use super::DatabaseUnavailable;
+use crate::config::{Config, DatabaseUrl};
+use postgres::{ConnectParts, PrivatePostgres};
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
+use sqlx::{Connection, PgConnection};
+use std::path::Path;
+
+/// A database to connect to. End it with [`close`](Self::close).
+pub struct Database {
+    url: DatabaseUrl,
+    private: Option<PrivatePostgres>,
+    owner: Owner,
+}
+
+/// Who keeps it running.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// Somebody else: `DATABASE_URL`.
+    Operator,
+    /// This process.
+    ThisProcess,
+    /// Another Entrybook on the same data directory.
+    OtherProcess,
+}
+
+impl Database {
+    /// For a server: nobody else may have the data directory.
+    pub async fn open(config: &Config) -> anyhow::Result<Self> {
+        match &config.database_url {
+            Some(url) => Ok(Self { url: url.clone(), private: None, owner: Owner::Operator }),
+            None => {
+                let database = Self::start(config).await?;
+                match database.make_application_role().await {
+                    Ok(()) => Ok(database),
+                    Err(error) => {
+                        database.close().await?;
+                        Err(error)
+                    }
+                }
+            }
+        }
+    }
+
+    /// For a verb: where a server runs on the data directory, its PostgreSQL is used; else one is started, and stopped again by
+    /// [`close`](Self::close).
+    pub async fn open_or_join(config: &Config) -> anyhow::Result<Self> {
+        if config.database_url.is_some() {
+            return Self::open(config).await;
+        }
+        match Self::open(config).await {
+            Err(error) if matches!(error.downcast_ref(), Some(postgres::Error::InUse { .. })) => {
+                match postgres::join(&config.data_dir)? {
+                    Some(parts) => {
+                        Ok(Self { url: url(&parts), private: None, owner: Owner::OtherProcess })
+                    }
+                    None => {
+                        Err(error.context("It is still making its database; try again in a moment"))
+                    }
+                }
+            }
+            other => other,
+        }
+    }
+
+    /// The role that the application drops to may only be made by a superuser, which its login is not.
+    async fn make_application_role(&self) -> anyhow::Result<()> {
+        let Some(private) = &self.private else { return Ok(()) };
+        let options = url(private.superuser_parts());
+        let mut connection = PgConnection::connect_with(options.options()).await?;
+        sqlx::raw_sql(
+            "DO $$ BEGIN
+                 IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'entrybook_app') THEN
+                     CREATE ROLE entrybook_app NOLOGIN;
+                     GRANT entrybook_app TO entrybook;
+                     GRANT pg_read_all_stats TO entrybook_app;
+                 END IF;
+             END $$",
+        )
+        .execute(&mut connection)
+        .await?;
+        Ok(connection.close().await?)
+    }
+
+    async fn start(config: &Config) -> Result<Self, postgres::Error> {
+        let mut settings = postgres::Settings::new(&config.data_dir);
+        settings.bin_dir.clone_from(&config.postgres_bin);
+        settings.unprivileged_user.clone_from(&config.postgres_user);
+        // What this process may open, some for who repairs, and as many again for verbs beside it.
+        let connections = config.database_connections.saturating_add(30).max(100);
+        settings.parameters.push(("max_connections".to_owned(), connections.to_string()));
+        let private = PrivatePostgres::start(settings).await?;
+        Ok(Self {
+            url: url(private.connect_parts()),
+            private: Some(private),
+            owner: Owner::ThisProcess,
+        })
+    }
+
+    pub fn url(&self) -> &DatabaseUrl {
+        &self.url
+    }
+
+    pub fn owner(&self) -> Owner {
+        self.owner
+    }
+
+    /// The private PostgreSQL that this process keeps.
+    pub fn private(&self) -> Option<&PrivatePostgres> {
+        self.private.as_ref()
+    }
+
+    /// Stops what this process started.
+    pub async fn close(self) -> anyhow::Result<()> {
+        match self.private {
+            Some(private) => Ok(private.stop().await?),
+            None => Ok(()),
+        }
+    }
+
+    pub fn unavailable(&self, cause: String) -> DatabaseUnavailable {
+        DatabaseUnavailable {
+            database: self.url.to_string(),
+            cause: cause.trim_end_matches('.').to_owned(),
+            advice: match self.owner {
+                Owner::Operator => "Check DATABASE_URL, and that this server runs and lets you in.",
+                Owner::ThisProcess => "Look at its log, in the data directory.",
+                Owner::OtherProcess => {
+                    "It belongs to another Entrybook, which may be starting or stopping; try again in a moment."
+                }
+            },
+        }
+    }
+}
+
+fn url(parts: &ConnectParts) -> DatabaseUrl {
+    let host: &Path = &parts.socket_dir;
+    PgConnectOptions::new_without_pgpass()
+        .socket(host)
+        .port(parts.port)
+        .username(&parts.user)
+        .password(parts.password.expose())
+        .database(&parts.database)
+        .ssl_mode(PgSslMode::Disable)
+        .into()
+}

@@ -1,0 +1,264 @@
+//! The command line: one file per verb.
+//!
+//! Owns what is printed and the exit codes. A verb builds what it needs with `bootstrap` and does what the server would do, as
+//! `By::Cli` with the operating system's user.
+
+mod admin;
+mod audit;
+mod doctor;
+mod exit;
+mod migrate;
+mod openapi;
+mod out;
+mod password;
+mod projections;
+mod serve;
+mod table;
+
+pub use exit::{Exit, Refused};
+
+use crate::bootstrap::{Database, Migrate, Services, Size, prepare};
+use crate::config::{CommonFlags, Config, ConfigError, ServeFlags, Sources, flagless_help};
+use crate::telemetry;
+use clap::{Parser, Subcommand};
+use commands::{By, Origin};
+use out::Out;
+use std::process::ExitCode;
+use std::time::Duration;
+
+const ABOUT: &str = "A login service whose whole history can be replayed and proved";
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  failed
+  2  wrong usage or settings
+  3  the database cannot be reached
+  4  refused, or nothing like that is there
+  5  doctor found problems
+
+Settings come from flags, else the environment, else a file (--config); `entrybook serve --help` explains them all.";
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "entrybook",
+    version,
+    about = ABOUT,
+    long_about = "Entrybook is a login service whose whole history can be replayed and proved.\n\n\
+        `entrybook serve` starts everything: without any settings it brings a private PostgreSQL of its own, kept in .entrybook, and \
+        prints the password of its first admin once.",
+    after_help = EXIT_CODES,
+    max_term_width = 100,
+    propagate_version = true
+)]
+struct Cli {
+    #[command(flatten)]
+    common: CommonFlags,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Start Entrybook: the server, and what posts its book
+    #[command(
+        long_about = "Starts everything: brings the database up to date, makes the first admin where there is no account yet and prints \
+            its password once, posts the journal and the read tables, and answers HTTP.\n\n\
+            Without DATABASE_URL it starts a private PostgreSQL in the data directory, and makes a master key there. Any number of \
+            processes may serve one DATABASE_URL; they are equals.\n\n\
+            SIGTERM or Ctrl-C finishes the requests in flight, then stops everything it started; a second one does not wait for the \
+            requests.",
+        after_long_help = serve_help()
+    )]
+    Serve(ServeFlags),
+    /// Bring the database up to date
+    #[command(
+        long_about = "Brings the database up to date, and says what was done. Safe to run from several places at once, and while \
+            servers run. `serve` does it by itself unless told --migrate=no.",
+        after_help = "Examples:\n  entrybook migrate\n  DATABASE_URL=postgres://owner@db/entrybook entrybook migrate --json"
+    )]
+    Migrate(migrate::Arguments),
+    /// Make accounts from the command line, reset passwords, see who is an admin
+    #[command(
+        long_about = "Acts on accounts without signing in: for the first admin, for a lost password, for scripts. What it does is in \
+            the history, with your name on this machine as the one who did it. Works beside a running server."
+    )]
+    Admin(admin::Arguments),
+    /// See how far the read tables are, and build them anew
+    #[command(
+        long_about = "Every table that is read is posted from the events, and can be built anew from them. `status` shows how far each is \
+            behind; `rebuild` builds one beside the live one and swaps it in when it has caught up. Works beside a running server."
+    )]
+    Projections(projections::Arguments),
+    /// Read the history
+    #[command(
+        long_about = "Reads the history: every change of an account or a session, every failed sign-in, in the order of the book. \
+            Personal data (names, addresses) is opened for you with the master key: mind who looks over your shoulder, and where you \
+            send the output."
+    )]
+    Audit(audit::Arguments),
+    /// Print the OpenAPI description of the API
+    #[command(
+        long_about = "Prints the OpenAPI 3.1 description of the API, as the server answers it under /openapi.json. Needs no database.",
+        after_help = "Example:\n  entrybook openapi > openapi.json"
+    )]
+    Openapi,
+    /// Check settings, database, clock, keys and lag, and say what to do
+    #[command(
+        long_about = "Checks what Entrybook needs: settings, data directory, database (version, durability, privileges, migrations), \
+            clock, keys, sequencer and read tables. Each line says ok, warn or fail, and what to do. Exits with 5 if anything failed. It \
+            changes nothing. Works beside a running server.",
+        after_help = "Examples:\n  entrybook doctor\n  entrybook doctor --json"
+    )]
+    Doctor(doctor::Arguments),
+}
+
+fn serve_help() -> String {
+    format!(
+        "{}\nExamples:\n  entrybook serve\n  entrybook serve --listen 0.0.0.0:8080 --public-url https://login.example.org\n  \
+         DATABASE_URL=postgres://entrybook:PASSWORD@db/entrybook ENTRYBOOK_MASTER_KEY_FILE=/run/secrets/master.key entrybook serve\n\n\
+         {EXIT_CODES}",
+        flagless_help()
+    )
+}
+
+/// Reads the command line and does what it says.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = run(cli);
+    let code = match result {
+        Ok(exit) => exit,
+        Err(error) => exit::report(&error),
+    };
+    ExitCode::from(code as u8)
+}
+
+fn run(cli: Cli) -> anyhow::Result<Exit> {
+    let mut out = Out::standard();
+    let serve = match &cli.verb {
+        Verb::Serve(flags) => Some(flags),
+        Verb::Openapi => {
+            openapi::run(&mut out)?;
+            return Ok(Exit::Done);
+        }
+        _ => None,
+    };
+    let sources =
+        Sources::gather(&cli.common.with(serve), cli.common.file.as_deref(), std::env::vars_os());
+    let config = sources.and_then(|sources| Config::read(&sources));
+    if let Verb::Doctor(arguments) = &cli.verb {
+        return on_runtime(doctor::run(config, arguments, &mut out));
+    }
+    let config = config?;
+    // The notices of PostgreSQL tell of tables that are not there yet.
+    telemetry::start(&config, if serve.is_some() { "info,sqlx=warn" } else { "warn" });
+    match cli.verb {
+        Verb::Serve(_) => on_runtime(serve::run(&config, &mut out))?,
+        Verb::Migrate(arguments) => on_runtime(migrate::run(&config, &arguments, &mut out))?,
+        Verb::Admin(arguments) => on_runtime(admin::run(&config, arguments, &mut out))?,
+        Verb::Projections(arguments) => {
+            on_runtime(projections::run(&config, &arguments, &mut out))?
+        }
+        Verb::Audit(arguments) => on_runtime(audit::run(&config, arguments, &mut out))?,
+        Verb::Openapi | Verb::Doctor(_) => {}
+    }
+    Ok(Exit::Done)
+}
+
+fn on_runtime<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let result = runtime.block_on(work);
+    // What still runs then is nobody's answer.
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    result
+}
+
+/// Runs `work` with everything a verb may need, and stops what was started for it, whatever came of it.
+async fn with_services<T>(
+    config: &Config,
+    work: impl AsyncFnOnce(&Services) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let database = Database::open_or_join(config).await?;
+    let result = async {
+        prepare(&database, Migrate::as_owner(&database)).await?;
+        let issuer = config.public_url(config.listen.port())?;
+        let services = Services::open(config, &database, issuer.origin(), Size::ONE_VERB).await?;
+        let result = tokio::select! {
+            result = work(&services) => result,
+            _ = tokio::signal::ctrl_c() => Err(exit::Interrupted.into()),
+        };
+        services.close().await;
+        result
+    }
+    .await;
+    let closed = database.close().await;
+    let result = result?;
+    closed?;
+    Ok(result)
+}
+
+/// Who acts on the command line, for the history.
+fn origin(services: &Services) -> Origin {
+    Origin {
+        by: By::Cli { os_user: os_user() },
+        address: None,
+        user_agent: None,
+        request_id: services.book.ids().uuid_v7().to_string(),
+    }
+}
+
+/// The account of this machine that runs the verb; behind sudo, also who called it.
+fn os_user() -> String {
+    let uid = nix::unistd::getuid();
+    let name = nix::unistd::User::from_uid(uid)
+        .ok()
+        .flatten()
+        .map_or_else(|| format!("uid {uid}"), |user| user.name);
+    match std::env::var("SUDO_USER") {
+        Ok(caller) if uid.is_root() && !caller.is_empty() && caller != name => {
+            format!("{name} (sudo by {caller})")
+        }
+        _ => name,
+    }
+}
+
+/// A wrong setting as the error of a verb.
+fn usage(problem: impl Into<String>) -> anyhow::Error {
+    ConfigError::one(problem).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn common_flags_may_stand_before_and_after_the_verb() {
+        for line in [
+            ["entrybook", "--data-dir", "d", "admin", "list"],
+            ["entrybook", "admin", "--data-dir", "d", "list"],
+            ["entrybook", "admin", "list", "--data-dir", "d"],
+        ] {
+            let cli = Cli::try_parse_from(line).unwrap();
+            let given = cli.common.with(None);
+            assert_eq!(given.len(), 1, "{line:?}");
+            assert_eq!(given[0].1, "d");
+        }
+    }
+
+    #[test]
+    fn every_setting_is_in_the_help_of_serve() {
+        let mut command = Cli::command();
+        command.build();
+        let serve = command.find_subcommand_mut("serve").unwrap();
+        let help = serve.render_long_help().to_string();
+        for key in crate::config::KEYS {
+            assert!(help.contains(key.env), "{}", key.env);
+        }
+    }
+}

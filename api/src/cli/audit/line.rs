@@ -1,0 +1,275 @@
+//! A line of the history in the clear.
+
+use crate::bootstrap::Services;
+use chrono::{DateTime, SecondsFormat, Utc};
+use commands::CLI_ACTOR;
+use domain::{Actor, Sealed, UserId};
+use projections::audit_history::Row;
+use projections::journal::RecordedEvent;
+use serde::Serialize;
+use serde_json::Value;
+use std::collections::HashMap;
+
+const ERASED: &str = "(erased)";
+
+/// One line, as programs get it. The names are stable.
+#[derive(Debug, Serialize)]
+pub(super) struct Line {
+    pub(super) position: i64,
+    pub(super) at: String,
+    pub(super) recorded_at: String,
+    pub(super) event: String,
+    pub(super) stream: String,
+    pub(super) sequence: i64,
+    pub(super) user_id: Option<String>,
+    pub(super) username: Option<String>,
+    pub(super) session_id: Option<String>,
+    /// `user`, `anonymous`, `system` or `cli`.
+    pub(super) actor: &'static str,
+    pub(super) actor_id: Option<String>,
+    /// The username, or the user of the operating system.
+    pub(super) actor_name: Option<String>,
+    pub(super) outcome: Option<String>,
+    pub(super) address: Option<String>,
+    pub(super) user_agent: Option<String>,
+    /// What was typed, where it is nobody's.
+    pub(super) identifier: Option<String>,
+    pub(super) request_id: String,
+}
+
+/// One event with its payload.
+#[derive(Debug, Serialize)]
+pub(super) struct Whole {
+    pub(super) position: i64,
+    pub(super) at: String,
+    pub(super) recorded_at: String,
+    pub(super) event: String,
+    pub(super) version: String,
+    pub(super) stream: String,
+    pub(super) sequence: i64,
+    pub(super) actor: &'static str,
+    pub(super) actor_id: Option<String>,
+    pub(super) actor_name: Option<String>,
+    pub(super) address: Option<String>,
+    pub(super) user_agent: Option<String>,
+    pub(super) request_id: String,
+    /// With personal data opened.
+    pub(super) payload: Value,
+}
+
+/// Opens what is sealed. Names are looked up once.
+pub(super) struct Opener<'a> {
+    services: &'a Services,
+    names: HashMap<UserId, Option<String>>,
+}
+
+struct Who {
+    kind: &'static str,
+    id: Option<String>,
+    name: Option<String>,
+}
+
+impl<'a> Opener<'a> {
+    pub(super) fn new(services: &'a Services) -> Self {
+        Self { services, names: HashMap::new() }
+    }
+
+    pub(super) async fn open(&mut self, row: Row) -> anyhow::Result<Line> {
+        let actor = self.who(&row.actor.parse()?).await?;
+        let username = match row.user_id {
+            Some(id) => self.name(id).await?,
+            None => None,
+        };
+        let (address, user_agent) =
+            self.source(row.source.as_ref(), &row.aggregate_type, &row.aggregate_id).await?;
+        let identifier = match &row.identifier {
+            Some(sealed) => {
+                let place = format!("{}/{}/identifier", row.aggregate_type, row.aggregate_id);
+                Some(self.text(sealed, &place).await?)
+            }
+            None => None,
+        };
+        Ok(Line {
+            position: row.position,
+            at: moment(row.at),
+            recorded_at: moment(row.recorded_at),
+            event: row.event_type,
+            stream: format!("{}/{}", row.aggregate_type, row.aggregate_id),
+            sequence: row.sequence,
+            user_id: row.user_id.map(|id| id.to_string()),
+            username,
+            session_id: row.session_id.map(|id| id.to_string()),
+            actor: actor.kind,
+            actor_id: actor.id,
+            actor_name: actor.name,
+            outcome: row.outcome,
+            address,
+            user_agent,
+            identifier,
+            request_id: row.request_id,
+        })
+    }
+
+    pub(super) async fn open_whole(&mut self, recorded: RecordedEvent) -> anyhow::Result<Whole> {
+        let metadata = recorded.metadata()?;
+        let actor = self.who(&metadata.actor).await?;
+        let sealed = metadata.source.as_ref().map(|source| &source.sealed);
+        let (address, user_agent) =
+            self.source(sealed, &recorded.aggregate_type, &recorded.aggregate_id).await?;
+        let stream = format!("{}/{}", recorded.aggregate_type, recorded.aggregate_id);
+        let mut payload = recorded.payload;
+        self.open_payload(&mut payload, &stream).await?;
+        Ok(Whole {
+            position: recorded.position,
+            at: moment(metadata.at),
+            recorded_at: moment(recorded.recorded_at),
+            event: recorded.event_type,
+            version: recorded.event_version,
+            stream,
+            sequence: recorded.sequence,
+            actor: actor.kind,
+            actor_id: actor.id,
+            actor_name: actor.name,
+            address,
+            user_agent,
+            request_id: metadata.request_id,
+            payload,
+        })
+    }
+
+    async fn who(&mut self, actor: &Actor) -> anyhow::Result<Who> {
+        Ok(match actor {
+            Actor::User(id) => {
+                Who { kind: "user", id: Some(id.to_string()), name: self.name(*id).await? }
+            }
+            Actor::Anonymous => Who { kind: "anonymous", id: None, name: None },
+            Actor::System => Who { kind: "system", id: None, name: None },
+            Actor::Cli(sealed) => {
+                Who { kind: "cli", id: None, name: Some(self.text(sealed, CLI_ACTOR).await?) }
+            }
+        })
+    }
+
+    async fn name(&mut self, id: UserId) -> anyhow::Result<Option<String>> {
+        if let Some(name) = self.names.get(&id) {
+            return Ok(name.clone());
+        }
+        let account = self.services.book.account(id).await?;
+        let name = account.map(|account| {
+            if account.username.is_empty() { ERASED.to_owned() } else { account.username }
+        });
+        self.names.insert(id, name.clone());
+        Ok(name)
+    }
+
+    async fn text(&self, sealed: &Sealed, place: &str) -> anyhow::Result<String> {
+        let text = self.services.book.open_text(sealed, place).await?;
+        Ok(text.unwrap_or_else(|| ERASED.to_owned()))
+    }
+
+    async fn source(
+        &self,
+        sealed: Option<&Sealed>,
+        aggregate_type: &str,
+        aggregate_id: &str,
+    ) -> anyhow::Result<(Option<String>, Option<String>)> {
+        let Some(sealed) = sealed else { return Ok((None, None)) };
+        let source = self.services.book.open_source(sealed, aggregate_type, aggregate_id).await?;
+        Ok(match source {
+            Some(source) => (source.address, source.user_agent),
+            None => (Some(ERASED.to_owned()), Some(ERASED.to_owned())),
+        })
+    }
+
+    /// Opens the personal fields of a payload; whatever else is sealed stays so, password hashes before all.
+    async fn open_payload(&self, payload: &mut Value, stream: &str) -> anyhow::Result<()> {
+        // Depth first, with the name of the field that each value stands in.
+        let mut waiting: Vec<(&mut Value, Option<&'static str>)> = vec![(payload, None)];
+        while let Some((value, field)) = waiting.pop() {
+            match value {
+                Value::Object(fields) => {
+                    for (name, inner) in fields.iter_mut() {
+                        waiting.push((inner, personal(name).or(field)));
+                    }
+                }
+                Value::String(text) if text.starts_with("s1.") => {
+                    *text = match field {
+                        Some(field) => {
+                            self.text(&Sealed(text.clone()), &format!("{stream}/{field}")).await?
+                        }
+                        None => "(sealed)".to_owned(),
+                    };
+                }
+                Value::Array(items) => {
+                    waiting.extend(items.iter_mut().map(|inner| (inner, field)));
+                }
+                Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+fn personal(name: &str) -> Option<&'static str> {
+    ["email", "username", "full_name", "identifier"].into_iter().find(|known| *known == name)
+}
+
+fn moment(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::Millis, true)
+}
+
+/// For people.
+pub(super) mod shown {
+    use super::{Line, Whole};
+
+    pub(in crate::cli::audit) const HEAD: &str = "POSITION  TIME                      EVENT                    BY                ABOUT             FROM             DETAIL";
+
+    pub(in crate::cli::audit) fn line(line: &Line) -> String {
+        let by = match line.actor {
+            "user" => line.actor_name.clone().unwrap_or_default(),
+            "cli" => format!("cli:{}", line.actor_name.as_deref().unwrap_or_default()),
+            other => other.to_owned(),
+        };
+        let about = line.username.as_deref().or(line.identifier.as_deref()).unwrap_or("-");
+        let text = format!(
+            "{:>8}  {}  {:<23}  {:<16}  {:<16}  {:<15}  {}",
+            line.position,
+            line.at,
+            line.event,
+            safe(&by),
+            safe(about),
+            safe(line.address.as_deref().unwrap_or("-")),
+            safe(line.outcome.as_deref().unwrap_or_default())
+        );
+        text.trim_end().to_owned()
+    }
+
+    pub(in crate::cli::audit) fn whole(whole: &Whole) -> serde_json::Result<Vec<String>> {
+        let by = match (&whole.actor_name, &whole.actor_id) {
+            (Some(name), Some(id)) => format!("{} {} ({id})", whole.actor, safe(name)),
+            (Some(name), None) => format!("{} {}", whole.actor, safe(name)),
+            (None, _) => whole.actor.to_owned(),
+        };
+        let field = |name: &str, value: &str| format!("{name:<12}{}", safe(value));
+        let mut lines = vec![
+            field("position", &whole.position.to_string()),
+            field("event", &format!("{}, version {}", whole.event, whole.version)),
+            field("stream", &format!("{}, sequence {}", whole.stream, whole.sequence)),
+            field("happened", &whole.at),
+            field("recorded", &whole.recorded_at),
+            field("by", &by),
+            field("from", whole.address.as_deref().unwrap_or("-")),
+            field("with", whole.user_agent.as_deref().unwrap_or("-")),
+            field("request", &whole.request_id),
+        ];
+        // JSON writes control characters as \u….
+        lines.push(serde_json::to_string_pretty(&whole.payload)?);
+        Ok(lines)
+    }
+
+    /// What strangers typed must not steer the terminal.
+    fn safe(text: &str) -> String {
+        let tame = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
+        text.chars().map(tame).collect()
+    }
+}

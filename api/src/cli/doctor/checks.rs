@@ -1,0 +1,394 @@
+//! The checks of `doctor`. Each looks, and changes nothing.
+
+use super::{Check, Status};
+use crate::bootstrap::{Database, Owner, master_key_of, owner};
+use crate::config::{Config, ConfigError};
+use chrono::Utc;
+use commands::clock::{Clock, SystemClock, SystemEntropy};
+use commands::keyring::{Keyring, KeyringError};
+use nix::sys::statvfs::statvfs;
+use projections::{Horizon, ProjectionState};
+use sqlx::{Connection, PgConnection, PgPool};
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+use std::time::Duration;
+
+const GIBIBYTE: u64 = 1 << 30;
+
+pub(super) async fn all(config: &Config) -> Vec<Check> {
+    let mut checks = settings(config);
+    if config.database_url.is_none() {
+        checks.extend(data_dir(config));
+        if !config.data_dir.join("private-postgres.json").exists() {
+            checks.push(Check::warn(
+                "database",
+                "there is none yet",
+                "`entrybook serve` makes a private one; or set DATABASE_URL.",
+            ));
+            return checks;
+        }
+    }
+    match Database::open_or_join(config).await {
+        Err(error) => checks.push(Check {
+            name: "database",
+            status: Status::Fail,
+            finding: super::super::exit::words(&error),
+            advice: None,
+        }),
+        Ok(database) => {
+            checks.extend(of_database(config, &database).await);
+            if let Err(error) = database.close().await {
+                checks.push(Check::broken("database", error));
+            }
+        }
+    }
+    checks
+}
+
+fn settings(config: &Config) -> Vec<Check> {
+    if config.warnings.is_empty() {
+        return vec![Check::ok(
+            "settings",
+            "each is one that Entrybook knows, and has a value it can use",
+        )];
+    }
+    let warn =
+        |warning: &String| Check::warn("settings", warning.as_str(), "Correct or remove it.");
+    config.warnings.iter().map(warn).collect()
+}
+
+fn data_dir(config: &Config) -> Vec<Check> {
+    let name = "data directory";
+    let dir = config.data_dir.display();
+    let about = match std::fs::metadata(&config.data_dir) {
+        Ok(about) if about.is_dir() => about,
+        Ok(_) => {
+            return vec![Check::fail(
+                name,
+                format!("{dir} is no directory"),
+                "Set ENTRYBOOK_DATA_DIR to one.",
+            )];
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return vec![Check::warn(
+                name,
+                format!("{dir} is not there"),
+                "`entrybook serve` makes it. Are you in the right directory? Set ENTRYBOOK_DATA_DIR to be sure.",
+            )];
+        }
+        Err(error) => return vec![Check::broken(name, error)],
+    };
+    let mut checks = Vec::new();
+    if about.mode() & 0o022 == 0 {
+        checks.push(Check::ok(name, format!("{dir}, closed to writing by others")));
+    } else {
+        checks.push(Check::fail(
+            name,
+            format!("others may write to {dir} (mode {:o})", about.mode() & 0o777),
+            format!("Run: chmod go-w {dir}"),
+        ));
+    }
+    if let Ok(disk) = statvfs(&config.data_dir) {
+        #[allow(clippy::useless_conversion, reason = "macOS counts blocks in 32 bits")]
+        let free =
+            u64::from(disk.blocks_available()).saturating_mul(u64::from(disk.fragment_size()));
+        let text = format!("{:.1} GiB free at {dir}", free as f64 / GIBIBYTE as f64);
+        checks.push(if free < GIBIBYTE {
+            Check::warn("disk", text, "Make room: PostgreSQL stops when the disk is full. Nothing that was answered is lost then.")
+        } else {
+            Check::ok("disk", text)
+        });
+    }
+    checks
+}
+
+async fn of_database(config: &Config, database: &Database) -> Vec<Check> {
+    let mut connection = match owner(database).await {
+        Ok(connection) => connection,
+        Err(error) => return vec![Check::broken("database", error)],
+    };
+    let mut checks = Vec::new();
+    let kept = match database.owner() {
+        Owner::Operator => "given by DATABASE_URL",
+        Owner::ThisProcess => "private, started for this check",
+        Owner::OtherProcess => "private, kept by a running Entrybook",
+    };
+    checks.push(version(&mut connection, &format!("{}, {kept}", database.url())).await);
+    checks.push(durability(&mut connection).await);
+    checks.push(clock(&mut connection).await);
+    checks.push(restored(&mut connection).await);
+    // Ends politely; that it was closed matters to nobody.
+    let _ = connection.close().await;
+
+    let pool = match commands::database::connect(database.url().options().clone(), 2).await {
+        Ok(pool) => pool,
+        Err(error) => {
+            checks.push(Check::broken("database", error));
+            return checks;
+        }
+    };
+    match commands::database::pending_migrations(&pool).await {
+        Err(error) => checks.push(Check::broken("migrations", error)),
+        Ok(pending) if !pending.is_empty() => checks.push(Check::fail(
+            "migrations",
+            format!("{} to be applied", pending.len()),
+            "Run: entrybook migrate",
+        )),
+        Ok(_) => {
+            checks.push(Check::ok("migrations", "all applied"));
+            checks.push(append_only(&pool).await);
+            checks.push(keys(config, database, &pool).await);
+            checks.push(sequencer(&pool).await);
+            checks.extend(read_tables(&pool).await);
+        }
+    }
+    pool.close().await;
+    checks
+}
+
+async fn version(connection: &mut PgConnection, name: &str) -> Check {
+    let found = sqlx::query_as::<_, (i32, String)>(
+        "SELECT current_setting('server_version_num')::integer, current_setting('server_version')",
+    )
+    .fetch_one(connection)
+    .await;
+    match found {
+        Err(error) => Check::broken("database", error),
+        Ok((number, text)) if number < 140_000 => Check::fail(
+            "database",
+            format!("PostgreSQL {text}, {name}"),
+            "Entrybook needs PostgreSQL 14 or newer.",
+        ),
+        Ok((_, text)) => Check::ok("database", format!("PostgreSQL {text}, {name}")),
+    }
+}
+
+async fn durability(connection: &mut PgConnection) -> Check {
+    let off = sqlx::query_scalar::<_, String>(
+        "SELECT name FROM pg_settings
+          WHERE name IN ('fsync', 'full_page_writes', 'synchronous_commit') AND setting = 'off' ORDER BY name",
+    )
+    .fetch_all(connection)
+    .await;
+    match off {
+        Err(error) => Check::broken("durability", error),
+        Ok(off) if off.is_empty() => Check::ok(
+            "durability",
+            "what is answered is on disk (fsync, full_page_writes, synchronous_commit)",
+        ),
+        Ok(off) => Check::fail(
+            "durability",
+            format!("turned off: {}; a power cut may lose what was answered", off.join(", ")),
+            "Turn it on in postgresql.conf, and see that neither the database nor the role turns it off.",
+        ),
+    }
+}
+
+async fn clock(connection: &mut PgConnection) -> Check {
+    let before = SystemClock.now();
+    let there = sqlx::query_scalar::<_, chrono::DateTime<Utc>>("SELECT clock_timestamp()")
+        .fetch_one(connection)
+        .await;
+    let after = SystemClock.now();
+    let there = match there {
+        Ok(there) => there,
+        Err(error) => return Check::broken("clock", error),
+    };
+    let skew = (there - (before + (after - before) / 2)).abs();
+    let text = format!("{} ms apart from the database's", skew.num_milliseconds());
+    let advice = "Keep both machines' clocks by NTP: tokens and sessions end by the clock of the machine that looks.";
+    match skew.num_seconds() {
+        0 => Check::ok("clock", text),
+        1..=9 => Check::warn("clock", text, advice),
+        _ => Check::fail("clock", text, advice),
+    }
+}
+
+/// Transaction ids of another cluster would confuse the order; `migrate` settles that.
+async fn restored(connection: &mut PgConnection) -> Check {
+    let same = sqlx::query_scalar::<_, bool>(
+        "SELECT s.system_identifier = c.system_identifier FROM sequencer s, pg_control_system() c",
+    )
+    .fetch_optional(connection)
+    .await;
+    match same {
+        Ok(Some(false)) => Check::fail(
+            "cluster",
+            "the book was restored into another cluster, and not yet taken up there",
+            "Run: entrybook migrate",
+        ),
+        // Before the first migration there is nothing to ask.
+        Ok(_) | Err(sqlx::Error::Database(_)) => {
+            Check::ok("cluster", "the book is where it was written")
+        }
+        Err(error) => Check::broken("cluster", error),
+    }
+}
+
+/// Tries what must be refused; the rows that it names do not exist, and the transaction is rolled back.
+async fn append_only(pool: &PgPool) -> Check {
+    let name = "append-only";
+    let role = match commands::database::acting_role(pool).await {
+        Ok(role) => role,
+        Err(error) => return Check::broken(name, error),
+    };
+    let mut by_trigger = false;
+    for statement in [
+        "UPDATE events SET payload = payload WHERE false",
+        "DELETE FROM events WHERE false",
+        "UPDATE journal SET tx = tx WHERE false",
+        "DELETE FROM journal WHERE false",
+    ] {
+        let tried = async {
+            let mut transaction = pool.begin().await?;
+            let done = sqlx::query(statement).execute(&mut *transaction).await;
+            transaction.rollback().await?;
+            done.map(|_| ())
+        };
+        match tried.await {
+            Ok(()) => {
+                return Check::fail(
+                    name,
+                    format!("the role {role} may run {statement:?}: history could be rewritten"),
+                    "The triggers named append_only are missing or disabled. Restore them from migrations/0001_book.sql, and find out who \
+                     removed them.",
+                );
+            }
+            Err(sqlx::Error::Database(error)) => match error.code().as_deref() {
+                Some("42501") => {}
+                Some("23001") => by_trigger = true,
+                _ => return Check::broken(name, sqlx::Error::Database(error)),
+            },
+            Err(error) => return Check::broken(name, error),
+        }
+    }
+    if by_trigger {
+        Check::warn(
+            name,
+            format!("the role {role} is stopped by triggers alone, which an owner could remove"),
+            "Give the login of DATABASE_URL the right to make roles (CREATEROLE), or make it a member of entrybook_app, and restart.",
+        )
+    } else {
+        Check::ok(
+            name,
+            format!("the database refuses the role {role} to change or delete what is written"),
+        )
+    }
+}
+
+async fn keys(config: &Config, database: &Database, pool: &PgPool) -> Check {
+    let name = "master key";
+    match sqlx::query_scalar::<_, bool>("SELECT EXISTS (SELECT FROM sealing_keys)")
+        .fetch_one(pool)
+        .await
+    {
+        Err(error) => return Check::broken(name, error),
+        Ok(false) => {
+            return Check::warn(
+                name,
+                "the database has no keys yet",
+                "`entrybook serve` makes them.",
+            );
+        }
+        Ok(true) => {}
+    }
+    let key = match master_key_of(config, database) {
+        Ok(Some(key)) => key,
+        Ok(None) => {
+            return Check::fail(
+                name,
+                "it is missing",
+                "Put it back from your backup, or give it with ENTRYBOOK_MASTER_KEY_FILE.",
+            );
+        }
+        Err(error) => {
+            let advice = if error.is::<ConfigError>() {
+                "Give the key that belongs to this database."
+            } else {
+                "Look at the file."
+            };
+            return Check::fail(name, super::super::exit::words(&error), advice);
+        }
+    };
+    let id = key.id().to_owned();
+    match Keyring::load(pool.clone(), key, Arc::new(SystemEntropy)).await {
+        Ok(_) => Check::ok(name, format!("{id} opens the keys of this database")),
+        Err(error @ KeyringError::WrongMasterKey { .. }) => {
+            Check::fail(name, error.to_string(), "Give the key that belongs to this database.")
+        }
+        Err(error) => Check::broken(name, error),
+    }
+}
+
+/// How long an event may wait for its place in the journal before somebody should look.
+const WAITING: Duration = Duration::from_secs(10);
+
+async fn sequencer(pool: &PgPool) -> Check {
+    let name = "journal";
+    let waiting = sqlx::query_as::<_, (i64, Option<f64>)>(
+        "SELECT count(*), extract(epoch FROM clock_timestamp() - min(recorded_at))::float8
+           FROM (SELECT e.recorded_at FROM events e, sequencer s
+                  WHERE (e.tx, e.id) > (s.tx, s.event_id) AND e.id > s.settled_event_id
+                  ORDER BY e.tx, e.id LIMIT 10000) AS waiting",
+    )
+    .fetch_one(pool)
+    .await;
+    let (count, seconds) = match waiting {
+        Ok((count, age)) => (count, age.unwrap_or_default()),
+        Err(error) => return Check::broken(name, error),
+    };
+    let horizon = match Horizon::read(pool).await {
+        Ok(horizon) => horizon,
+        Err(error) => return Check::broken(name, error),
+    };
+    if let Some(holder) = horizon.holder.filter(|_| horizon.age > WAITING) {
+        return Check::warn(
+            name,
+            format!("{holder}; {count} events wait for their place behind it"),
+            "End that transaction: SELECT pg_terminate_backend(PID).",
+        );
+    }
+    if seconds > WAITING.as_secs_f64() {
+        return Check::warn(
+            name,
+            format!("{count} events wait for their place, the first for {seconds:.0} seconds"),
+            "Does a server run? It posts them within a second.",
+        );
+    }
+    Check::ok(name, format!("{count} events wait for their place"))
+}
+
+async fn read_tables(pool: &PgPool) -> Vec<Check> {
+    let name = "read tables";
+    let status = match projections::status(pool, &projections::all()).await {
+        Ok(status) => status,
+        Err(error) => return vec![Check::broken(name, error)],
+    };
+    let check = |one: projections::ProjectionStatus| match one.state {
+        ProjectionState::Missing => {
+            Check::warn(name, format!("{} was never made", one.name), "`entrybook serve` makes it.")
+        }
+        ProjectionState::Stopped => Check::fail(
+            name,
+            super::super::projections::stopped(&one),
+            "This binary cannot apply that event: run the version that wrote it, or a newer one.",
+        ),
+        ProjectionState::Building => Check::warn(
+            name,
+            format!("{} is being built: {} of {} events", one.name, one.position, one.head),
+            "A server goes on with it.",
+        ),
+        ProjectionState::Live if one.lag_seconds > WAITING.as_secs_f64() => Check::warn(
+            name,
+            format!(
+                "{} is {} events behind, for {:.0} seconds",
+                one.name, one.lag_events, one.lag_seconds
+            ),
+            "Does a server run? It posts them within a second.",
+        ),
+        ProjectionState::Live => {
+            Check::ok(name, format!("{}: {} events behind", one.name, one.lag_events))
+        }
+    };
+    status.into_iter().map(check).collect()
+}

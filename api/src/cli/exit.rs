@@ -1,0 +1,131 @@
+//! How a verb ends: the exit code, and the last words.
+
+use crate::bootstrap::DatabaseUnavailable;
+use crate::config::ConfigError;
+use commands::{CommandError, RegisterError, StorageError};
+use std::io::{self, Write};
+
+/// The exit codes. Scripts rely on them; they do not change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    Done = 0,
+    Failed = 1,
+    Usage = 2,
+    DatabaseUnavailable = 3,
+    Refused = 4,
+    Unhealthy = 5,
+    /// As a shell reports SIGINT.
+    Interrupted = 130,
+}
+
+/// What was asked for is not there, or may not be done.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Refused(pub String);
+
+/// Ctrl-C.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("interrupted")]
+pub(super) struct Interrupted;
+
+/// Says what went wrong, on standard error.
+pub(super) fn report(error: &anyhow::Error) -> Exit {
+    // `entrybook audit tail | head`: whoever reads has seen enough.
+    if error.chain().any(is_broken_pipe) {
+        return Exit::Done;
+    }
+    let code = code(error);
+    if code != Exit::Interrupted {
+        // If even that fails, the exit code still tells.
+        let _ = writeln!(io::stderr(), "entrybook: {}", words(error));
+    }
+    code
+}
+
+/// The error with its causes, each said once: many an error quotes its own cause.
+pub(super) fn words(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            let end = text.trim_end_matches('.').len();
+            text.truncate(end);
+            text = format!("{text}: {cause}");
+        }
+    }
+    if !text.ends_with(['.', '?', '!']) && !text.contains('\n') {
+        text.push('.');
+    }
+    text
+}
+
+fn is_broken_pipe(cause: &(dyn std::error::Error + 'static)) -> bool {
+    cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+fn code(error: &anyhow::Error) -> Exit {
+    error.chain().find_map(code_of).unwrap_or(Exit::Failed)
+}
+
+fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
+    let unavailable = |yes: bool| yes.then_some(Exit::DatabaseUnavailable);
+    if cause.is::<Interrupted>() {
+        Some(Exit::Interrupted)
+    } else if cause.is::<ConfigError>() {
+        Some(Exit::Usage)
+    } else if cause.is::<Refused>() {
+        Some(Exit::Refused)
+    } else if let Some(error) = cause.downcast_ref::<CommandError>() {
+        match error {
+            CommandError::NotFound | CommandError::Refused(_) => Some(Exit::Refused),
+            CommandError::Overloaded => None,
+            CommandError::Storage(error) => unavailable(error.is_temporary()),
+        }
+    } else if let Some(error) = cause.downcast_ref::<RegisterError>() {
+        match error {
+            RegisterError::IdentifierTaken(_) => Some(Exit::Refused),
+            RegisterError::TooMany { .. } | RegisterError::Overloaded => None,
+            RegisterError::Storage(error) => unavailable(error.is_temporary()),
+        }
+    } else if let Some(error) = cause.downcast_ref::<StorageError>() {
+        unavailable(error.is_temporary())
+    } else if let Some(error) = cause.downcast_ref::<sqlx::Error>() {
+        unavailable(commands::is_temporary(error))
+    } else {
+        unavailable(cause.is::<DatabaseUnavailable>())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context;
+
+    fn exit(error: impl Into<anyhow::Error>) -> Exit {
+        code(&Err::<(), anyhow::Error>(error.into()).context("doing this").unwrap_err())
+    }
+
+    #[test]
+    fn causes_decide_the_code_wherever_they_are() {
+        assert_eq!(exit(anyhow::anyhow!("anything")), Exit::Failed);
+        assert_eq!(exit(ConfigError::one("x")), Exit::Usage);
+        assert_eq!(exit(Refused("x".into())), Exit::Refused);
+        assert_eq!(exit(CommandError::NotFound), Exit::Refused);
+        assert_eq!(exit(sqlx::Error::PoolTimedOut), Exit::DatabaseUnavailable);
+        assert_eq!(
+            exit(StorageError::Unavailable(sqlx::Error::PoolClosed)),
+            Exit::DatabaseUnavailable
+        );
+        assert_eq!(exit(sqlx::Error::RowNotFound), Exit::Failed);
+    }
+
+    #[test]
+    fn a_reader_that_left_is_no_failure() {
+        let error =
+            anyhow::Error::from(io::Error::from(io::ErrorKind::BrokenPipe)).context("printing");
+        assert_eq!(report(&error), Exit::Done);
+    }
+}

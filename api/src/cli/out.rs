@@ -1,0 +1,39 @@
+//! Standard output. Printing may fail: the reader of a pipe may have gone, and that is no fault of the verb.
+
+use serde::Serialize;
+use std::fmt::Display;
+use std::io::{self, Write};
+
+/// Where answers go.
+pub(super) struct Out(Box<dyn Write + Send>);
+
+impl Out {
+    pub(super) fn standard() -> Self {
+        Self(Box::new(io::stdout()))
+    }
+
+    pub(super) fn line(&mut self, text: impl Display) -> io::Result<()> {
+        writeln!(self.0, "{text}")?;
+        self.0.flush()
+    }
+
+    /// For people.
+    pub(super) fn table(&mut self, table: &comfy_table::Table) -> io::Result<()> {
+        for line in table.lines() {
+            self.line(line.trim_end())?;
+        }
+        Ok(())
+    }
+
+    /// For programs.
+    pub(super) fn json(&mut self, value: &impl Serialize) -> io::Result<()> {
+        let text = serde_json::to_string_pretty(value).map_err(io::Error::other)?;
+        self.line(text)
+    }
+
+    /// For programs that read one line at a time.
+    pub(super) fn json_line(&mut self, value: &impl Serialize) -> io::Result<()> {
+        let text = serde_json::to_string(value).map_err(io::Error::other)?;
+        self.line(text)
+    }
+}

@@ -1,0 +1,366 @@
+//! What Entrybook is told: flags over environment over file over defaults, read once and checked as a whole.
+//!
+//! Owns the list of settings ([`KEYS`]) and what their values mean. It opens nothing but the configuration file, and starts nothing.
+//!
+//! To add a setting: a line in `config/keys.rs`, and a field here that [`Config::read`] fills. The help, the parser, the error messages and the README's
+//! table follow by themselves.
+
+mod flags;
+mod keys;
+mod sources;
+mod values;
+
+pub use flags::{CommonFlags, ServeFlags};
+pub use keys::{KEYS, Key, Scope, flagless_help, markdown_table};
+pub use sources::{FILE_VARIABLE, Origin, Sources};
+pub use values::{DatabaseUrl, Secret, short};
+
+use crate::settings::{HttpSettings, PublicUrl};
+use chrono::TimeDelta;
+use commands::tokens::Algorithm;
+use domain::{Email, Password, ThrottlePolicy, Username};
+use ipnet::IpNet;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3_600);
+const DAY: Duration = Duration::from_secs(86_400);
+/// A second's work.
+const QUEUED_PER_THREAD: usize = 64;
+const YEAR: Duration = Duration::from_secs(365 * 86_400);
+
+/// Settings that cannot be used, each with what would be right.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", problems.join("\n"))]
+pub struct ConfigError {
+    pub problems: Vec<String>,
+}
+
+impl ConfigError {
+    pub fn one(problem: impl Into<String>) -> Self {
+        Self { problems: vec![problem.into()] }
+    }
+}
+
+/// Everything Entrybook can be told.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub listen: SocketAddr,
+    /// None: `http://localhost`, with the port that is listened on.
+    pub public_url: Option<PublicUrl>,
+    pub trusted_proxies: Vec<IpNet>,
+    pub registration_open: bool,
+    pub migrate: bool,
+    pub shutdown_timeout: Duration,
+
+    pub data_dir: PathBuf,
+    /// None: a private PostgreSQL.
+    pub database_url: Option<DatabaseUrl>,
+    pub database_connections: u32,
+    /// None: in the data directory, or missing.
+    pub master_key: Option<MasterKeySource>,
+    pub postgres_bin: Option<PathBuf>,
+    pub postgres_user: Option<String>,
+
+    pub access_token_lifetime: TimeDelta,
+    pub refresh_lifetime: TimeDelta,
+    pub remember_lifetime: TimeDelta,
+    pub refresh_grace: TimeDelta,
+    pub token_algorithm: Algorithm,
+    pub token_audience: String,
+
+    pub throttle: ThrottlePolicy,
+    pub address_throttle: ThrottlePolicy,
+    pub registrations_per_hour: u32,
+
+    pub hash_threads: usize,
+    pub hash_queue: usize,
+
+    pub admin: AdminSettings,
+
+    /// None: by the verb.
+    pub log: Option<String>,
+    /// None: by where it goes.
+    pub log_format: Option<LogFormat>,
+
+    /// What is odd, and no error: for the log.
+    pub warnings: Vec<String>,
+}
+
+/// Where the master key is given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MasterKeySource {
+    Given(Secret),
+    File(PathBuf),
+}
+
+/// The first admin.
+#[derive(Clone, Debug)]
+pub struct AdminSettings {
+    pub email: Email,
+    pub username: Username,
+    /// None: to be generated.
+    pub password: Option<Password>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    Pretty,
+    Json,
+}
+
+impl Config {
+    /// Reads all settings, and names everything that is wrong with them at once.
+    pub fn read(sources: &Sources) -> Result<Self, ConfigError> {
+        let mut reader = Reader { sources, problems: Vec::new() };
+        let config = reader.config();
+        let problems = reader.problems;
+        match config {
+            Some(config) if problems.is_empty() => Ok(config),
+            _ => Err(ConfigError { problems }),
+        }
+    }
+
+    /// The address people use, when the server listens on this port.
+    pub fn public_url(&self, port: u16) -> anyhow::Result<PublicUrl> {
+        match &self.public_url {
+            Some(url) => Ok(url.clone()),
+            None => Ok(PublicUrl::parse(&format!("http://localhost:{port}"))?),
+        }
+    }
+
+    /// What HTTP is told.
+    pub fn http(&self, public_url: PublicUrl) -> HttpSettings {
+        HttpSettings {
+            public_url,
+            trusted_proxies: self.trusted_proxies.clone(),
+            registration_open: self.registration_open,
+            shutdown_grace: self.shutdown_timeout,
+            ..HttpSettings::default()
+        }
+    }
+}
+
+/// Collects problems. A `None` always comes with one, except from `optional`, where the value may be missing.
+struct Reader<'a> {
+    sources: &'a Sources,
+    problems: Vec<String>,
+}
+
+impl Reader<'_> {
+    fn config(&mut self) -> Option<Config> {
+        // All are read before any `?`, so that all problems are found.
+        let listen = self.one("listen", values::listen);
+        let public_url = self.optional("public_url", values::public_url);
+        let trusted_proxies = self.optional("trusted_proxies", values::networks);
+        let registration_open = self
+            .one("registration", |text| values::one_of(&[("open", true), ("closed", false)], text));
+        let migrate = self.one("migrate", values::yes_or_no);
+        let shutdown_timeout =
+            self.one("shutdown_timeout", |text| values::duration(text, SECOND, HOUR));
+
+        let data_dir = self.one("data_dir", path);
+        let database_url = self.optional("database_url", values::database_url);
+        let database_connections =
+            self.one("database_connections", |text| values::count(text, 4, 1_000));
+        let master_key = self.master_key();
+        let postgres_bin = self.optional("postgres_bin", path);
+        let postgres_user = self.optional("postgres_user", |text| Ok(text.to_owned()));
+
+        let access_token_lifetime =
+            self.one("access_token_lifetime", |text| values::delta(text, MINUTE, 8 * HOUR));
+        let refresh_lifetime =
+            self.one("refresh_lifetime", |text| values::delta(text, MINUTE, YEAR));
+        let remember_lifetime =
+            self.one("remember_lifetime", |text| values::delta(text, MINUTE, YEAR));
+        let refresh_grace =
+            self.one("refresh_grace", |text| values::delta(text, Duration::ZERO, 5 * MINUTE));
+        let token_algorithm = self.one("token_algorithm", |text| {
+            let choices = [
+                ("EdDSA", Algorithm::EdDsa),
+                ("ES256", Algorithm::Es256),
+                ("RS256", Algorithm::Rs256),
+                ("HS256", Algorithm::Hs256),
+            ];
+            values::one_of(&choices, text)
+        });
+        let token_audience = self.one("token_audience", |text| match text.len() {
+            1..=512 => Ok(text.to_owned()),
+            _ => Err("write 1 to 512 bytes".to_owned()),
+        });
+
+        let throttle = self.throttle("throttle", 10 * MINUTE, 30 * DAY);
+        let address_throttle = self.throttle("address_throttle", 10 * MINUTE, 30 * DAY);
+        let registrations_per_hour =
+            self.one("registrations_per_hour", |text| values::count(text, 1, u32::MAX));
+
+        let hash_threads = self.optional("hash_threads", |text| values::count(text, 1, 256));
+        let hash_queue = self.optional("hash_queue", |text| values::count(text, 1, 100_000));
+
+        let admin_email =
+            self.one("admin_email", |text| Email::parse(text).map_err(|e| e.to_string()));
+        let admin_username =
+            self.one("admin_username", |text| Username::parse(text).map_err(|e| e.to_string()));
+        let admin_password = self
+            .optional("admin_password", |text| Password::choose(text).map_err(|e| e.to_string()));
+
+        let log = self.optional("log", |text| {
+            tracing_subscriber::EnvFilter::try_new(text).map(|_| text.to_owned()).map_err(|_| {
+                "write error, warn, info, debug or trace, or info,PART=debug".to_owned()
+            })
+        });
+        let log_format = self.optional("log_format", |text| {
+            values::one_of(&[("pretty", LogFormat::Pretty), ("json", LogFormat::Json)], text)
+        });
+
+        let hash_threads = hash_threads.unwrap_or_else(processors);
+        let config = Config {
+            listen: listen?,
+            public_url,
+            trusted_proxies: trusted_proxies.unwrap_or_default(),
+            registration_open: registration_open?,
+            migrate: migrate?,
+            shutdown_timeout: shutdown_timeout?,
+            data_dir: data_dir?,
+            database_url,
+            database_connections: database_connections?,
+            master_key,
+            postgres_bin,
+            postgres_user,
+            access_token_lifetime: access_token_lifetime?,
+            refresh_lifetime: refresh_lifetime?,
+            remember_lifetime: remember_lifetime?,
+            refresh_grace: refresh_grace?,
+            token_algorithm: token_algorithm?,
+            token_audience: token_audience?,
+            throttle: throttle?,
+            address_throttle: address_throttle?,
+            registrations_per_hour: registrations_per_hour?,
+            hash_threads,
+            hash_queue: hash_queue
+                .unwrap_or_else(|| hash_threads.saturating_mul(QUEUED_PER_THREAD)),
+            admin: AdminSettings {
+                email: admin_email?,
+                username: admin_username?,
+                password: admin_password,
+            },
+            log,
+            log_format,
+            warnings: self.sources.warnings.clone(),
+        };
+        self.agree(&config);
+        Some(config)
+    }
+
+    /// What each is right alone, and not together.
+    fn agree(&mut self, config: &Config) {
+        if config.remember_lifetime < config.refresh_lifetime {
+            self.problems.push(
+                "ENTRYBOOK_REMEMBER_LIFETIME is shorter than ENTRYBOOK_REFRESH_LIFETIME: being remembered would end a session sooner. \
+                 Make it at least as long."
+                    .to_owned(),
+            );
+        }
+        if config.refresh_lifetime < config.access_token_lifetime {
+            self.problems.push(
+                "ENTRYBOOK_REFRESH_LIFETIME is shorter than ENTRYBOOK_ACCESS_TOKEN_LIFETIME: a session would end before its token. \
+                 Make it at least as long."
+                    .to_owned(),
+            );
+        }
+    }
+
+    fn master_key(&mut self) -> Option<MasterKeySource> {
+        let given = self.optional("master_key", |text| Ok(Secret::new(text.to_owned())));
+        let file = self.optional("master_key_file", path);
+        match (given, file) {
+            (Some(_), Some(_)) => {
+                self.problems.push(
+                    "ENTRYBOOK_MASTER_KEY and ENTRYBOOK_MASTER_KEY_FILE are both given. Give one of them.".to_owned(),
+                );
+                None
+            }
+            (Some(key), None) => Some(MasterKeySource::Given(key)),
+            (None, Some(file)) => Some(MasterKeySource::File(file)),
+            (None, None) => None,
+        }
+    }
+
+    fn throttle(
+        &mut self,
+        prefix: &'static str,
+        longest_first: Duration,
+        longest: Duration,
+    ) -> Option<ThrottlePolicy> {
+        let [free, first, last, forget] = match prefix {
+            "throttle" => [
+                "throttle_free_failures",
+                "throttle_first_delay",
+                "throttle_longest_delay",
+                "throttle_forget",
+            ],
+            _ => [
+                "address_throttle_free_failures",
+                "address_throttle_first_delay",
+                "address_throttle_longest_delay",
+                "address_throttle_forget",
+            ],
+        };
+        let free_failures = self.one(free, |text| values::count(text, 1, 1_000_000));
+        let first_delay = self.one(first, |text| values::delta(text, SECOND, longest_first));
+        let longest_delay = self.one(last, |text| values::delta(text, SECOND, longest));
+        let forgotten_after = self.one(forget, |text| values::delta(text, MINUTE, YEAR));
+        Some(ThrottlePolicy {
+            free_failures: free_failures?,
+            first_delay: first_delay?,
+            longest_delay: longest_delay?,
+            forgotten_after: forgotten_after?,
+        })
+    }
+
+    /// A value that must be there, if only as the default.
+    fn one<T>(&mut self, name: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+        let before = self.problems.len();
+        let value = self.optional(name, parse);
+        if value.is_none() && self.problems.len() == before {
+            self.problems.push(format!("{name} is not set."));
+        }
+        value
+    }
+
+    fn optional<T>(
+        &mut self,
+        name: &str,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        let key = Key::named(name)?;
+        let (text, origin) = self.sources.get(key)?;
+        match parse(text) {
+            Ok(value) => Some(value),
+            Err(right) => {
+                let name = sources::name_for(key, &origin);
+                self.problems.push(if key.is_secret() {
+                    format!("{name} cannot be used: {right}.")
+                } else {
+                    format!("{name} is {text:?}: {right}.")
+                });
+                None
+            }
+        }
+    }
+}
+
+/// An empty flag (`--data-dir=`) is a slip, never the current directory.
+fn path(text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() { Err("write a path".to_owned()) } else { Ok(PathBuf::from(text)) }
+}
+
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,157 @@
+//! The cookies of the pages: what they are called, and how they are set.
+//!
+//! Under an https address they are `Secure` with the `__Host-` prefix, so that no other host and no
+//! plain connection can set or read them (RFC 6265bis, 4.1.3.2). On http, which is for trying things
+//! on localhost, they have plain names: not every browser stores `Secure` ones there.
+
+use axum::http::{HeaderMap, HeaderValue, header};
+use chrono::{DateTime, TimeDelta, Utc};
+use commands::SignedIn;
+
+use crate::settings::PublicUrl;
+
+/// A cookie of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Name {
+    Access,
+    Refresh,
+    /// The visit that forms before signing in are bound to.
+    Visit,
+    /// What the last request did, told once on the next page.
+    Notice,
+}
+
+impl Name {
+    fn parts(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Access => ("__Host-entrybook_access", "entrybook_access"),
+            Self::Refresh => ("__Host-entrybook_refresh", "entrybook_refresh"),
+            Self::Visit => ("__Host-entrybook_csrf", "entrybook_csrf"),
+            Self::Notice => ("__Host-entrybook_notice", "entrybook_notice"),
+        }
+    }
+
+    /// What it is called under this address.
+    #[must_use]
+    pub fn under(self, public_url: &PublicUrl) -> &'static str {
+        if public_url.is_https() { self.parts().0 } else { self.parts().1 }
+    }
+}
+
+/// The value of a cookie of ours, if the request has it.
+#[must_use]
+pub fn read<'a>(headers: &'a HeaderMap, public_url: &PublicUrl, name: Name) -> Option<&'a str> {
+    let name = name.under(public_url);
+    headers
+        .get_all(header::COOKIE)
+        .iter()
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(';'))
+        .filter_map(|pair| pair.trim().split_once('='))
+        .find(|(key, _)| *key == name)
+        .map(|(_, value)| value)
+        .filter(|value| !value.is_empty())
+}
+
+/// Cookies to be set by an answer.
+#[derive(Debug, Clone, Default)]
+pub struct SetCookies(Vec<HeaderValue>);
+
+impl SetCookies {
+    /// Both tokens of a session. They outlive the browser only where the person asked to be
+    /// remembered.
+    pub fn session(&mut self, public_url: &PublicUrl, signed_in: &SignedIn, now: DateTime<Utc>) {
+        let lasting = |until: DateTime<Utc>| signed_in.remember_me.then(|| until - now);
+        self.set(
+            public_url,
+            Name::Access,
+            &signed_in.access.token,
+            lasting(signed_in.access.expires_at),
+        );
+        self.set(
+            public_url,
+            Name::Refresh,
+            signed_in.refresh.expose(),
+            lasting(signed_in.refresh_expires_at),
+        );
+    }
+
+    pub fn end_session(&mut self, public_url: &PublicUrl) {
+        self.remove(public_url, Name::Access);
+        self.remove(public_url, Name::Refresh);
+    }
+
+    /// Sets a cookie for so long, or until the browser is closed. The value is one of ours: ASCII
+    /// without separators.
+    pub fn set(
+        &mut self,
+        public_url: &PublicUrl,
+        name: Name,
+        value: &str,
+        max_age: Option<TimeDelta>,
+    ) {
+        let name = name.under(public_url);
+        let secure = if public_url.is_https() { "; Secure" } else { "" };
+        let lasting = max_age
+            .map(|age| format!("; Max-Age={}", age.num_seconds().max(0)))
+            .unwrap_or_default();
+        let text = format!("{name}={value}; Path=/; HttpOnly; SameSite=Lax{secure}{lasting}");
+        if let Ok(mut line) = HeaderValue::from_str(&text) {
+            line.set_sensitive(true);
+            self.0.push(line);
+        }
+    }
+
+    pub fn remove(&mut self, public_url: &PublicUrl, name: Name) {
+        self.set(public_url, name, "", Some(TimeDelta::zero()));
+    }
+
+    /// Adds them to an answer.
+    pub fn add_to(self, headers: &mut HeaderMap) {
+        for line in self.0 {
+            headers.append(header::SET_COOKIE, line);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn https() -> PublicUrl {
+        PublicUrl::parse("https://login.example.org").unwrap()
+    }
+
+    fn http() -> PublicUrl {
+        PublicUrl::parse("http://localhost:8080").unwrap()
+    }
+
+    fn lines(cookies: SetCookies) -> Vec<String> {
+        cookies.0.iter().map(|line| line.to_str().unwrap().to_owned()).collect()
+    }
+
+    #[test]
+    fn https_has_the_host_prefix_and_http_plain_names() {
+        let mut cookies = SetCookies::default();
+        cookies.set(&https(), Name::Refresh, "abc", Some(TimeDelta::hours(1)));
+        cookies.set(&http(), Name::Refresh, "abc", None);
+        cookies.remove(&https(), Name::Access);
+        insta::assert_debug_snapshot!(lines(cookies), @r#"
+        [
+            "__Host-entrybook_refresh=abc; Path=/; HttpOnly; SameSite=Lax; Secure; Max-Age=3600",
+            "entrybook_refresh=abc; Path=/; HttpOnly; SameSite=Lax",
+            "__Host-entrybook_access=; Path=/; HttpOnly; SameSite=Lax; Secure; Max-Age=0",
+        ]
+        "#);
+    }
+
+    #[test]
+    fn a_cookie_is_read_by_its_whole_name() {
+        let mut headers = HeaderMap::new();
+        headers.append(header::COOKIE, HeaderValue::from_static("a=b; entrybook_access=plain"));
+        headers.append(header::COOKIE, HeaderValue::from_static("__Host-entrybook_access=host"));
+        assert_eq!(read(&headers, &https(), Name::Access), Some("host"));
+        assert_eq!(read(&headers, &http(), Name::Access), Some("plain"));
+        assert_eq!(read(&headers, &http(), Name::Refresh), None);
+    }
+}

@@ -1,0 +1,241 @@
+//! A page of the history for whoever asks: what they may see, opened and labelled.
+//!
+//! Auditors see all of it; everybody else what concerns themselves, and there neither the names nor
+//! the addresses of others who acted on their account.
+
+use std::{collections::BTreeMap, str::FromStr};
+
+use chrono::{DateTime, Utc};
+use commands::CLI_ACTOR;
+use domain::{Actor, Role, SessionId, UserId};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use projections::{audit_history, users};
+
+use crate::{identity::Identity, problem::ApiResult, state::App};
+
+pub use projections::audit_history::{Filter, Order};
+
+/// People that are looked up side by side.
+const LOOKUPS: usize = 4;
+
+/// A line of the book.
+#[derive(Debug, Clone)]
+pub struct Line {
+    pub position: i64,
+    pub at: DateTime<Utc>,
+    pub event_type: String,
+    pub outcome: Option<String>,
+    pub person: Option<Person>,
+    pub actor: Doer,
+    pub session: Option<SessionId>,
+    pub address: Option<String>,
+    pub user_agent: Option<String>,
+    /// What was typed to sign in, where it is nobody's.
+    pub identifier: Option<String>,
+    pub request_id: String,
+}
+
+/// Somebody's account, with the username where it may be shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Person {
+    pub id: UserId,
+    pub label: Option<String>,
+}
+
+/// Who did it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Doer {
+    User(Person),
+    Anonymous,
+    System,
+    /// The command line, with the operating system's user where it may be shown.
+    Cli(Option<String>),
+}
+
+/// Where a page begins: after or before a line, in the direction of reading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cursor {
+    After(i64),
+    Before(i64),
+}
+
+/// A text that is no cursor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("this is no cursor; take `next` or `previous` of an answer as it is")]
+pub struct NoCursor;
+
+impl FromStr for Cursor {
+    type Err = NoCursor;
+
+    fn from_str(text: &str) -> Result<Self, NoCursor> {
+        let (side, position) = text.split_once('-').ok_or(NoCursor)?;
+        let plain = position.bytes().all(|byte| byte.is_ascii_digit());
+        let position =
+            position.parse().ok().filter(|position| plain && *position > 0).ok_or(NoCursor)?;
+        match side {
+            "after" => Ok(Self::After(position)),
+            "before" => Ok(Self::Before(position)),
+            _ => Err(NoCursor),
+        }
+    }
+}
+
+impl std::fmt::Display for Cursor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::After(position) => write!(f, "after-{position}"),
+            Self::Before(position) => write!(f, "before-{position}"),
+        }
+    }
+}
+
+/// A page, and the ways on from it.
+#[derive(Debug, Clone)]
+pub struct Page {
+    pub lines: Vec<Line>,
+    pub next: Option<Cursor>,
+    pub previous: Option<Cursor>,
+}
+
+/// One page of what `viewer` may see.
+pub async fn page(
+    app: &App,
+    viewer: &Identity,
+    mut filter: Filter,
+    order: Order,
+    cursor: Option<Cursor>,
+    limit: i64,
+) -> ApiResult<Page> {
+    if !viewer.is(Role::Auditor) {
+        filter.visible_to = Some(viewer.user_id);
+    }
+    app.see_own_writes(viewer.user_id, "audit_history").await;
+    let backwards = match order {
+        Order::Newest => Order::Oldest,
+        Order::Oldest => Order::Newest,
+    };
+    let (order, position) = match cursor {
+        None => (order, None),
+        Some(Cursor::After(position)) => (order, Some(position)),
+        Some(Cursor::Before(position)) => (backwards, Some(position)),
+    };
+    let found = audit_history::page(app.pool(), &filter, order, position, limit).await?;
+    let mut rows = found.rows;
+    let (more_before, more_after) = match cursor {
+        None => (false, found.more),
+        Some(Cursor::After(_)) => (true, found.more),
+        Some(Cursor::Before(_)) => {
+            rows.reverse();
+            (found.more, true)
+        }
+    };
+    let next = rows.last().filter(|_| more_after).map(|row| Cursor::After(row.position));
+    let previous = rows.first().filter(|_| more_before).map(|row| Cursor::Before(row.position));
+    let lines = describe(app, viewer, rows).await?;
+    Ok(Page { lines, next, previous })
+}
+
+async fn describe(
+    app: &App,
+    viewer: &Identity,
+    rows: Vec<audit_history::Row>,
+) -> ApiResult<Vec<Line>> {
+    let everything = viewer.is(Role::Auditor);
+    let people = rows.iter().flat_map(|row| [row.user_id, row.actor_user_id]).flatten();
+    let people: Vec<UserId> = people.filter(|id| everything || *id == viewer.user_id).collect();
+    let labels = labels(app, people).await?;
+    let person = |id: UserId| Person { id, label: labels.get(&id).cloned().flatten() };
+    let mut lines = Vec::with_capacity(rows.len());
+    for row in rows {
+        let actor = row.actor.parse::<Actor>().unwrap_or(Actor::System);
+        let somebody_else = match &actor {
+            Actor::User(id) => *id != viewer.user_id,
+            Actor::Cli(_) => true,
+            Actor::Anonymous | Actor::System => false,
+        };
+        let source = match &row.source {
+            Some(sealed) if everything || !somebody_else => {
+                app.book().open_source(sealed, &row.aggregate_type, &row.aggregate_id).await?
+            }
+            _ => None,
+        };
+        let identifier = match &row.identifier {
+            Some(sealed) if everything => {
+                let place = format!("{}/{}/identifier", row.aggregate_type, row.aggregate_id);
+                app.book().open_text(sealed, &place).await?
+            }
+            _ => None,
+        };
+        let actor = match actor {
+            Actor::User(id) => Doer::User(person(id)),
+            Actor::Anonymous => Doer::Anonymous,
+            Actor::System => Doer::System,
+            Actor::Cli(sealed) if everything => {
+                Doer::Cli(app.book().open_text(&sealed, CLI_ACTOR).await?)
+            }
+            Actor::Cli(_) => Doer::Cli(None),
+        };
+        let (address, user_agent) =
+            source.map(|source| (source.address, source.user_agent)).unwrap_or_default();
+        lines.push(Line {
+            position: row.position,
+            at: row.at,
+            event_type: row.event_type,
+            outcome: row.outcome,
+            person: row.user_id.map(person),
+            actor,
+            session: row.session_id,
+            address,
+            user_agent,
+            identifier,
+            request_id: row.request_id,
+        });
+    }
+    Ok(lines)
+}
+
+/// The usernames of these people, as far as they are known and not erased.
+async fn labels(app: &App, mut people: Vec<UserId>) -> ApiResult<BTreeMap<UserId, Option<String>>> {
+    people.sort_unstable();
+    people.dedup();
+    stream::iter(people)
+        .map(|id| async move {
+            let label = match users::get(app.pool(), id).await? {
+                Some(row) => {
+                    app.book()
+                        .open_text(&row.username.sealed, &format!("User/{id}/username"))
+                        .await?
+                }
+                None => None,
+            };
+            ApiResult::Ok((id, label))
+        })
+        .buffer_unordered(LOOKUPS)
+        .try_collect()
+        .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cursors_come_back_as_they_were_given() {
+        for cursor in [Cursor::After(1), Cursor::Before(i64::MAX)] {
+            assert_eq!(cursor.to_string().parse(), Ok(cursor));
+        }
+        for text in [
+            "",
+            "1",
+            "after",
+            "after-",
+            "after-0",
+            "after--1",
+            "after-+1",
+            "since-1",
+            "after-9223372036854775808",
+        ] {
+            assert_eq!(text.parse::<Cursor>(), Err(NoCursor), "{text}");
+        }
+    }
+}

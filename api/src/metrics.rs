@@ -1,0 +1,182 @@
+//! Numbers for operators, in the text format of Prometheus.
+//!
+//! Requests are counted as they pass; everything else is read where it lives when somebody scrapes.
+//! Labels are from fixed sets: no path, no identifier, nothing that a caller can make up.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use axum::http::{Method, StatusCode};
+use prometheus_client::{
+    encoding::text::{encode_eof, encode_registry},
+    metrics::{
+        counter::Counter,
+        family::{Family, MetricConstructor},
+        gauge::Gauge,
+        histogram::Histogram,
+    },
+    registry::Registry,
+};
+
+use projections::{Horizon, ProjectionState, ProjectionStatus};
+
+use crate::{problem::ApiResult, state::App};
+
+type Labels = Vec<(&'static str, String)>;
+type GaugeF64 = Gauge<f64, AtomicU64>;
+
+/// What is counted here.
+pub struct Metrics {
+    registry: Registry,
+    requests: Family<Labels, Counter>,
+    durations: Family<Labels, Histogram, Buckets>,
+}
+
+/// From a token check to a hash under load.
+#[derive(Debug, Clone, Copy)]
+struct Buckets;
+
+impl MetricConstructor<Histogram> for Buckets {
+    fn new_metric(&self) -> Histogram {
+        Histogram::new([
+            0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+        ])
+    }
+}
+
+impl Metrics {
+    #[must_use]
+    pub fn new() -> Self {
+        let requests = Family::<Labels, Counter>::default();
+        let durations = Family::<Labels, Histogram, Buckets>::new_with_constructor(Buckets);
+        let mut registry = Registry::with_prefix("entrybook");
+        registry.register("http_requests", "Answered requests", requests.clone());
+        registry.register(
+            "http_request_duration_seconds",
+            "Time to the head of the answer",
+            durations.clone(),
+        );
+        Self { registry, requests, durations }
+    }
+
+    /// Counts one answer. `route` is the pattern of the route.
+    pub fn answered(&self, method: &Method, route: &str, status: StatusCode, took: Duration) {
+        let method = match method.as_str() {
+            known @ ("GET" | "HEAD" | "POST" | "PUT" | "PATCH" | "DELETE" | "OPTIONS") => known,
+            _ => "other",
+        };
+        let labels = vec![("method", method.to_owned()), ("route", route.to_owned())];
+        self.durations.get_or_create(&labels).observe(took.as_secs_f64());
+        let mut labels = labels;
+        labels.push(("status", status.as_u16().to_string()));
+        self.requests.get_or_create(&labels).inc();
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Everything, as text. What can't be read just now is left out: the rest is wanted all the more.
+pub async fn scrape(app: &App) -> ApiResult<String> {
+    let horizon = Horizon::read(app.pool()).await.ok();
+    let projections = app.projector().status().await.unwrap_or_default();
+    let sampled = sampled(app, horizon.as_ref(), &projections);
+    let mut text = String::new();
+    encode_registry(&mut text, &app.metrics().registry)
+        .map_err(crate::problem::ApiError::internal)?;
+    encode_registry(&mut text, &sampled).map_err(crate::problem::ApiError::internal)?;
+    encode_eof(&mut text).map_err(crate::problem::ApiError::internal)?;
+    Ok(text)
+}
+
+fn sampled(app: &App, horizon: Option<&Horizon>, projections: &[ProjectionStatus]) -> Registry {
+    let mut registry = Registry::with_prefix("entrybook");
+    let book = app.book();
+    let counters = book.counters();
+    let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+
+    let outcomes = Family::<Labels, Counter>::default();
+    for (outcome, counter) in [
+        ("succeeded", &counters.sign_ins_succeeded),
+        ("failed", &counters.sign_ins_failed),
+        ("throttled", &counters.sign_ins_throttled),
+    ] {
+        outcomes.get_or_create(&vec![("outcome", outcome.to_owned())]).inc_by(read(counter));
+    }
+    registry.register("sign_ins", "Attempts to sign in", outcomes);
+    for (name, help, value) in [
+        ("registrations", "Accounts registered", read(&counters.registrations)),
+        ("refreshes", "Sessions refreshed", read(&counters.refreshes)),
+        (
+            "token_reuses",
+            "Sessions ended because a spent refresh token came back",
+            read(&counters.token_reuses),
+        ),
+        ("appends", "Commits to the book", read(&counters.appends)),
+        (
+            "append_conflicts",
+            "Commits that another writer was faster than",
+            read(&counters.conflicts),
+        ),
+        ("password_hashes", "Passwords hashed", book.hasher().hashed_total()),
+    ] {
+        let counter = Counter::<u64>::default();
+        counter.inc_by(value);
+        registry.register(name, help, counter);
+    }
+
+    let pool = app.pool();
+    let whole = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
+    for (name, help, value) in [
+        ("hash_queue_length", "Passwords waiting to be hashed", whole(book.hasher().queued())),
+        ("hash_queue_capacity", "Passwords that may wait at most", whole(book.hasher().capacity())),
+        ("database_connections", "Connections of the pool", i64::from(pool.size())),
+        ("database_connections_idle", "Connections that nobody uses", whole(pool.num_idle())),
+        (
+            "journal_position",
+            "Last line of the book that is in order",
+            app.sequencer().head().borrow().position,
+        ),
+        (
+            "revocations_position",
+            "Line up to which token revocations are known",
+            app.revocations().caught_up_to(),
+        ),
+    ] {
+        let gauge = Gauge::<i64>::default();
+        gauge.set(value);
+        registry.register(name, help, gauge);
+    }
+    if let Some(horizon) = horizon {
+        let gauge = GaugeF64::default();
+        gauge.set(horizon.age.as_secs_f64());
+        registry.register(
+            "sequencer_horizon_age_seconds",
+            "Age of the transaction that holds new lines back",
+            gauge,
+        );
+    }
+
+    let lag_events = Family::<Labels, Gauge>::default();
+    let lag_seconds = Family::<Labels, GaugeF64>::default();
+    let live = Family::<Labels, Gauge>::default();
+    for status in projections {
+        let labels = vec![("projection", status.name.to_owned())];
+        lag_events.get_or_create(&labels).set(status.lag_events);
+        lag_seconds.get_or_create(&labels).set(status.lag_seconds);
+        live.get_or_create(&labels).set(i64::from(status.state == ProjectionState::Live));
+    }
+    registry.register(
+        "projection_lag_events",
+        "Lines that a projection has still to read",
+        lag_events,
+    );
+    registry.register("projection_lag_seconds", "Age of the first of them", lag_seconds);
+    registry.register("projection_live", "1 when the projection serves", live);
+    registry
+}

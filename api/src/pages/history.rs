@@ -1,0 +1,187 @@
+//! The history, as a table.
+
+use axum::{extract::State, http::StatusCode};
+use domain::{Identifier, Role, UserId};
+use serde::Deserialize;
+use ui::{
+    Actor, EVENT_TYPES, HistoryRow, PersonRef, Problem,
+    pages::{HistoryFilter, HistoryFilterProblems, HistoryPage, HistoryScope},
+};
+
+use super::{PageResult, Visit, html};
+use crate::{
+    extract::Query,
+    history::{self, Cursor, Doer, Filter, Line, Order, Person},
+    identity::Identity,
+    problem::{ApiError, ApiResult},
+    state::App,
+};
+
+const LINES: i64 = 50;
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct HistoryQuery {
+    user: String,
+    actor: String,
+    session: String,
+    #[serde(rename = "type")]
+    event_type: String,
+    from: String,
+    to: String,
+    order: String,
+    cursor: String,
+}
+
+pub(super) async fn show_mine(
+    State(app): State<App>,
+    visit: Visit,
+    Query(query): Query<HistoryQuery>,
+) -> PageResult {
+    let identity = visit.identity(&app)?;
+    show(&app, &visit, identity, HistoryScope::Mine, query).await
+}
+
+pub(super) async fn show_everyone(
+    State(app): State<App>,
+    visit: Visit,
+    Query(query): Query<HistoryQuery>,
+) -> PageResult {
+    let identity = visit.with_role(&app, Role::Auditor)?;
+    show(&app, &visit, identity, HistoryScope::Everyone, query).await
+}
+
+async fn show(
+    app: &App,
+    visit: &Visit,
+    identity: &Identity,
+    scope: HistoryScope,
+    query: HistoryQuery,
+) -> PageResult {
+    let (chrome, _) = visit.framed(app, identity).await?;
+    let mut problems = HistoryFilterProblems::default();
+    let mut filter = filter(app, &query, scope, &mut problems).await?;
+    if scope == HistoryScope::Mine {
+        filter.user = Some(identity.user_id);
+    }
+    let newest_first = query.order != "oldest";
+    let order = if newest_first { Order::Newest } else { Order::Oldest };
+    let cursor: Option<Cursor> = match query.cursor.as_str() {
+        "" => None,
+        text => Some(text.parse().map_err(|error| ApiError::invalid_field("cursor", error))?),
+    };
+    let HistoryFilterProblems { user, actor, session, event_type, from, to } = problems;
+    let sound = [user, actor, session, event_type, from, to].iter().all(Option::is_none);
+    let page = if sound {
+        history::page(app, identity, filter, order, cursor, LINES).await?
+    } else {
+        history::Page { lines: Vec::new(), next: None, previous: None }
+    };
+    let (next, previous) = (page.next.map(|c| c.to_string()), page.previous.map(|c| c.to_string()));
+    let (older, newer) = if newest_first { (next, previous) } else { (previous, next) };
+    let page = HistoryPage {
+        chrome,
+        scope,
+        filter: HistoryFilter {
+            user: query.user,
+            actor: query.actor,
+            session: query.session,
+            event_type: query.event_type,
+            from: query.from,
+            to: query.to,
+            newest_first,
+        },
+        problems,
+        rows: page.lines.into_iter().map(row).collect(),
+        older,
+        newer,
+    };
+    let status = if sound { StatusCode::OK } else { StatusCode::UNPROCESSABLE_ENTITY };
+    Ok(html(status, &page)?)
+}
+
+/// What the filter asks for, and what of it can't be read.
+async fn filter(
+    app: &App,
+    query: &HistoryQuery,
+    scope: HistoryScope,
+    problems: &mut HistoryFilterProblems,
+) -> ApiResult<Filter> {
+    let mut filter = Filter::default();
+    if scope == HistoryScope::Everyone {
+        filter.user = account(app, &query.user, Problem::UserUnknown, &mut problems.user).await?;
+        filter.actor_user = account(app, &query.actor, Problem::Actor, &mut problems.actor).await?;
+    }
+    filter.session =
+        read(&query.session, |text| text.parse().ok(), Problem::Session, &mut problems.session);
+    let known = |text: &str| EVENT_TYPES.contains(&text).then(|| text.to_owned());
+    let event_type = read(&query.event_type, known, Problem::EventType, &mut problems.event_type);
+    filter.event_types = event_type.into_iter().collect();
+    filter.from = read(&query.from, ui::parse_filter_time, Problem::Time, &mut problems.from);
+    filter.to = read(&query.to, ui::parse_filter_time, Problem::Time, &mut problems.to);
+    if let (Some(from), Some(to)) = (filter.from, filter.to)
+        && to < from
+    {
+        problems.to = Some(Problem::TimeOrder);
+    }
+    Ok(filter)
+}
+
+fn read<T>(
+    text: &str,
+    parse: impl FnOnce(&str) -> Option<T>,
+    otherwise: Problem,
+    problem: &mut Option<Problem>,
+) -> Option<T> {
+    let text = text.trim();
+    if text.is_empty() {
+        return None;
+    }
+    let value = parse(text);
+    if value.is_none() {
+        *problem = Some(otherwise);
+    }
+    value
+}
+
+/// The account of an id, an e-mail address or a username.
+async fn account(
+    app: &App,
+    text: &str,
+    otherwise: Problem,
+    problem: &mut Option<Problem>,
+) -> ApiResult<Option<UserId>> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Ok(None);
+    }
+    if let Ok(id) = text.parse() {
+        return Ok(Some(id));
+    }
+    let found = app.book().find_account(&Identifier::typed(text)).await?;
+    if found.is_none() {
+        *problem = Some(otherwise);
+    }
+    Ok(found)
+}
+
+/// A line as `ui` has it.
+pub(super) fn row(line: Line) -> HistoryRow {
+    let person = |person: Person| PersonRef { id: person.id.to_string(), label: person.label };
+    HistoryRow {
+        position: u64::try_from(line.position).ok(),
+        time: line.at,
+        event_type: line.event_type,
+        detail: line.outcome,
+        person: line.person.map(person),
+        actor: match line.actor {
+            Doer::User(user) => Actor::User(person(user)),
+            Doer::Anonymous => Actor::Anonymous,
+            Doer::System => Actor::System,
+            Doer::Cli(name) => Actor::Cli(name.unwrap_or_default()),
+        },
+        address: line.address,
+        user_agent: line.user_agent,
+        session: line.session.map(|session| session.to_string()),
+    }
+}

@@ -1,0 +1,274 @@
+//! What goes on without a request: the book is put in order and posted, sessions that an account no
+//! longer keeps are ended, and those that have expired.
+//!
+//! A password that is changed ends the other sessions at once: tokens and refreshes are refused from
+//! that commit on. What is left to do is to write their ends down, each in its own stream. One
+//! replica does that, the one that holds an advisory lock; were two to do it, or one to do it twice
+//! after a crash, ending a session again changes nothing. How far the journal has been seen is kept
+//! in the registry of projections, so nothing is passed over.
+
+use std::{collections::HashMap, time::Duration};
+
+use commands::{CommandError, Origin, StorageError};
+use domain::{Cut, EndReason, Event, SessionEvent, SessionId, UserEvent, UserId};
+use projections::{Follower, RecordedEvent, sessions};
+use sqlx::{PgConnection, PgPool, Postgres, pool::PoolConnection};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::state::App;
+
+/// The name under which the process keeps its place in the journal.
+const NAME: &str = "process:end_sessions";
+/// How often a replica asks whether it is its turn.
+const TURN: Duration = Duration::from_secs(5);
+const SWEEP: Duration = Duration::from_secs(30);
+const SIGNING_KEYS: Duration = Duration::from_secs(60);
+/// Sessions that are ended in one go.
+const BATCH: i64 = 100;
+/// Accounts whose last cut is remembered, for sign-ins that raced with it.
+const CUTS: usize = 10_000;
+
+/// Spawns everything that goes on in the background, until the token is cancelled.
+pub fn spawn(app: &App, tracker: &TaskTracker, cancel: &CancellationToken) {
+    {
+        let (app, cancel) = (app.clone(), cancel.clone());
+        tracker.spawn(async move { app.sequencer().run(app.book().appended(), cancel).await });
+    }
+    {
+        let (app, cancel) = (app.clone(), cancel.clone());
+        tracker.spawn(async move { app.projector().run(cancel).await });
+    }
+    {
+        let (app, cancel) = (app.clone(), cancel.clone());
+        tracker.spawn(async move { app.revocations().run(app.now(), cancel).await });
+    }
+    for task in [Task::BlockedAttempts, Task::SigningKeys, Task::Sessions] {
+        let (app, cancel) = (app.clone(), cancel.clone());
+        tracker.spawn(async move {
+            tokio::select! {
+                () = cancel.cancelled() => {}
+                () = task.run(&app) => {}
+            }
+        });
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Task {
+    BlockedAttempts,
+    SigningKeys,
+    Sessions,
+}
+
+impl Task {
+    async fn run(self, app: &App) {
+        match self {
+            Self::BlockedAttempts => loop {
+                tokio::time::sleep(app.book().settings().blocked_window).await;
+                app.book().post_blocked().await;
+            },
+            Self::SigningKeys => loop {
+                if let Err(error) = app.book().tokens().refresh_keys().await {
+                    tracing::warn!("the signing keys could not be looked at: {error}");
+                }
+                tokio::time::sleep(SIGNING_KEYS).await;
+            },
+            Self::Sessions => loop {
+                match turn(app.pool()).await {
+                    Ok(Some(mut lock)) => {
+                        let _ = end_sessions(app, &mut lock).await.inspect_err(warn);
+                        // Whatever it was, the lock goes with its connection.
+                        let _ = lock.close().await;
+                    }
+                    Ok(None) => {}
+                    Err(error) => warn(&error.into()),
+                }
+                tokio::time::sleep(TURN).await;
+            },
+        }
+    }
+}
+
+/// Why the process has to begin again.
+#[derive(Debug, thiserror::Error)]
+enum Interrupted {
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+    #[error(transparent)]
+    Command(StorageError),
+}
+
+fn warn(error: &Interrupted) {
+    tracing::warn!("the process that ends sessions was interrupted and begins again: {error}");
+}
+
+/// The connection that holds the lock, if no other replica does.
+async fn turn(pool: &PgPool) -> Result<Option<PoolConnection<Postgres>>, sqlx::Error> {
+    let mut connection = pool.acquire().await?;
+    let held: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock(hashtext($1))")
+        .bind(NAME)
+        .fetch_one(&mut *connection)
+        .await?;
+    Ok(held.then_some(connection))
+}
+
+/// Follows the journal and sweeps, as long as the lock is held.
+async fn end_sessions(app: &App, lock: &mut PgConnection) -> Result<(), Interrupted> {
+    let position = place(lock).await?;
+    let mut process = Process { app: app.clone(), cuts: HashMap::new() };
+    let mut follower = Follower::new(app.pool().clone(), app.sequencer().head(), position);
+    let mut sweep = tokio::time::interval(SWEEP);
+    sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            events = follower.next_batch() => {
+                for event in &events {
+                    process.after(event).await?;
+                }
+                keep_place(lock, follower.position()).await?;
+            }
+            _ = sweep.tick() => {
+                // It also finds out when the connection, and the lock with it, is lost.
+                keep_place(lock, follower.position()).await?;
+                process.sweep().await?;
+            }
+        }
+    }
+}
+
+async fn place(connection: &mut PgConnection) -> Result<i64, sqlx::Error> {
+    sqlx::query("INSERT INTO projections (name, version) VALUES ($1, 1) ON CONFLICT DO NOTHING")
+        .bind(NAME)
+        .execute(&mut *connection)
+        .await?;
+    sqlx::query_scalar("SELECT position FROM projections WHERE name = $1 AND version = 1")
+        .bind(NAME)
+        .fetch_one(connection)
+        .await
+}
+
+async fn keep_place(connection: &mut PgConnection, position: i64) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "UPDATE projections SET position = $2, updated_at = clock_timestamp()
+          WHERE name = $1 AND version = 1 AND position < $2",
+    )
+    .bind(NAME)
+    .bind(position)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+struct Process {
+    app: App,
+    /// What the accounts of late have cut, and why.
+    cuts: HashMap<UserId, (Cut, EndReason)>,
+}
+
+impl Process {
+    /// What one line of the book asks for.
+    async fn after(&mut self, recorded: &RecordedEvent) -> Result<(), Interrupted> {
+        let Ok(event) = recorded.event() else {
+            // The projections stop at it and say so; here there is nothing to end.
+            return Ok(());
+        };
+        match event {
+            Event::User(UserEvent::PasswordChanged { kept_session, .. }) => {
+                self.cut(recorded, kept_session, EndReason::PasswordChanged).await
+            }
+            Event::User(UserEvent::Disabled {}) => {
+                self.cut(recorded, None, EndReason::AccountDisabled).await
+            }
+            Event::Session(SessionEvent::Started { user_id, user_version, .. }) => {
+                // A sign-in that verified the old password while it was being changed.
+                let late = self.cuts.get(&user_id).filter(|(cut, _)| user_version < cut.version);
+                let session = recorded.aggregate_id.parse::<SessionId>();
+                if let (Some((cut, reason)), Ok(session)) = (late, session)
+                    && cut.kept != Some(session)
+                {
+                    self.end(user_id, &[session], *reason).await?;
+                }
+                Ok(())
+            }
+            Event::User(
+                UserEvent::Registered { .. }
+                | UserEvent::ProfileChanged { .. }
+                | UserEvent::PasswordRehashed { .. }
+                | UserEvent::RoleGranted { .. }
+                | UserEvent::RoleRevoked { .. }
+                | UserEvent::Enabled {},
+            )
+            | Event::Session(SessionEvent::Refreshed { .. } | SessionEvent::Ended { .. })
+            | Event::SignInGuard(_) => Ok(()),
+        }
+    }
+
+    /// Ends the sessions that an event of the account has cut.
+    async fn cut(
+        &mut self,
+        recorded: &RecordedEvent,
+        kept: Option<SessionId>,
+        reason: EndReason,
+    ) -> Result<(), Interrupted> {
+        let Ok(user) = recorded.aggregate_id.parse::<UserId>() else { return Ok(()) };
+        // The version of an account is how many events it has.
+        let version = u64::try_from(recorded.sequence).unwrap_or(0);
+        if self.cuts.len() >= CUTS {
+            self.cuts.clear();
+        }
+        self.cuts.insert(user, (Cut { version, kept }, reason));
+        let mut seen = projections::Receipt { tx: recorded.tx, event_id: recorded.id };
+        loop {
+            while !self.app.projector().wait_for(seen, "sessions", TURN).await {
+                tracing::warn!("waiting for the projection sessions to show what is to be ended");
+            }
+            let mut sessions =
+                sessions::opened_before(self.app.pool(), user, version, BATCH).await?;
+            sessions.retain(|session| Some(*session) != kept);
+            if sessions.is_empty() {
+                return Ok(());
+            }
+            match self.end(user, &sessions, reason).await? {
+                Some(receipt) => {
+                    seen = projections::Receipt { tx: receipt.tx, event_id: receipt.event_id }
+                }
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Ends what has expired, a batch at a time.
+    async fn sweep(&self) -> Result<(), Interrupted> {
+        let expired = sessions::expired(self.app.pool(), self.app.now(), BATCH).await?;
+        for (session, user) in expired {
+            self.end(user, &[session], EndReason::Expired).await?;
+        }
+        Ok(())
+    }
+
+    /// The receipt of the last one that had not ended before. A database that is away interrupts the
+    /// process, to begin again where it was; what can never be done is passed over.
+    async fn end(
+        &self,
+        user: UserId,
+        sessions: &[SessionId],
+        reason: EndReason,
+    ) -> Result<Option<commands::Receipt>, Interrupted> {
+        let book = self.app.book();
+        let mut last = None;
+        for session in sessions {
+            let origin = Origin::system(book.ids().uuid_v7().to_string());
+            match book.end_session(user, *session, reason, &origin).await {
+                Ok(receipt) => last = last.max(receipt),
+                Err(CommandError::Storage(error)) if error.is_temporary() => {
+                    return Err(Interrupted::Command(error));
+                }
+                Err(error) => {
+                    tracing::error!(%user, %session, "the session {session} of {user} could not be ended: {error}");
+                }
+            }
+        }
+        self.app.apply_changes();
+        Ok(last)
+    }
+}

@@ -1,0 +1,114 @@
+//! Listening, and ending without losing an answer.
+//!
+//! HTTP/1.1 alone, with bounds on how long and how large the head of a request may be: a client
+//! that sends it drop by drop is cut off. Proxies keep their connections; the header timeout is how
+//! long an idle one lives, so a proxy should let go of it sooner.
+
+use std::{
+    convert::Infallible, future::Future, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration,
+};
+
+use axum::{
+    body::Body,
+    extract::{ConnectInfo, Request},
+    response::Response,
+};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulShutdown,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
+use tower::Service;
+
+use crate::{router, state::App};
+
+/// The most bytes of a request's head.
+const MAX_HEAD: usize = 32 * 1024;
+const MAX_HEADERS: usize = 100;
+/// After an error such as "too many open files".
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves until `shutdown` resolves; then takes no new connections, finishes the requests that are
+/// being answered, within the grace of the settings, and the commands that are running.
+pub async fn serve(
+    listener: TcpListener,
+    app: App,
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<()> {
+    let address = listener.local_addr()?;
+    let grace = app.settings().shutdown_grace;
+    let router = router(app.clone());
+    let connections = Arc::new(Semaphore::new(app.settings().max_connections));
+    let graceful = GracefulShutdown::new();
+    let mut shutdown = pin!(shutdown);
+    tracing::info!(%address, "listening on http://{address}");
+    loop {
+        let (stream, peer, permit) = tokio::select! {
+            biased;
+            () = &mut shutdown => break,
+            accepted = accept(&listener, &connections) => accepted,
+        };
+        let _ = stream.set_nodelay(true);
+        let router = router.clone();
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(app.settings().header_timeout)
+            .max_buf_size(MAX_HEAD)
+            .max_headers(MAX_HEADERS)
+            .max_header_size(MAX_HEAD)
+            .serve_connection(
+                TokioIo::new(stream),
+                service_fn(move |request| answer(router.clone(), peer, request)),
+            );
+        let connection = graceful.watch(connection);
+        tokio::spawn(async move {
+            let _permit = permit;
+            if let Err(error) = connection.await {
+                tracing::debug!("a connection ended early: {error}");
+            }
+        });
+    }
+    drop(listener);
+    tracing::info!("stopping: finishing the requests that are being answered");
+    if tokio::time::timeout(grace, graceful.shutdown()).await.is_err() {
+        tracing::warn!("some requests were not finished within {} s", grace.as_secs());
+    }
+    let commands = app.running_commands();
+    commands.close();
+    if tokio::time::timeout(grace, commands.wait()).await.is_err() {
+        tracing::warn!("some commands were not finished within {} s", grace.as_secs());
+    }
+    Ok(())
+}
+
+/// The next connection, as soon as there is room for it.
+async fn accept(
+    listener: &TcpListener,
+    connections: &Arc<Semaphore>,
+) -> (TcpStream, SocketAddr, Option<OwnedSemaphorePermit>) {
+    let permit = connections.clone().acquire_owned().await.ok();
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => return (stream, peer, permit),
+            Err(error) => {
+                tracing::warn!("a connection could not be accepted: {error}");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// One request of a connection, with the address of its other end.
+async fn answer(
+    mut router: axum::Router,
+    peer: SocketAddr,
+    request: hyper::Request<Incoming>,
+) -> Result<Response, Infallible> {
+    let mut request: Request = request.map(Body::new);
+    request.extensions_mut().insert(ConnectInfo(peer));
+    router.call(request).await
+}

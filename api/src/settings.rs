@@ -1,0 +1,128 @@
+//! What HTTP is told by the configuration: the public address, whom to trust, and the limits.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use axum::http::Uri;
+use ipnet::IpNet;
+
+/// The settings of the HTTP side.
+#[derive(Debug, Clone)]
+pub struct HttpSettings {
+    /// Where people reach Entrybook; with https, cookies are `Secure` with the `__Host-` prefix.
+    pub public_url: PublicUrl,
+    /// The proxies whose `X-Forwarded-For` and `X-Request-Id` are believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Whether people may register themselves.
+    pub registration_open: bool,
+    /// More requests than these at once are answered 503.
+    pub max_concurrent_requests: usize,
+    /// More connections than these wait to be accepted.
+    pub max_connections: usize,
+    /// How long the head of a request may take, and an idle connection stay open.
+    pub header_timeout: Duration,
+    /// How long the body of a request may take (408).
+    pub body_timeout: Duration,
+    /// How long an answer may take (503).
+    pub request_timeout: Duration,
+    /// How long requests in flight may take to finish when the server stops.
+    pub shutdown_grace: Duration,
+}
+
+impl Default for HttpSettings {
+    fn default() -> Self {
+        Self {
+            public_url: PublicUrl { origin: "http://localhost:8080".to_owned() },
+            trusted_proxies: Vec::new(),
+            registration_open: true,
+            max_concurrent_requests: 512,
+            max_connections: 4096,
+            header_timeout: Duration::from_secs(20),
+            body_timeout: Duration::from_secs(10),
+            request_timeout: Duration::from_secs(30),
+            shutdown_grace: Duration::from_secs(20),
+        }
+    }
+}
+
+/// The origin under which people reach Entrybook, as browsers write it (RFC 6454, section 6.2).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublicUrl {
+    origin: String,
+}
+
+/// A text that is no public URL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "a public URL is http:// or https:// with a host and nothing after it, as https://login.example.org"
+)]
+pub struct InvalidPublicUrl;
+
+impl PublicUrl {
+    pub fn parse(text: &str) -> Result<Self, InvalidPublicUrl> {
+        let uri: Uri = text.trim_end_matches('/').parse().map_err(|_| InvalidPublicUrl)?;
+        let (Some(scheme @ ("http" | "https")), Some(authority)) =
+            (uri.scheme_str(), uri.authority())
+        else {
+            return Err(InvalidPublicUrl);
+        };
+        let bare =
+            matches!(uri.path(), "" | "/") && uri.query().is_none() && !text.contains(['#', '@']);
+        if !bare || authority.host().is_empty() {
+            return Err(InvalidPublicUrl);
+        }
+        let usual = if scheme == "https" { 443 } else { 80 };
+        let port = match authority.port_u16() {
+            Some(port) if port != usual => format!(":{port}"),
+            Some(_) | None => String::new(),
+        };
+        Ok(Self { origin: format!("{scheme}://{}{port}", authority.host().to_lowercase()) })
+    }
+
+    /// `https://login.example.org`: without a slash at its end.
+    #[must_use]
+    pub fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    #[must_use]
+    pub fn is_https(&self) -> bool {
+        self.origin.starts_with("https://")
+    }
+}
+
+impl FromStr for PublicUrl {
+    type Err = InvalidPublicUrl;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::parse(text)
+    }
+}
+
+impl fmt::Display for PublicUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.origin)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_origin_is_written_as_browsers_write_it() {
+        let origin = |text| PublicUrl::parse(text).map(|url| url.to_string());
+        assert_eq!(origin("https://Login.Example.org/"), Ok("https://login.example.org".into()));
+        assert_eq!(origin("https://login.example.org:443"), Ok("https://login.example.org".into()));
+        assert_eq!(origin("http://localhost:8080"), Ok("http://localhost:8080".into()));
+        for text in [
+            "",
+            "localhost:8080",
+            "ftp://a.org",
+            "https://a.org/path",
+            "https://a.org?q",
+            "https://u@a.org",
+        ] {
+            assert_eq!(origin(text), Err(InvalidPublicUrl), "{text}");
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! What every handler is given: the commands, the views, the metrics, and what this process knows
+//! without asking the database.
+
+use std::{
+    collections::HashMap,
+    future::Future,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use commands::{Entrybook, LocalChange, Receipt};
+use domain::{User, UserId};
+use projections::{Projector, Revocations, Sequencer};
+use sqlx::PgPool;
+use tokio::sync::{Semaphore, broadcast};
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    csrf::CsrfKey,
+    metrics::Metrics,
+    problem::{ApiError, ApiResult},
+    readiness::Readiness,
+    settings::HttpSettings,
+};
+
+/// What an [`App`] is made of.
+pub struct Parts {
+    pub book: Entrybook,
+    pub sequencer: Sequencer,
+    pub projector: Projector,
+    pub revocations: Revocations,
+    pub settings: HttpSettings,
+}
+
+/// The state of the HTTP side. Clones share everything.
+#[derive(Clone)]
+pub struct App(Arc<Inner>);
+
+struct Inner {
+    parts: Parts,
+    csrf: CsrfKey,
+    metrics: Metrics,
+    readiness: Readiness,
+    requests: Arc<Semaphore>,
+    commands: TaskTracker,
+    changes: Mutex<broadcast::Receiver<LocalChange>>,
+    written: Mutex<HashMap<UserId, (Receipt, DateTime<Utc>)>>,
+}
+
+/// How long a page waits for what its person has just done.
+const OWN_WRITES_WAIT: Duration = Duration::from_secs(1);
+/// For how long that is remembered …
+const OWN_WRITES_KEPT: TimeDelta = TimeDelta::seconds(30);
+/// … and of how many people, before the old ones are dropped.
+const OWN_WRITES_PEOPLE: usize = 4096;
+
+impl App {
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        let secret = parts.book.keyring().service_secret("csrf");
+        Self(Arc::new(Inner {
+            csrf: CsrfKey::new(secret),
+            metrics: Metrics::new(),
+            readiness: Readiness::default(),
+            requests: Arc::new(Semaphore::new(parts.settings.max_concurrent_requests)),
+            commands: TaskTracker::new(),
+            changes: Mutex::new(parts.book.subscribe()),
+            written: Mutex::default(),
+            parts,
+        }))
+    }
+
+    #[must_use]
+    pub fn book(&self) -> &Entrybook {
+        &self.0.parts.book
+    }
+
+    #[must_use]
+    pub fn pool(&self) -> &PgPool {
+        self.0.parts.book.pool()
+    }
+
+    #[must_use]
+    pub fn now(&self) -> DateTime<Utc> {
+        self.0.parts.book.clock().now()
+    }
+
+    #[must_use]
+    pub fn sequencer(&self) -> &Sequencer {
+        &self.0.parts.sequencer
+    }
+
+    #[must_use]
+    pub fn projector(&self) -> &Projector {
+        &self.0.parts.projector
+    }
+
+    #[must_use]
+    pub fn revocations(&self) -> &Revocations {
+        &self.0.parts.revocations
+    }
+
+    #[must_use]
+    pub fn settings(&self) -> &HttpSettings {
+        &self.0.parts.settings
+    }
+
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
+    pub(crate) fn readiness(&self) -> &Readiness {
+        &self.0.readiness
+    }
+
+    pub(crate) fn csrf(&self) -> &CsrfKey {
+        &self.0.csrf
+    }
+
+    pub(crate) fn requests(&self) -> Arc<Semaphore> {
+        self.0.requests.clone()
+    }
+
+    /// Commands that are still running; the server waits for them before it ends.
+    pub(crate) fn running_commands(&self) -> &TaskTracker {
+        &self.0.commands
+    }
+
+    /// Runs a command to its end, even if its client goes away meanwhile: nobody escapes being
+    /// counted by hanging up. What it changes for tokens counts when this returns.
+    pub async fn command<T, F>(&self, command: impl FnOnce(Entrybook) -> F) -> ApiResult<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
+        let app = self.clone();
+        let running = command(self.book().clone());
+        let task = self.0.commands.spawn(async move {
+            let done = running.await;
+            app.apply_changes();
+            done
+        });
+        task.await.map_err(ApiError::internal)
+    }
+
+    /// Tells the revocations of what commands of this process have changed so far.
+    pub fn apply_changes(&self) {
+        let mut changes = self.0.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            match changes.try_recv() {
+                Ok(LocalChange::SessionEnded { session, user: _ }) => {
+                    self.revocations().note_session_ended(session)
+                }
+                Ok(LocalChange::UserChanged {
+                    user,
+                    version,
+                    cut,
+                    roles_version,
+                    roles,
+                    disabled,
+                }) => {
+                    let state =
+                        User { version, cut, roles_version, roles, disabled, ..User::default() };
+                    self.revocations().note_user(user, &state);
+                }
+                // What was missed comes with the journal.
+                Err(broadcast::error::TryRecvError::Lagged(_)) => {}
+                Err(
+                    broadcast::error::TryRecvError::Empty | broadcast::error::TryRecvError::Closed,
+                ) => return,
+            }
+        }
+    }
+
+    /// Remembers what a person has written, so that what they read next includes it.
+    pub fn wrote(&self, user: UserId, receipt: impl Into<Option<Receipt>>) {
+        let Some(receipt) = receipt.into() else { return };
+        let now = self.now();
+        let mut written = self.0.written.lock().unwrap_or_else(PoisonError::into_inner);
+        if written.len() >= OWN_WRITES_PEOPLE {
+            written.retain(|_, (_, at)| now - *at < OWN_WRITES_KEPT);
+        }
+        if written.len() < OWN_WRITES_PEOPLE || written.contains_key(&user) {
+            let last = written.entry(user).or_insert((receipt, now));
+            *last = (last.0.max(receipt), now);
+        }
+    }
+
+    /// Waits until a projection has what this person has written here lately, within bounds: rather
+    /// a list that is a moment old than none.
+    pub async fn see_own_writes(&self, user: UserId, projection: &str) {
+        let receipt = {
+            let written = self.0.written.lock().unwrap_or_else(PoisonError::into_inner);
+            written.get(&user).map(|(receipt, _)| *receipt)
+        };
+        let Some(Receipt { tx, event_id }) = receipt else { return };
+        let receipt = projections::Receipt { tx, event_id };
+        if !self.projector().wait_for(receipt, projection, OWN_WRITES_WAIT).await {
+            tracing::debug!(
+                projection,
+                "the projection {projection} is behind what a person has just written"
+            );
+        }
+    }
+}
