@@ -1,0 +1,16 @@
+//! What programs are answered: each row of the API, each refusal, and what attackers try.
+
+mod accounts;
+mod addresses;
+mod admins;
+mod bad_input;
+mod documents;
+mod history;
+mod privacy;
+mod races;
+mod refreshing;
+mod sessions;
+mod signing_in;
+mod slow_clients;
+mod throttling;
+mod tokens;

@@ -1,0 +1,264 @@
+//! Writes a book for the projections to read: events straight into the table, as an append would.
+
+use std::{collections::HashMap, time::Duration};
+
+use ::projections::{Projection, Projector, Receipt, Sequencer, check_journal};
+use chrono::{DateTime, TimeDelta, Utc};
+use domain::{
+    Actor, Change, FailureReason, GuardSubject, Index, Metadata, Role, Sealed, SealedIdentifier,
+    SealedSource, SessionEvent, SessionId, SignInGuardEvent, SignInMethod, TokenHash, UserEvent,
+    UserId, stream,
+};
+use serde_json::Value;
+use sqlx::{PgPool, Row};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+/// The time at which each book begins.
+pub fn dawn() -> DateTime<Utc> {
+    "2026-03-01T10:00:00Z".parse().unwrap()
+}
+
+pub fn user(number: u128) -> UserId {
+    UserId(Uuid::from_u128(0xA000 + number))
+}
+
+pub fn session(number: u128) -> SessionId {
+    SessionId(Uuid::from_u128(0xB000 + number))
+}
+
+pub fn identifier(text: &str) -> SealedIdentifier {
+    SealedIdentifier { sealed: Sealed(format!("sealed {text}")), index: Index(format!("#{text}")) }
+}
+
+/// A writer that knows how far each stream is. Each event happens a second after the one before.
+pub struct Book {
+    pool: PgPool,
+    sequences: HashMap<(String, String), i64>,
+    pub now: DateTime<Utc>,
+    pub actor: Actor,
+}
+
+impl Book {
+    pub fn new(pool: &PgPool) -> Self {
+        Self { pool: pool.clone(), sequences: HashMap::new(), now: dawn(), actor: Actor::Anonymous }
+    }
+
+    pub fn pool(&self) -> PgPool {
+        self.pool.clone()
+    }
+
+    pub fn metadata(&self) -> Value {
+        let metadata = Metadata {
+            actor: self.actor.clone(),
+            source: Some(SealedSource {
+                sealed: Sealed(format!("source at {}", self.now.timestamp())),
+                address: Index("address".into()),
+            }),
+            request_id: "request".into(),
+            at: self.now,
+        };
+        serde_json::to_value(metadata.to_map()).unwrap()
+    }
+
+    pub async fn raw(&mut self, stream: &str, id: &str, name: &str, payload: Value) -> Receipt {
+        self.now += TimeDelta::seconds(1);
+        let key = (stream.to_owned(), id.to_owned());
+        let sequence = self.sequences.entry(key).or_insert(0);
+        *sequence += 1;
+        let sequence = *sequence;
+        let row = sqlx::query(INSERT)
+            .bind(stream)
+            .bind(id)
+            .bind(sequence)
+            .bind(name)
+            .bind(payload)
+            .bind(self.metadata())
+            .fetch_one(&self.pool)
+            .await
+            .unwrap();
+        Receipt { tx: row.get::<String, _>("tx").parse().unwrap(), event_id: row.get("id") }
+    }
+
+    pub async fn user(&mut self, id: UserId, event: UserEvent) -> Receipt {
+        self.raw(stream::USER, &id.to_string(), event.name(), body(&event)).await
+    }
+
+    pub async fn session(&mut self, id: SessionId, event: SessionEvent) -> Receipt {
+        self.raw(stream::SESSION, &id.to_string(), event.name(), body(&event)).await
+    }
+
+    pub async fn guard(&mut self, event: SignInGuardEvent) -> Receipt {
+        let id = event.subject().stream_id();
+        self.raw(stream::SIGN_IN_GUARD, &id, event.name(), body(&event)).await
+    }
+
+    /// An account with the identifiers `<name>@x` and `<name>`, and its claims.
+    pub async fn register(&mut self, id: UserId, name: &str) -> Receipt {
+        for (kind, index) in [("email", format!("#{name}@x")), ("username", format!("#{name}"))] {
+            sqlx::query("INSERT INTO identifiers (kind, index, user_id) VALUES ($1, $2, $3)")
+                .bind(kind)
+                .bind(index)
+                .bind(id.0)
+                .execute(&self.pool)
+                .await
+                .unwrap();
+        }
+        self.user(
+            id,
+            UserEvent::Registered {
+                email: identifier(&format!("{name}@x")),
+                username: identifier(name),
+                full_name: None,
+                password: Sealed("password".into()),
+                roles: [Role::User].into(),
+            },
+        )
+        .await
+    }
+
+    pub async fn rename(&mut self, id: UserId, from: &str, to: &str) -> Receipt {
+        sqlx::query("UPDATE identifiers SET index = $2 WHERE kind = 'username' AND index = $1")
+            .bind(format!("#{from}"))
+            .bind(format!("#{to}"))
+            .execute(&self.pool)
+            .await
+            .unwrap();
+        self.user(
+            id,
+            UserEvent::ProfileChanged {
+                email: None,
+                username: Some(Change { from: identifier(from), to: identifier(to) }),
+                full_name: Some(Change { from: None, to: Some(Sealed("full name".into())) }),
+            },
+        )
+        .await
+    }
+
+    pub async fn start(&mut self, id: SessionId, user_id: UserId, user_version: u64) -> Receipt {
+        let at = self.now + TimeDelta::seconds(1);
+        self.session(
+            id,
+            SessionEvent::Started {
+                user_id,
+                user_version,
+                method: SignInMethod::Password,
+                refresh: TokenHash("hash".into()),
+                remember_me: false,
+                at,
+                expires_at: at + TimeDelta::hours(24),
+            },
+        )
+        .await
+    }
+
+    pub async fn refresh(&mut self, id: SessionId, user_id: UserId) -> Receipt {
+        let at = self.now + TimeDelta::seconds(1);
+        self.session(
+            id,
+            SessionEvent::Refreshed {
+                user_id,
+                refresh: TokenHash("hash".into()),
+                in_grace: false,
+                at,
+                expires_at: at + TimeDelta::hours(24),
+            },
+        )
+        .await
+    }
+
+    pub async fn end(
+        &mut self,
+        id: SessionId,
+        user_id: UserId,
+        reason: domain::EndReason,
+    ) -> Receipt {
+        let at = self.now + TimeDelta::seconds(1);
+        self.session(id, SessionEvent::Ended { user_id, reason, at }).await
+    }
+
+    pub async fn fail(&mut self, subject: GuardSubject, typed: Option<&str>) -> Receipt {
+        let at = self.now + TimeDelta::seconds(1);
+        let reason = match subject {
+            GuardSubject::Account(_) => FailureReason::WrongPassword,
+            _ => FailureReason::UnknownIdentifier,
+        };
+        let identifier = typed.map(|text| Sealed(text.to_owned()));
+        self.guard(SignInGuardEvent::Failed { subject, reason, identifier, at }).await
+    }
+
+    /// A history with something of everything.
+    pub async fn fill(&mut self) {
+        for (number, name) in [(1, "ada"), (2, "bob"), (3, "eve")] {
+            self.register(user(number), name).await;
+            self.start(session(number), user(number), 1).await;
+        }
+        self.refresh(session(1), user(1)).await;
+        self.fail(GuardSubject::Account(user(2)), None).await;
+        self.fail(GuardSubject::Identifier(Index("#nobody".into())), Some("nobody")).await;
+        self.rename(user(2), "bob", "robert").await;
+        self.user(user(1), UserEvent::RoleGranted { role: Role::Auditor }).await;
+        self.refresh(session(1), user(1)).await;
+        self.end(session(3), user(3), domain::EndReason::SignedOut).await;
+        self.user(user(3), UserEvent::Disabled {}).await;
+    }
+}
+
+pub const INSERT: &str = "INSERT INTO events
+     (aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata)
+     VALUES ($1, $2, $3, $4, '1', $5, $6) RETURNING tx::text AS tx, id";
+
+/// The payload of an event.
+fn body(event: &impl serde::Serialize) -> Value {
+    serde_json::to_value(event).unwrap()
+}
+
+/// A sequencer and a projector over a database, not running.
+pub struct Reader {
+    pool: PgPool,
+    pub sequencer: Sequencer,
+    pub projector: Projector,
+}
+
+impl Reader {
+    pub async fn new(pool: &PgPool) -> Self {
+        Self::of(pool, ::projections::all()).await
+    }
+
+    pub async fn of(pool: &PgPool, all: Vec<&'static dyn Projection>) -> Self {
+        let sequencer = Sequencer::new(pool.clone());
+        let projector = Projector::new(pool.clone(), all, sequencer.head())
+            .trying_again_after(Duration::from_millis(50));
+        projector.ensure().await.unwrap();
+        Self { pool: pool.clone(), sequencer, projector }
+    }
+
+    /// Settles all there is. Other tests hold the horizon of the cluster for moments, so this waits.
+    pub async fn settle(&self) -> i64 {
+        eventually("all events are settled", || async {
+            self.sequencer.drain().await.unwrap();
+            check_journal(&self.pool).await.unwrap().waiting == 0
+        })
+        .await;
+        self.sequencer.head().borrow().position
+    }
+
+    /// Settles and applies all there is.
+    pub async fn read(&self) {
+        self.settle().await;
+        self.projector.catch_up().await.unwrap();
+    }
+}
+
+/// Waits until something is so.
+pub async fn eventually<F, Fut>(what: &str, mut is_so: F)
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = bool>,
+{
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !is_so().await {
+        assert!(Instant::now() < deadline, "not so in a minute: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

@@ -1,0 +1,373 @@
+//! The projector: live, fenced, stopped by what it can't apply, and never skipping.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use ::projections::{
+    CannotApply, Generation, KeyedRows, Line, Projection, ProjectionState, ProjectionStatus,
+    Projector, Receipt, Sequencer, Table, View, table, users, verify,
+};
+use domain::{Actor, UserEvent};
+use serde_json::json;
+use sqlx::{PgConnection, PgPool};
+use tokio::{sync::Notify, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use super::book::{Book, Reader, eventually, session, user};
+use crate::support::database::TestDatabase;
+
+/// A view that can't apply one kind of event until its program is mended.
+struct Picky;
+
+static MENDED: AtomicBool = AtomicBool::new(false);
+
+impl View for Picky {
+    const NAME: &'static str = "picky";
+    const VERSION: i32 = 3;
+    const TABLES: &'static [Table] = &[Table {
+        name: "picky",
+        columns: "position bigint NOT NULL",
+        key: "position",
+        indexes: &[],
+    }];
+    type Key = i64;
+    type Row = i64;
+
+    fn concerns(_aggregate_type: &str) -> bool {
+        true
+    }
+
+    fn key(line: &Line<'_>) -> Result<i64, CannotApply> {
+        Ok(line.recorded.position)
+    }
+
+    fn fold(_row: Option<i64>, line: &Line<'_>) -> Result<i64, CannotApply> {
+        if line.recorded.event_type == "UserDisabled" && !MENDED.load(Ordering::Relaxed) {
+            return Err(line.cannot_apply("this view dislikes it"));
+        }
+        Ok(line.recorded.position)
+    }
+
+    fn position(row: &i64) -> i64 {
+        *row
+    }
+
+    async fn load(
+        _conn: &mut PgConnection,
+        _generation: Generation,
+        _keys: &[i64],
+    ) -> Result<KeyedRows<Self>, sqlx::Error> {
+        Ok(Vec::new())
+    }
+
+    async fn write(
+        conn: &mut PgConnection,
+        generation: Generation,
+        rows: &[i64],
+    ) -> Result<(), sqlx::Error> {
+        sqlx::query(&format!(
+            "INSERT INTO {} SELECT unnest($1::bigint[]) ON CONFLICT DO NOTHING",
+            table::<Self>("picky", generation)
+        ))
+        .bind(rows)
+        .execute(conn)
+        .await
+        .map(drop)
+    }
+}
+
+/// A server's read side, running.
+struct Running {
+    sequencer: Sequencer,
+    projector: Projector,
+    cancel: CancellationToken,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Running {
+    async fn start(pool: &PgPool, all: Vec<&'static dyn Projection>) -> Self {
+        let Reader { sequencer, projector, .. } = Reader::of(pool, all).await;
+        let cancel = CancellationToken::new();
+        let settling = {
+            let (sequencer, cancel) = (sequencer.clone(), cancel.clone());
+            tokio::spawn(async move { sequencer.run(Arc::new(Notify::new()), cancel).await })
+        };
+        let projecting = {
+            let (projector, cancel) = (projector.clone(), cancel.clone());
+            tokio::spawn(async move { projector.run(cancel).await })
+        };
+        Self { sequencer, projector, cancel, tasks: vec![settling, projecting] }
+    }
+
+    async fn status(&self, name: &str) -> ProjectionStatus {
+        let all = self.projector.status().await.unwrap();
+        all.into_iter().find(|status| status.name == name).unwrap()
+    }
+
+    async fn caught_up(&self, receipt: Receipt) {
+        eventually("every projection has come to the head", || async {
+            self.sequencer.head().borrow().covers(receipt.tx, receipt.event_id)
+                && self
+                    .projector
+                    .status()
+                    .await
+                    .unwrap()
+                    .iter()
+                    .all(|status| status.lag_events == 0 && status.state == ProjectionState::Live)
+        })
+        .await;
+    }
+
+    async fn stop(self) {
+        self.cancel.cancel();
+        for task in self.tasks {
+            task.await.unwrap();
+        }
+    }
+}
+
+async fn assert_equal_to_a_fold(pool: &PgPool) {
+    for projection in ::projections::all() {
+        let verified = verify(pool, projection).await.unwrap();
+        assert!(verified.is_equal(), "{verified:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_poisoned_event_stops_one_projection_until_it_can_be_applied() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let mut book = Book::new(pool);
+    book.fill().await;
+    let mut all = ::projections::all();
+    all.push(&Picky);
+    let running = Running::start(pool, all).await;
+    eventually("the picky one is stopped", || async {
+        running.status("picky").await.state == ProjectionState::Stopped
+    })
+    .await;
+    let poisoned: i64 = sqlx::query_scalar(
+        "SELECT position FROM journal JOIN events ON id = event_id WHERE event_type = 'UserDisabled'",
+    )
+    .fetch_one(pool)
+    .await
+    .unwrap();
+    let last = book.register(user(7), "zoe").await;
+    eventually("the others go on", || async {
+        running.sequencer.head().borrow().covers(last.tx, last.event_id)
+            && running.status("users").await.lag_events == 0
+            && running.status("audit_history").await.lag_events == 0
+    })
+    .await;
+    let status = running.status("picky").await;
+    assert_eq!(status.position, poisoned - 1, "all before it is applied, and it is not skipped");
+    assert_eq!(status.state, ProjectionState::Stopped);
+    assert!(status.lag_events >= 2 && status.lag_seconds > 0.0, "{status:?}");
+    let detail = status.detail.unwrap();
+    for part in [
+        format!("line {poisoned} "),
+        format!("User {} number 2", user(3)),
+        "UserDisabled version 1".to_owned(),
+        "this view dislikes it".to_owned(),
+        "goes on by itself".to_owned(),
+    ] {
+        assert!(detail.contains(&part), "{part:?} in {detail:?}");
+    }
+
+    MENDED.store(true, Ordering::Relaxed);
+    running.caught_up(last).await;
+    let status = running.status("picky").await;
+    assert_eq!((status.detail, status.lag_seconds), (None, 0.0));
+    let rows: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM ledger.picky_v3").fetch_one(pool).await.unwrap();
+    assert_eq!(rows, status.head);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn an_event_of_a_newer_binary_stops_what_must_read_it() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let mut book = Book::new(pool);
+    book.register(user(1), "ada").await;
+    book.raw("User", &user(1).to_string(), "UserErased", json!({"UserErased": {}})).await;
+    book.start(session(1), user(1), 1).await;
+    book.raw("Client", "c1", "ClientAdded", json!({"ClientAdded": {}})).await;
+    let last = book.refresh(session(1), user(1)).await;
+    let running = Running::start(pool, ::projections::all()).await;
+    eventually("sessions go on", || async {
+        running.sequencer.head().borrow().covers(last.tx, last.event_id)
+            && running.status("sessions").await.lag_events == 0
+    })
+    .await;
+    for name in ["users", "audit_history"] {
+        eventually("stopped at the second line", || async {
+            let status = running.status(name).await;
+            status.state == ProjectionState::Stopped && status.position == 1
+        })
+        .await;
+    }
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn rows_that_the_database_refuses_stop_at_their_event() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let reader = Reader::new(pool).await;
+    sqlx::raw_sql(
+        "ALTER TABLE ledger.users_v1 ADD CONSTRAINT odd CHECK (username_index <> '#bob')",
+    )
+    .execute(pool)
+    .await
+    .unwrap();
+    let mut book = Book::new(pool);
+    for (number, name) in [(1, "ada"), (2, "eve"), (3, "bob"), (4, "zoe")] {
+        book.register(user(number), name).await;
+    }
+    reader.settle().await;
+    assert!(reader.projector.catch_up().await.is_err());
+    let status = &reader.projector.status().await.unwrap()[0];
+    assert_eq!((status.position, status.state), (2, ProjectionState::Stopped));
+    assert!(status.detail.as_ref().unwrap().contains("line 3 "), "{status:?}");
+
+    sqlx::raw_sql("ALTER TABLE ledger.users_v1 DROP CONSTRAINT odd").execute(pool).await.unwrap();
+    reader.projector.catch_up().await.unwrap();
+    let status = &reader.projector.status().await.unwrap()[0];
+    assert_eq!((status.position, status.state), (4, ProjectionState::Live));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_number_of_projectors_share_one_database() {
+    let database = TestDatabase::create().await;
+    let mut replicas = Vec::new();
+    for name in ["first", "second", "third"] {
+        let pool = database.another_pool(name).await;
+        replicas.push(Running::start(&pool, ::projections::all()).await);
+    }
+    // One after the other goes away while the book grows, but for the last.
+    let mut book = Book::new(database.pool());
+    let mut last = None;
+    for number in 1..=120 {
+        book.register(user(number), &format!("user{number}")).await;
+        book.start(session(number), user(number), 1).await;
+        last = Some(book.refresh(session(number), user(number)).await);
+        if number % 40 == 0 && replicas.len() > 1 {
+            replicas.remove(0).stop().await;
+        }
+    }
+    let left = replicas.remove(0);
+    left.caught_up(last.unwrap()).await;
+    assert_equal_to_a_fold(database.pool()).await;
+    left.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_projector_whose_connections_are_cut_loses_nothing() {
+    let database = TestDatabase::create().await;
+    let running =
+        Running::start(&database.another_pool("victim").await, ::projections::all()).await;
+    let cutter = database.another_pool("cutter").await;
+    let mut book = Book::new(database.pool());
+    let mut last = None;
+    let mut cut = 0_i64;
+    for number in 1..=150 {
+        book.register(user(number), &format!("user{number}")).await;
+        book.start(session(number), user(number), 1).await;
+        last = Some(book.refresh(session(number), user(number)).await);
+        if number % 3 == 0 {
+            cut += sqlx::query_scalar::<_, i64>(
+                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                  WHERE datname = current_database() AND application_name = 'victim'",
+            )
+            .fetch_one(&cutter)
+            .await
+            .unwrap();
+        }
+    }
+    assert!(cut > 5, "connections were cut");
+    running.caught_up(last.unwrap()).await;
+    assert_equal_to_a_fold(database.pool()).await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn concurrent_starts_make_the_tables_once() {
+    let database = TestDatabase::create().await;
+    let starting: Vec<_> = (0..6)
+        .map(|_| {
+            let pool = database.pool().clone();
+            tokio::spawn(async move { drop(Reader::new(&pool).await) })
+        })
+        .collect();
+    for start in starting {
+        start.await.unwrap();
+    }
+    let registered: i64 = sqlx::query_scalar("SELECT count(*) FROM projections")
+        .fetch_one(database.pool())
+        .await
+        .unwrap();
+    assert_eq!(registered, 3);
+}
+
+#[tokio::test]
+async fn what_was_written_can_be_waited_for() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let mut book = Book::new(pool);
+    let receipt = book.register(user(1), "ada").await;
+    let short = Duration::from_millis(30);
+    let long = Duration::from_secs(60);
+
+    let reader = Reader::new(pool).await;
+    assert!(!reader.projector.wait_for(receipt, "users", short).await, "nobody settles it");
+    reader.settle().await;
+    assert!(!reader.projector.wait_for(receipt, "users", short).await, "nobody applies it");
+    assert!(!reader.projector.wait_for(receipt, "nonsense", long).await);
+    sqlx::query("UPDATE projections SET state = 'stopped'").execute(pool).await.unwrap();
+    assert!(!reader.projector.wait_for(receipt, "users", long).await, "a stopped one is given up");
+
+    let running = Running::start(pool, ::projections::all()).await;
+    // A process that neither settles nor applies can wait as well.
+    let bystander = {
+        let sequencer = Sequencer::new(pool.clone());
+        Projector::new(pool.clone(), ::projections::all(), sequencer.head())
+    };
+    running.caught_up(receipt).await;
+    for number in 2..=30 {
+        let receipt = book.register(user(number), &format!("user{number}")).await;
+        let waiting = if number % 2 == 0 { &running.projector } else { &bystander };
+        assert!(waiting.wait_for(receipt, "users", long).await);
+        assert!(users::get(pool, user(number)).await.unwrap().is_some());
+    }
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_follower_sees_every_line_once_and_in_order() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let running = Running::start(pool, Vec::new()).await;
+    let mut follower = ::projections::Follower::new(pool.clone(), running.sequencer.head(), 0);
+    let mut book = Book::new(pool);
+    book.actor = Actor::User(user(1));
+    let mut expected = 0;
+    for round in 1..=10 {
+        book.register(user(round), &format!("user{round}")).await;
+        book.user(user(round), UserEvent::Disabled {}).await;
+        while follower.position() < 2 * i64::try_from(round).unwrap() {
+            for event in follower.next_batch().await {
+                expected += 1;
+                assert_eq!(event.position, expected);
+                assert_eq!(event.metadata().unwrap().actor, Actor::User(user(1)));
+                event.event().unwrap();
+            }
+        }
+    }
+    running.stop().await;
+}

@@ -1,0 +1,197 @@
+//! What is revoked on one replica is refused by the others.
+
+use std::{sync::Arc, time::Duration};
+
+use ::projections::{Revocations, Sequencer, Verdict};
+use chrono::{DateTime, Utc};
+use domain::{EndReason, Role, Roles, Sealed, User, UserEvent};
+use sqlx::{Connection, Executor, PgPool};
+use tokio::{sync::Notify, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use super::book::{Book, Reader, eventually, session, user};
+use crate::support::database::TestDatabase;
+
+/// What of a server answers for tokens.
+struct Replica {
+    revocations: Revocations,
+    cancel: CancellationToken,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Replica {
+    async fn start(pool: &PgPool, now: DateTime<Utc>) -> Self {
+        let sequencer = Sequencer::new(pool.clone());
+        let revocations =
+            Revocations::new(pool.clone(), sequencer.head(), Duration::from_secs(900));
+        assert!(!revocations.is_ready(), "not before it is loaded");
+        let cancel = CancellationToken::new();
+        let settling = {
+            let cancel = cancel.clone();
+            tokio::spawn(async move { sequencer.run(Arc::new(Notify::new()), cancel).await })
+        };
+        let following = {
+            let (revocations, cancel) = (revocations.clone(), cancel.clone());
+            tokio::spawn(async move { revocations.run(now, cancel).await })
+        };
+        eventually("it is ready", || async { revocations.is_ready() }).await;
+        Self { revocations, cancel, tasks: vec![settling, following] }
+    }
+
+    async fn stop(self) {
+        self.cancel.cancel();
+        for task in self.tasks {
+            task.await.unwrap();
+        }
+    }
+}
+
+const VALID: Verdict = Verdict::Valid { roles: None };
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_on_one_replica_is_known_to_the_other() {
+    let database = TestDatabase::create().await;
+    let mut book = Book::new(database.pool());
+    book.fill().await;
+    Reader::new(database.pool()).await;
+    let first = Replica::start(&database.another_pool("first").await, book.now).await;
+    let second = Replica::start(&database.another_pool("second").await, book.now).await;
+    for replica in [&first, &second] {
+        let check = |s, u, version| replica.revocations.check(session(s), user(u), version);
+        assert_eq!(check(1, 1, 2), VALID);
+        assert_eq!(check(2, 2, 1), VALID);
+        assert_eq!(check(3, 3, 1), Verdict::Revoked, "it ended before the start");
+        assert_eq!(check(33, 3, 1), Verdict::Revoked, "the account is disabled");
+    }
+
+    // The command of one process feeds that one at once …
+    first.revocations.note_session_ended(session(1));
+    assert_eq!(first.revocations.check(session(1), user(1), 2), Verdict::Revoked);
+    book.end(session(1), user(1), EndReason::EndedElsewhere).await;
+    // … and the other by the book.
+    eventually("the second refuses it", || async {
+        second.revocations.check(session(1), user(1), 2) == Verdict::Revoked
+    })
+    .await;
+    assert_eq!(second.revocations.check(session(2), user(2), 1), VALID);
+    first.stop().await;
+    second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_of_an_account_reach_its_tokens() {
+    let database = TestDatabase::create().await;
+    let mut book = Book::new(database.pool());
+    book.fill().await;
+    Reader::new(database.pool()).await;
+    let replica = Replica::start(database.pool(), book.now).await;
+    let revocations = &replica.revocations;
+
+    // Bob (version 2) changes the password from one of two sessions.
+    book.user(
+        user(2),
+        UserEvent::PasswordChanged {
+            password: Sealed("new".into()),
+            kept_session: Some(session(2)),
+        },
+    )
+    .await;
+    eventually("the other session is cut off", || async {
+        revocations.check(session(22), user(2), 2) == Verdict::Revoked
+    })
+    .await;
+    assert_eq!(revocations.check(session(2), user(2), 2), VALID, "the kept one stays");
+    assert_eq!(
+        revocations.check(session(23), user(2), 3),
+        VALID,
+        "a new one is of the new version"
+    );
+
+    // A role comes with the next check, and not for a token that has it already.
+    book.user(user(2), UserEvent::RoleGranted { role: Role::Admin }).await;
+    let roles: Roles = [Role::User, Role::Admin].into();
+    eventually("the role is known", || async {
+        revocations.check(session(2), user(2), 3) == Verdict::Valid { roles: Some(roles.clone()) }
+    })
+    .await;
+    assert_eq!(revocations.check(session(2), user(2), 4), VALID);
+
+    book.user(user(2), UserEvent::Disabled {}).await;
+    eventually("a disabled account has no tokens", || async {
+        revocations.check(session(2), user(2), 4) == Verdict::Revoked
+    })
+    .await;
+    book.user(user(2), UserEvent::Enabled {}).await;
+    eventually("enabled, it has new ones", || async {
+        revocations.check(session(24), user(2), 6) == Verdict::Valid { roles: None }
+    })
+    .await;
+    assert_eq!(revocations.check(session(2), user(2), 4), Verdict::Revoked, "but not the old ones");
+
+    // An older state that comes late changes nothing.
+    revocations.note_user(user(2), &User { version: 1, ..User::default() });
+    assert_eq!(revocations.check(session(2), user(2), 4), Verdict::Revoked);
+
+    // What only a newer binary can read: its older tokens are refused here.
+    book.raw("User", &user(1).to_string(), "UserErased", serde_json::json!({"UserErased": {}}))
+        .await;
+    eventually("unreadable, so refused", || async {
+        revocations.check(session(1), user(1), 2) == Verdict::Revoked
+    })
+    .await;
+    replica.stop().await;
+}
+
+/// Somebody's open transaction keeps events out of the journal. A revocation does not wait for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_held_horizon_holds_no_revocation_back() {
+    let database = TestDatabase::create().await;
+    let mut book = Book::new(database.pool());
+    book.fill().await;
+    Reader::new(database.pool()).await;
+    let replica = Replica::start(&database.another_pool("replica").await, book.now).await;
+    let mut conn = database.pool().acquire().await.unwrap();
+    let mut holding = conn.begin().await.unwrap();
+    holding.execute("SELECT pg_current_xact_id()").await.unwrap();
+    let ended = book.end(session(2), user(2), EndReason::SignedOut).await;
+    eventually("it is refused", || async {
+        replica.revocations.check(session(2), user(2), 2) == Verdict::Revoked
+    })
+    .await;
+    let settled = Sequencer::new(database.pool().clone()).drain().await.unwrap();
+    assert!(!settled.covers(ended.tx, ended.event_id), "it has no line yet");
+    holding.rollback().await.unwrap();
+    replica.stop().await;
+}
+
+/// What the views lag behind is made up for by the journal.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_with_views_that_lag_misses_nothing() {
+    let database = TestDatabase::create().await;
+    let mut book = Book::new(database.pool());
+    book.fill().await;
+    let reader = Reader::new(database.pool()).await;
+    reader.read().await;
+    book.end(session(1), user(1), EndReason::SignedOut).await;
+    book.user(user(2), UserEvent::Disabled {}).await;
+    let head = reader.settle().await;
+    let replica = Replica::start(database.pool(), book.now).await;
+    assert_eq!(replica.revocations.caught_up_to(), head);
+    for (s, u) in [(1, 1), (2, 2), (3, 3)] {
+        assert_eq!(replica.revocations.check(session(s), user(u), 1), Verdict::Revoked);
+    }
+    replica.stop().await;
+}
+
+#[tokio::test]
+async fn a_feed_that_broke_is_not_ready() {
+    let database = TestDatabase::create().await;
+    Reader::new(database.pool()).await;
+    let replica =
+        Replica::start(&database.another_pool("replica").await, DateTime::UNIX_EPOCH).await;
+    sqlx::raw_sql("ALTER TABLE sequencer RENAME TO gone").execute(database.pool()).await.unwrap();
+    eventually("it says so", || async { !replica.revocations.is_ready() }).await;
+    sqlx::raw_sql("ALTER TABLE gone RENAME TO sequencer").execute(database.pool()).await.unwrap();
+    eventually("it recovers", || async { replica.revocations.is_ready() }).await;
+    replica.stop().await;
+}

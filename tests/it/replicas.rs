@@ -1,0 +1,134 @@
+//! Two servers on one database: equal, and either may die.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::support::{
+    database::TestDatabase,
+    scratch,
+    server::{Setup, Tokens, eventually},
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn either_replica_may_die_and_the_other_goes_on() {
+    let database = TestDatabase::create().await;
+    let scratch = scratch();
+    let one = Setup::on(&database.url(), &scratch.path().join("one")).known_as("http://localhost:8080");
+    let two = Setup { data_dir: scratch.path().join("two"), ..one.replica() };
+    // Both at once: they migrate, make keys and an admin side by side.
+    let (first, second) = tokio::join!(one.start(), two.start());
+    let ada = first.register("ada").await;
+    second.sign_in("ada").await;
+    second.admin().await;
+
+    first.kill();
+    // The other sequences and projects alone: what happens now comes to its history.
+    let ben = second.register("ben").await;
+    eventually("the history shows the registration", async || {
+        let answer = second.get("/api/v1/audit?limit=100", &ben.access).await.unwrap();
+        let page: Value = answer.json().await.unwrap();
+        page["lines"].as_array().unwrap().iter().any(|line| line["type"] == "UserRegistered").then_some(())
+    })
+    .await;
+    let me = second.get("/api/v1/auth/me", &ada.access).await.unwrap();
+    assert_eq!(me.status(), 200, "a token of the dead replica is good on the other");
+
+    let first = one.start().await;
+    second.kill();
+    first.sign_in("ben").await;
+    let refreshed = first.refresh(&ada.refresh).await.unwrap();
+    Tokens::of(refreshed, 200).await;
+}
+
+/// A second is the promise; here it is only that the other replica comes to refuse. What it took is
+/// printed, since machines are shared and no time is asserted.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_replica_ends_the_other_refuses() {
+    let database = TestDatabase::create().await;
+    let scratch = scratch();
+    let one = Setup::on(&database.url(), &scratch.path().join("one")).known_as("http://localhost:8080");
+    let two = Setup { data_dir: scratch.path().join("two"), ..one.replica() };
+    let first = one.start().await;
+    let second = two.start().await;
+
+    let refused = async |what: &str, tokens: &Tokens| {
+        let began = Instant::now();
+        eventually(&format!("the other replica refuses: {what}"), async || {
+            let me = second.get("/api/v1/auth/me", &tokens.access).await.unwrap();
+            (me.status() == 401).then_some(())
+        })
+        .await;
+        println!("{what}: refused by the other replica after {:?}", began.elapsed());
+    };
+
+    // Signed out.
+    let ada = first.register("ada").await;
+    assert_eq!(second.get("/api/v1/auth/me", &ada.access).await.unwrap().status(), 200);
+    let out = first.post("/api/v1/auth/logout", json!({"refresh_token": ada.refresh})).await.unwrap();
+    assert_eq!(out.status(), 204);
+    assert_eq!(first.get("/api/v1/auth/me", &ada.access).await.unwrap().status(), 401, "at once on the same");
+    refused("signed out", &ada).await;
+
+    // Ended from another device.
+    let (phone, laptop) = (first.sign_in("ada").await, first.sign_in("ada").await);
+    let ended = first
+        .http
+        .delete(first.url(&format!("/api/v1/sessions/{}", phone.session_id)))
+        .bearer_auth(&laptop.access)
+        .send()
+        .await
+        .unwrap();
+    assert!(ended.status().is_success(), "{}", ended.status());
+    refused("ended from another device", &phone).await;
+
+    // The password changed: every other session.
+    let phone = first.sign_in("ada").await;
+    let body = json!({"current_password": "the password of ada", "new_password": "another password of ada"});
+    let changed = first
+        .http
+        .post(first.url("/api/v1/auth/password"))
+        .bearer_auth(&laptop.access)
+        .json(&body)
+        .send()
+        .await
+        .unwrap();
+    assert!(changed.status().is_success(), "{}", changed.text().await.unwrap());
+    refused("the password was changed", &phone).await;
+    assert_eq!(second.get("/api/v1/auth/me", &laptop.access).await.unwrap().status(), 200, "the own one stays");
+
+    // Disabled.
+    let admin = first.admin().await;
+    let disabled = first
+        .http
+        .post(first.url(&format!("/api/v1/admin/users/{}/disable", ada.user_id)))
+        .bearer_auth(&admin.access)
+        .send()
+        .await
+        .unwrap();
+    assert!(disabled.status().is_success(), "{}", disabled.text().await.unwrap());
+    refused("the account was disabled", &laptop).await;
+    let refresh = second.refresh(&laptop.refresh).await.unwrap();
+    assert_eq!(refresh.status(), 401);
+}
+
+/// The promise of a second, held against what the same machine takes for the same thing without any
+/// replica: a refresh token that was spent on one is refused on the other at once, because both ask
+/// the book itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn refresh_tokens_are_spent_everywhere_at_once() {
+    let database = TestDatabase::create().await;
+    let scratch = scratch();
+    let one = Setup::on(&database.url(), &scratch.path().join("one"))
+        .known_as("http://localhost:8080")
+        .with("ENTRYBOOK_REFRESH_GRACE", "0s");
+    let two = Setup { data_dir: scratch.path().join("two"), ..one.replica() };
+    let (first, second) = tokio::join!(one.start(), two.start());
+    let ada = first.register("ada").await;
+    Tokens::of(first.refresh(&ada.refresh).await.unwrap(), 200).await;
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    let again = second.refresh(&ada.refresh).await.unwrap();
+    assert_eq!(again.status(), 401, "a second use ends the session");
+    let me = second.get("/api/v1/auth/me", &ada.access).await.unwrap();
+    assert_eq!(me.status(), 401);
+}

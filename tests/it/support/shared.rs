@@ -1,0 +1,79 @@
+//! One server that several tests use at once, each with people of its own. It ends with the last
+//! test that uses it.
+
+use std::sync::{
+    Arc, Weak,
+    atomic::{AtomicU32, Ordering},
+};
+
+use sqlx::{ConnectOptions, Connection};
+use tempfile::TempDir;
+use tokio::sync::Mutex;
+
+use super::{
+    scratch,
+    database::TestDatabase,
+    http::Api,
+    server::{Server, Setup},
+};
+
+static SHARED: Mutex<Weak<Running>> = Mutex::const_new(Weak::new());
+
+/// A server on a database of its own. All of it goes with this value, the server first.
+pub struct Running {
+    pub server: Server,
+    pub setup: Setup,
+    pub database: TestDatabase,
+    _scratch: TempDir,
+}
+
+impl Running {
+    /// A server for one test alone.
+    pub async fn start(settings: &[(&str, &str)]) -> Self {
+        let database = TestDatabase::create().await;
+        let scratch = scratch();
+        let mut setup = Setup::on(&database.url(), &scratch.path().join("data"));
+        for (key, value) in settings {
+            setup = setup.with(key, value);
+        }
+        let server = setup.start().await;
+        Self { server, setup, database, _scratch: scratch }
+    }
+
+    /// The server that tests share: nothing is throttled there that one of them could set off for
+    /// the others.
+    pub async fn shared() -> Arc<Self> {
+        let mut shared = SHARED.lock().await;
+        if let Some(running) = shared.upgrade() {
+            return running;
+        }
+        let running = Arc::new(Self::start(&UNTHROTTLED).await);
+        *shared = Arc::downgrade(&running);
+        running
+    }
+
+    pub fn api(&self) -> Api {
+        Api::new(self.server.url(""))
+    }
+
+    /// How many events the book has.
+    pub async fn events(&self) -> i64 {
+        // Not through the pool, whose connections belong to the runtime of the test that made it.
+        let mut connection = self.database.connect_options().connect().await.unwrap();
+        let count = sqlx::query_scalar("SELECT count(*) FROM events").fetch_one(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
+        count
+    }
+}
+
+/// All requests of a test come from one address.
+pub const UNTHROTTLED: [(&str, &str); 2] = [
+    ("ENTRYBOOK_ADDRESS_THROTTLE_FREE_FAILURES", "1000000"),
+    ("ENTRYBOOK_REGISTRATIONS_PER_HOUR", "1000000"),
+];
+
+/// A name that nobody else has on a shared server.
+pub fn unique(name: &str) -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    format!("{name}-{}", NEXT.fetch_add(1, Ordering::Relaxed))
+}
