@@ -183,8 +183,11 @@ impl Entrybook {
         let (person, key) = self.keyring().new_person(id);
         let email = self.seal_email(id, &person, &new.email);
         let username = self.seal_username(id, &person, &new.username);
-        // A name that is taken already is refused before any work is spent on it; the commit finds
-        // out about those that are taken in this moment.
+        // A name that is taken is refused before any work is spent on it, and who asks for one that
+        // is being taken waits for the answer, e-mail before username, so that nobody waits in a
+        // circle. The commit finds out about those that another replica takes in this moment.
+        let _email_turn = self.names().take(&email.index.0).await;
+        let _username_turn = self.names().take(&username.index.0).await;
         for (kind, identifier) in
             [(IdentifierKind::Email, &email), (IdentifierKind::Username, &username)]
         {

@@ -120,6 +120,7 @@ struct Inner {
     appended: Arc<Notify>,
     changes: broadcast::Sender<LocalChange>,
     turns: Turns,
+    names: Turns,
     address_failures: AddressFailures,
     registrations: Registrations,
     blocked: BlockedAttempts,
@@ -146,6 +147,7 @@ impl Entrybook {
             appended: Arc::default(),
             changes: broadcast::channel(1_024).0,
             turns: Turns::new(ATTEMPTS_AT_ONCE),
+            names: Turns::new(1),
             address_failures: AddressFailures::new(settings.address_throttle),
             registrations: Registrations::new(settings.registrations_per_hour),
             blocked: BlockedAttempts::default(),
@@ -223,6 +225,11 @@ impl Entrybook {
 
     pub(crate) fn turns(&self) -> &Turns {
         &self.0.turns
+    }
+
+    /// Turns for claiming a name.
+    pub(crate) fn names(&self) -> &Turns {
+        &self.0.names
     }
 
     pub(crate) fn address_failures(&self) -> &AddressFailures {
