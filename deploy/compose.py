@@ -1,0 +1,46 @@
+"""What docker-compose.yml must hold, over `docker-compose config --format json` on standard input."""
+
+import json
+import sys
+
+project = json.load(sys.stdin)
+services = project["services"]
+problems = []
+
+
+def must(holds: bool, otherwise: str) -> None:
+    if not holds:
+        problems.append(otherwise)
+
+
+must(set(services) == {"postgres", "entrybook", "nginx"}, "there are other services than postgres, entrybook and nginx")
+postgres, entrybook, nginx = services["postgres"], services["entrybook"], services["nginx"]
+
+must(postgres["image"] == "postgres:17", "postgres is not postgres:17")
+book = [volume for volume in postgres["volumes"] if volume["target"] == "/var/lib/postgresql/data"]
+must([volume["type"] for volume in book] == ["volume"], "the data of postgres is in no named volume")
+must("pg_isready" in postgres["healthcheck"]["test"], "postgres is not checked with pg_isready")
+must("ports" not in postgres and "ports" not in entrybook, "postgres or entrybook can be reached from outside")
+must(entrybook["depends_on"]["postgres"]["condition"] == "service_healthy", "entrybook does not wait for postgres")
+must(nginx["depends_on"]["entrybook"]["condition"] == "service_healthy", "nginx does not wait for entrybook")
+for name in ("entrybook", "nginx"):
+    service = services[name]
+    must(service.get("read_only") is True, f"{name} can write to its root")
+    must(service.get("cap_drop") == ["ALL"], f"{name} keeps capabilities")
+for name, service in services.items():
+    must("no-new-privileges:true" in service.get("security_opt", []), f"{name} may gain privileges")
+    must(not service.get("privileged"), f"{name} is privileged")
+    must(":" in service["image"], f"the image of {name} has no tag")
+    for key, value in (service.get("environment") or {}).items():
+        secret = "PASSWORD" in key or "MASTER_KEY" in key or "DATABASE_URL" in key
+        must(not (secret and value and not key.endswith("_FILE")), f"{name} has a secret in its environment: {key}")
+for name in ("front", "back"):
+    must(project["networks"][name].get("internal") is True, f"the network {name} leads outside")
+must(set(postgres["networks"]) == {"back"}, "postgres is in other networks than back")
+must("edge" not in entrybook["networks"], "entrybook can reach the outside")
+must("back" not in nginx["networks"], "nginx can reach postgres")
+
+for problem in problems:
+    print(f"docker-compose.yml: {problem}")
+print(f"{len(services)} services, {len(problems)} problems")
+sys.exit(1 if problems else 0)
