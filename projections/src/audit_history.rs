@@ -23,7 +23,7 @@ use crate::{
 
 mod page;
 
-pub use page::{Filter, Order, page};
+pub use page::{ActorKind, Filter, Order, page};
 
 /// The view.
 #[derive(Debug, Clone, Copy)]
@@ -87,6 +87,10 @@ impl View for AuditHistory {
             indexes: &[
                 projection::Index { name: "user", on: "(user_id, position)" },
                 projection::Index { name: "actor", on: "(actor_user_id, position)" },
+                projection::Index {
+                    name: "actor_kind",
+                    on: "(split_part(actor, ':', 1), position) WHERE actor_user_id IS NULL",
+                },
                 projection::Index { name: "session", on: "(session_id, position)" },
                 projection::Index { name: "type", on: "(event_type, position)" },
             ],

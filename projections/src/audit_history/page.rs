@@ -14,6 +14,8 @@ pub struct Filter {
     pub user: Option<UserId>,
     /// Who did it.
     pub actor_user: Option<UserId>,
+    /// Who did it, where that is no account.
+    pub actor_kind: Option<ActorKind>,
     pub session: Option<SessionId>,
     /// One of these types; none given means all.
     pub event_types: Vec<String>,
@@ -23,6 +25,14 @@ pub struct Filter {
     pub to: Option<DateTime<Utc>>,
     /// Who is looking, unless it is an auditor: only what concerns this person.
     pub visible_to: Option<UserId>,
+}
+
+/// Those who act without an account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ActorKind {
+    Anonymous,
+    System,
+    Cli,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -90,7 +100,8 @@ fn select<'a>(
     let on_its_own_index = filter.user.is_some()
         || filter.visible_to.is_some()
         || filter.session.is_some()
-        || filter.actor_user.is_some();
+        || filter.actor_user.is_some()
+        || filter.actor_kind.is_some();
     let mut query = QueryBuilder::new("");
     if filter.event_types.is_empty() || on_its_own_index {
         query.push("SELECT h.* FROM ").push(name).push(" h WHERE true");
@@ -129,6 +140,15 @@ fn narrow<'a>(query: &mut QueryBuilder<'a, Postgres>, filter: &'a Filter) {
     }
     if let Some(actor) = filter.actor_user {
         query.push(" AND h.actor_user_id = ").push_bind(actor.0);
+    }
+    if let Some(kind) = filter.actor_kind {
+        // As the index of actors without an account has it.
+        query.push(" AND h.actor_user_id IS NULL AND split_part(h.actor, ':', 1) = ");
+        query.push(match kind {
+            ActorKind::Anonymous => "'anonymous'",
+            ActorKind::System => "'system'",
+            ActorKind::Cli => "'cli'",
+        });
     }
     if let Some(session) = filter.session {
         query.push(" AND h.session_id = ").push_bind(session.0);

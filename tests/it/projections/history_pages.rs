@@ -1,7 +1,7 @@
 //! Searches of a large history stay on indexes.
 
 use ::projections::{
-    audit_history::{self, Filter, Order},
+    audit_history::{self, ActorKind, Filter, Order},
     journal, sessions, users,
 };
 use chrono::TimeDelta;
@@ -38,7 +38,7 @@ async fn large_book(pool: &PgPool) {
                   jsonb_build_object('SessionEnded', jsonb_build_object(
                       'user_id', '00000000-0000-0000-0000-' || lpad(to_hex(40960 + n), 12, '0'),
                       'reason', 'signed_out', 'at', '2026-03-02T10:00:00Z')),
-                  '{"actor": "system", "request_id": "r", "at": "2026-03-02T10:00:00Z"}'
+                  '{"actor": "anonymous", "request_id": "r", "at": "2026-03-02T10:00:00Z"}'
              FROM generate_series(1001, 1200) AS n;
            INSERT INTO events (aggregate_type, aggregate_id, sequence, event_type, event_version,
                                payload, metadata)
@@ -48,7 +48,7 @@ async fn large_book(pool: &PgPool) {
                       'email', jsonb_build_object('sealed', 's', 'index', 'e' || n),
                       'username', jsonb_build_object('sealed', 's', 'index', 'u' || n),
                       'full_name', null, 'password', 's', 'roles', jsonb_build_array('user'))),
-                  '{"actor": "system", "request_id": "r", "at": "2026-03-02T10:00:00Z"}'
+                  '{"actor": "anonymous", "request_id": "r", "at": "2026-03-02T10:00:00Z"}'
              FROM generate_series(1, 2000) AS n;
            INSERT INTO events (aggregate_type, aggregate_id, sequence, event_type, event_version,
                                payload, metadata)
@@ -108,6 +108,11 @@ async fn searches_stay_on_indexes() {
         ("of a person", Filter { user: Some(user(5)), ..Filter::default() }, "_user"),
         ("seen by a person", Filter { visible_to: Some(user(5)), ..Filter::default() }, "_user"),
         ("done by a person", Filter { actor_user: Some(user(5)), ..Filter::default() }, "_actor"),
+        (
+            "done by the system",
+            Filter { actor_kind: Some(ActorKind::System), ..Filter::default() },
+            "_actor_kind",
+        ),
         ("of a session", Filter { session: Some(session(5)), ..Filter::default() }, "_session"),
         (
             "of a rare type",

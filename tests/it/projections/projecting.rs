@@ -25,6 +25,8 @@ use crate::support::database::TestDatabase;
 struct Picky;
 
 static MENDED: AtomicBool = AtomicBool::new(false);
+/// Whether two have ever written it at once.
+static OVERLAPPED: AtomicBool = AtomicBool::new(false);
 
 impl View for Picky {
     const NAME: &'static str = "picky";
@@ -70,6 +72,14 @@ impl View for Picky {
         generation: Generation,
         rows: &[i64],
     ) -> Result<(), sqlx::Error> {
+        // Whoever else is writing holds this until its transaction ends.
+        let alone: bool = sqlx::query_scalar("SELECT pg_try_advisory_xact_lock(7301, 2)")
+            .fetch_one(&mut *conn)
+            .await?;
+        if !alone {
+            OVERLAPPED.store(true, Ordering::Relaxed);
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
         sqlx::query(&format!(
             "INSERT INTO {} SELECT unnest($1::bigint[]) ON CONFLICT DO NOTHING",
             table::<Self>("picky", generation)
@@ -83,6 +93,7 @@ impl View for Picky {
 
 /// A server's read side, running.
 struct Running {
+    wake: Arc<Notify>,
     sequencer: Sequencer,
     projector: Projector,
     cancel: CancellationToken,
@@ -92,16 +103,16 @@ struct Running {
 impl Running {
     async fn start(pool: &PgPool, all: Vec<&'static dyn Projection>) -> Self {
         let Reader { sequencer, projector, .. } = Reader::of(pool, all).await;
-        let cancel = CancellationToken::new();
+        let (wake, cancel) = (Arc::new(Notify::new()), CancellationToken::new());
         let settling = {
-            let (sequencer, cancel) = (sequencer.clone(), cancel.clone());
-            tokio::spawn(async move { sequencer.run(Arc::new(Notify::new()), cancel).await })
+            let (sequencer, wake, cancel) = (sequencer.clone(), wake.clone(), cancel.clone());
+            tokio::spawn(async move { sequencer.run(wake, cancel).await })
         };
         let projecting = {
             let (projector, cancel) = (projector.clone(), cancel.clone());
             tokio::spawn(async move { projector.run(cancel).await })
         };
-        Self { sequencer, projector, cancel, tasks: vec![settling, projecting] }
+        Self { wake, sequencer, projector, cancel, tasks: vec![settling, projecting] }
     }
 
     async fn status(&self, name: &str) -> ProjectionStatus {
@@ -248,7 +259,9 @@ async fn any_number_of_projectors_share_one_database() {
     let mut replicas = Vec::new();
     for name in ["first", "second", "third"] {
         let pool = database.another_pool(name).await;
-        replicas.push(Running::start(&pool, ::projections::all()).await);
+        let mut all = ::projections::all();
+        all.push(&Picky);
+        replicas.push(Running::start(&pool, all).await);
     }
     // One after the other goes away while the book grows, but for the last.
     let mut book = Book::new(database.pool());
@@ -257,6 +270,7 @@ async fn any_number_of_projectors_share_one_database() {
         book.register(user(number), &format!("user{number}")).await;
         book.start(session(number), user(number), 1).await;
         last = Some(book.refresh(session(number), user(number)).await);
+        replicas.iter().for_each(|replica| replica.wake.notify_one());
         if number % 40 == 0 && replicas.len() > 1 {
             replicas.remove(0).stop().await;
         }
@@ -264,6 +278,7 @@ async fn any_number_of_projectors_share_one_database() {
     let left = replicas.remove(0);
     left.caught_up(last.unwrap()).await;
     assert_equal_to_a_fold(database.pool()).await;
+    assert!(!OVERLAPPED.load(Ordering::Relaxed), "each is advanced by one at a time");
     left.stop().await;
 }
 
@@ -280,6 +295,7 @@ async fn a_projector_whose_connections_are_cut_loses_nothing() {
         book.register(user(number), &format!("user{number}")).await;
         book.start(session(number), user(number), 1).await;
         last = Some(book.refresh(session(number), user(number)).await);
+        running.wake.notify_one();
         if number % 3 == 0 {
             cut += sqlx::query_scalar::<_, i64>(
                 "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity

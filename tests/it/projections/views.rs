@@ -1,7 +1,7 @@
 //! Each view: events in, rows out, and the same rows when they are delivered twice.
 
 use ::projections::{
-    audit_history::{self, Filter, Order},
+    audit_history::{self, ActorKind, Filter, Order},
     sessions, users,
 };
 use chrono::TimeDelta;
@@ -109,6 +109,8 @@ async fn the_history_has_a_line_for_each_event() {
     book.fill().await;
     book.actor = Actor::User(user(1));
     book.user(user(2), UserEvent::Disabled {}).await;
+    book.actor = Actor::Cli(Sealed("operator".into()));
+    book.register(user(4), "zoe").await;
     let reader = Reader::new(pool).await;
     reader.read().await;
     let head = reader.settle().await;
@@ -156,6 +158,13 @@ async fn the_history_has_a_line_for_each_event() {
     );
     let by_ada = Filter { actor_user: Some(user(1)), ..Filter::default() };
     assert_eq!(lines(by_ada).await, [line("UserDisabled", None)]);
+    for (kind, count) in
+        [(ActorKind::Anonymous, head - 2), (ActorKind::System, 0), (ActorKind::Cli, 1)]
+    {
+        let by_kind = Filter { actor_kind: Some(kind), ..Filter::default() };
+        let found = lines(by_kind).await.len();
+        assert_eq!(i64::try_from(found).unwrap(), count, "{kind:?}");
+    }
     let of_session = Filter { session: Some(session(3)), ..Filter::default() };
     assert_eq!(
         lines(of_session).await,

@@ -114,6 +114,7 @@ impl Server {
 async fn start_private() -> postgres::PrivatePostgres {
     let mut settings =
         postgres::Settings::new(PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("postgres"));
+    settings.bin_dir = std::env::var_os("ENTRYBOOK_TEST_POSTGRES_BIN").map(PathBuf::from);
     settings.fallback_dir = std::env::temp_dir().join("entrybook-tests");
     settings.parameters.push(("max_connections".into(), "300".into()));
     let private = postgres::PrivatePostgres::start(settings).await.unwrap();
