@@ -7,10 +7,12 @@ mod admin;
 mod database;
 mod master_key;
 mod secret_file;
+mod waiting;
 
 pub use admin::{FirstAdmin, generate_password, make_first_admin};
 pub use database::{Database, Owner};
 pub use master_key::master_key_of;
+pub use waiting::Waiting;
 
 use crate::config::Config;
 use anyhow::{Context, bail};
@@ -77,7 +79,7 @@ impl Services {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
 
-        let master = master_key::find(config, database, &pool, entropy.as_ref()).await?;
+        let master = master_key::find(config, &pool, entropy.as_ref()).await?;
         let keyring = Arc::new(Keyring::load(pool.clone(), master, entropy.clone()).await?);
         let settings = TokenSettings {
             algorithm: config.token_algorithm,
@@ -110,9 +112,15 @@ impl Services {
 
     /// Posts all that is written into the journal and the read tables, so that a verb that reads them sees everything, whether or not
     /// a server runs.
-    pub async fn catch_up(&self) -> anyhow::Result<()> {
+    pub async fn post(&self) -> anyhow::Result<()> {
         self.sequencer.drain().await.context("The journal could not be brought up to date")?;
         self.projector.catch_up().await.context("The read tables could not be brought up to date")
+    }
+
+    /// The same, and warns where the newest events cannot be posted yet.
+    pub async fn catch_up(&self) -> anyhow::Result<()> {
+        self.post().await?;
+        Ok(waiting::warn_of_missing(&self.pool).await?)
     }
 
     /// Closes the pool.
@@ -151,7 +159,17 @@ impl Migrate {
 /// Brings the database up to date, or makes sure that it is. Any number of replicas may do so at once.
 ///
 /// Answers the versions that were applied.
-pub async fn prepare(database: &Database, migrate: Migrate) -> anyhow::Result<Vec<i64>> {
+pub async fn prepare(
+    config: &Config,
+    database: &Database,
+    migrate: Migrate,
+) -> anyhow::Result<Vec<i64>> {
+    master_key::require(config)?;
+    migrate_or_check(database, migrate).await
+}
+
+/// The same without a look at the master key, which migrating does not need.
+pub async fn migrate_or_check(database: &Database, migrate: Migrate) -> anyhow::Result<Vec<i64>> {
     let mut connection = owner(database).await?;
     version_is_supported(&mut connection).await?;
     let applied = match migrate {

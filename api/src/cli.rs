@@ -7,6 +7,7 @@ mod admin;
 mod audit;
 mod doctor;
 mod exit;
+mod healthcheck;
 mod migrate;
 mod openapi;
 mod out;
@@ -111,6 +112,12 @@ enum Verb {
         after_help = "Examples:\n  entrybook doctor\n  entrybook doctor --json"
     )]
     Doctor(doctor::Arguments),
+    /// Ask the server of this machine whether it lives
+    #[command(
+        long_about = "Asks /healthz of the server that listens on ENTRYBOOK_LISTEN, for at most three seconds. Exits with 0 if it answers \
+            200. For container engines, whose health checks need something inside the image to ask with."
+    )]
+    Healthcheck,
 }
 
 fn serve_help() -> String {
@@ -150,6 +157,10 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
         return on_runtime(doctor::run(config, arguments, &mut out));
     }
     let config = config?;
+    if matches!(cli.verb, Verb::Healthcheck) {
+        healthcheck::run(config.listen)?;
+        return Ok(Exit::Done);
+    }
     // The notices of PostgreSQL tell of tables that are not there yet.
     telemetry::start(&config, if serve.is_some() { "info,sqlx=warn" } else { "warn" });
     match cli.verb {
@@ -160,7 +171,7 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
             on_runtime(projections::run(&config, &arguments, &mut out))?
         }
         Verb::Audit(arguments) => on_runtime(audit::run(&config, arguments, &mut out))?,
-        Verb::Openapi | Verb::Doctor(_) => {}
+        Verb::Openapi | Verb::Doctor(_) | Verb::Healthcheck => {}
     }
     Ok(Exit::Done)
 }
@@ -180,7 +191,7 @@ async fn with_services<T>(
 ) -> anyhow::Result<T> {
     let database = Database::open_or_join(config).await?;
     let result = async {
-        prepare(&database, Migrate::as_owner(&database)).await?;
+        prepare(config, &database, Migrate::as_owner(&database)).await?;
         let issuer = config.public_url(config.listen.port())?;
         let services = Services::open(config, &database, issuer.origin(), Size::ONE_VERB).await?;
         let result = tokio::select! {

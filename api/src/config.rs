@@ -28,8 +28,8 @@ const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3_600);
 const DAY: Duration = Duration::from_secs(86_400);
-/// A second's work.
-const QUEUED_PER_THREAD: usize = 64;
+/// A few seconds' work: in a burst people wait rather than be turned away.
+const QUEUED_PER_THREAD: usize = 256;
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
 /// Settings that cannot be used, each with what would be right.

@@ -107,6 +107,7 @@ where
         let body = read_body(request, &App::from_ref(state)).await?;
         match media_type {
             MediaType::Json | MediaType::None if body.is_empty() => Ok(Self(T::default())),
+            MediaType::Json if body.trim_ascii() == b"null" => Ok(Self(T::default())),
             MediaType::Json => parse_json(&body).map(Self),
             _ => Err(unsupported(
                 "Send the body as `Content-Type: application/json` (UTF-8), or send none.",

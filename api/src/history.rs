@@ -13,7 +13,7 @@ use projections::{audit_history, users};
 
 use crate::{identity::Identity, problem::ApiResult, state::App};
 
-pub use projections::audit_history::{Filter, Order};
+pub use projections::audit_history::{ActorKind, Filter, Order};
 
 /// People that are looked up side by side.
 const LOOKUPS: usize = 4;
@@ -50,6 +50,35 @@ pub enum Doer {
     System,
     /// The command line, with the operating system's user where it may be shown.
     Cli(Option<String>),
+}
+
+/// Who is looked for as the actor of lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ActorFilter {
+    User(UserId),
+    Kind(ActorKind),
+}
+
+impl ActorFilter {
+    /// Reads `anonymous`, `system`, `cli` or the id of an account.
+    #[must_use]
+    pub fn read(text: &str) -> Option<Self> {
+        match text {
+            "anonymous" => Some(Self::Kind(ActorKind::Anonymous)),
+            "system" => Some(Self::Kind(ActorKind::System)),
+            "cli" => Some(Self::Kind(ActorKind::Cli)),
+            text if text.len() == 36 => text.parse().ok().map(Self::User),
+            _ => None,
+        }
+    }
+
+    /// Asks for this actor alone.
+    pub fn narrow(self, filter: &mut Filter) {
+        match self {
+            Self::User(id) => filter.actor_user = Some(id),
+            Self::Kind(kind) => filter.actor_kind = Some(kind),
+        }
+    }
 }
 
 /// Where a page begins: after or before a line, in the direction of reading.

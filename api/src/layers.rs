@@ -68,15 +68,28 @@ async fn handle(State(app): State<App>, mut request: Request, next: Next) -> Res
     let status = response.status();
     app.metrics().answered(&method, &route, status, took);
     span.in_scope(|| {
-        let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-        tracing::info!(
-            status = status.as_u16(),
-            millis,
-            "{method} {route} {} in {millis} ms",
-            status.as_u16()
-        );
+        let (status, millis) =
+            (status.as_u16(), u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
+        // What is asked all the time and went well is no news.
+        if status < 400 && is_routine(&route) {
+            tracing::debug!(status, millis, "{method} {route} {status} in {millis} ms");
+        } else {
+            tracing::info!(status, millis, "{method} {route} {status} in {millis} ms");
+        }
     });
     response
+}
+
+fn is_routine(route: &str) -> bool {
+    matches!(
+        route,
+        "/healthz"
+            | "/readyz"
+            | "/metrics"
+            | "/api/v1/health"
+            | "/api/v1/auth/verify"
+            | "/static/{file}"
+    )
 }
 
 /// The answer of the route, or the refusal before it gets there.

@@ -183,7 +183,34 @@ mod tests {
                 }
             }
         }
-        insta::assert_snapshot!(lines.join("\n"));
+        insta::assert_snapshot!(lines.join("\n"), @r"
+        GET /.well-known/jwks.json: 200 500 503
+        POST /api/auth/login: 200 400 401 408 413 415 422 429 500 503
+        GET /api/auth/me: 200 401 500 503
+        GET /api/health: 200 500 503
+        GET /api/v1/admin/projections: 200 401 403 500 503
+        GET /api/v1/admin/users: 200 400 401 403 422 500 503
+        GET /api/v1/admin/users/{id}: 200 401 403 404 500 503
+        POST /api/v1/admin/users/{id}/disable: 200 401 403 404 409 500 503
+        POST /api/v1/admin/users/{id}/enable: 200 401 403 404 500 503
+        POST /api/v1/admin/users/{id}/roles: 200 400 401 403 404 408 409 413 415 422 500 503
+        GET /api/v1/audit: 200 400 401 422 500 503
+        POST /api/v1/auth/login: 200 400 401 408 413 415 422 429 500 503
+        POST /api/v1/auth/logout: 204 400 401 403 408 413 415 422 500 503
+        GET /api/v1/auth/me: 200 401 500 503
+        PATCH /api/v1/auth/me: 200 400 401 403 408 409 413 415 422 500 503
+        POST /api/v1/auth/password: 204 400 401 403 408 409 413 415 422 429 500 503
+        POST /api/v1/auth/refresh: 200 400 401 403 408 413 415 422 429 500 503
+        POST /api/v1/auth/register: 201 400 403 408 409 413 415 422 429 500 503
+        GET /api/v1/auth/verify: 204 401 500 503
+        GET /api/v1/health: 200 500 503
+        GET /api/v1/sessions: 200 401 500 503
+        DELETE /api/v1/sessions: 200 401 403 500 503
+        DELETE /api/v1/sessions/{id}: 204 401 403 404 500 503
+        GET /healthz: 200 500 503
+        GET /metrics: 200 500 503
+        GET /readyz: 200 500 503
+        ");
     }
 
     #[test]

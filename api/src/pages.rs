@@ -291,7 +291,7 @@ pub(crate) trait Tokened: DeserializeOwned {
     fn csrf(&self) -> &str;
 }
 
-/// A form that was posted. What it holds is had by [`Posted::genuine`] alone.
+/// A form that was posted. What it holds is had by asking whether it is `genuine` alone.
 pub struct Posted<T> {
     form: T,
     genuine: bool,

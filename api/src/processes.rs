@@ -12,7 +12,7 @@ use std::{collections::HashMap, time::Duration};
 use commands::{CommandError, Origin, StorageError};
 use domain::{Cut, EndReason, Event, SessionEvent, SessionId, UserEvent, UserId};
 use projections::{Follower, RecordedEvent, sessions};
-use sqlx::{PgConnection, PgPool, Postgres, pool::PoolConnection};
+use sqlx::{Connection, PgConnection, PgPool};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::state::App;
@@ -77,7 +77,6 @@ impl Task {
                 match turn(app.pool()).await {
                     Ok(Some(mut lock)) => {
                         let _ = end_sessions(app, &mut lock).await.inspect_err(warn);
-                        // Whatever it was, the lock goes with its connection.
                         let _ = lock.close().await;
                     }
                     Ok(None) => {}
@@ -102,14 +101,15 @@ fn warn(error: &Interrupted) {
     tracing::warn!("the process that ends sessions was interrupted and begins again: {error}");
 }
 
-/// The connection that holds the lock, if no other replica does.
-async fn turn(pool: &PgPool) -> Result<Option<PoolConnection<Postgres>>, sqlx::Error> {
+/// The connection that holds the lock, if no other replica does. It is the pool's no more, so that
+/// the lock goes with it whatever ends the process.
+async fn turn(pool: &PgPool) -> Result<Option<PgConnection>, sqlx::Error> {
     let mut connection = pool.acquire().await?;
     let held: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock(hashtext($1))")
         .bind(NAME)
         .fetch_one(&mut *connection)
         .await?;
-    Ok(held.then_some(connection))
+    Ok(held.then(|| connection.detach()))
 }
 
 /// Follows the journal and sweeps, as long as the lock is held.

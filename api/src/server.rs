@@ -45,7 +45,7 @@ pub async fn serve(
     let connections = Arc::new(Semaphore::new(app.settings().max_connections));
     let graceful = GracefulShutdown::new();
     let mut shutdown = pin!(shutdown);
-    tracing::info!(%address, "listening on http://{address}");
+    tracing::debug!(%address, "listening on http://{address}");
     loop {
         let (stream, peer, permit) = tokio::select! {
             biased;

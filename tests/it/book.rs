@@ -29,7 +29,8 @@ impl Desk {
         let database = TestDatabase::create().await;
         database::migrate(&database.connect_options()).await.unwrap();
         let pool = database::connect(database.connect_options(), 20).await.unwrap();
-        let clock = Arc::new(ManualClock::new(chrono::DateTime::from_timestamp(1_760_000_000, 0).unwrap()));
+        let clock =
+            Arc::new(ManualClock::new(chrono::DateTime::from_timestamp(1_760_000_000, 0).unwrap()));
         let entropy = Arc::new(SystemEntropy);
         let master = MasterKey::generate(entropy.as_ref());
         let keyring = Arc::new(Keyring::load(pool.clone(), master, entropy.clone()).await.unwrap());
@@ -43,7 +44,7 @@ impl Desk {
         .await
         .unwrap();
         // Weak hashes: what is tested here is what happens around them.
-        let hashing = HashSettings { memory_kib: 64, passes: 1, threads: 2, queue: 1_000, ..HashSettings::default() };
+        let hashing = HashSettings { memory_kib: 64, passes: 1, threads: 2, queue: 1_000 };
         let hasher = Arc::new(HashPool::start(hashing, entropy.clone()).unwrap());
         let settings = Settings::default();
         let book = Entrybook::new(
@@ -118,14 +119,16 @@ async fn the_database_refuses_to_rewrite_the_book() {
     ];
     for attempt in attempts {
         let error = sqlx::raw_sql(attempt).execute(&desk.pool).await.unwrap_err();
-        let code = error.as_database_error().and_then(|error| error.code()).map(|code| code.into_owned());
+        let code =
+            error.as_database_error().and_then(|error| error.code()).map(|code| code.into_owned());
         assert_eq!(code.as_deref(), Some("42501"), "{attempt}: {error}");
     }
     // The owner has the privilege, and is stopped by the trigger.
     let owner = desk._database.pool();
     for attempt in attempts.iter().take(6) {
         let error = sqlx::raw_sql(attempt).execute(owner).await.unwrap_err();
-        let code = error.as_database_error().and_then(|error| error.code()).map(|code| code.into_owned());
+        let code =
+            error.as_database_error().and_then(|error| error.code()).map(|code| code.into_owned());
         assert_eq!(code.as_deref(), Some("23001"), "{attempt}: {error}");
     }
 }
@@ -139,7 +142,11 @@ async fn of_two_hundred_registrations_of_one_name_one_succeeds() {
         tasks.spawn(async move {
             // The same name in any case; the e-mail address differs for half of them.
             let name = if n % 2 == 0 { "ada" } else { "ADA" };
-            let email = if n % 4 < 2 { "ada@example.org".to_owned() } else { format!("ada{n}@example.org") };
+            let email = if n % 4 < 2 {
+                "ada@example.org".to_owned()
+            } else {
+                format!("ada{n}@example.org")
+            };
             let new = NewAccount { email: Email::parse(&email).unwrap(), ..account(name) };
             book.register(new, false, &origin).await
         });
@@ -148,16 +155,21 @@ async fn of_two_hundred_registrations_of_one_name_one_succeeds() {
     while let Some(done) = tasks.join_next().await {
         match done.unwrap() {
             Ok(_) => made += 1,
-            Err(RegisterError::IdentifierTaken(IdentifierKind::Username | IdentifierKind::Email)) => taken += 1,
+            Err(RegisterError::IdentifierTaken(
+                IdentifierKind::Username | IdentifierKind::Email,
+            )) => taken += 1,
             Err(other) => panic!("{other:?}"),
         }
     }
     assert_eq!((made, taken), (1, 199));
     assert_eq!(desk.count("UserRegistered").await, 1);
-    let keys: i64 =
-        sqlx::query_scalar("SELECT count(*) FROM sealing_keys WHERE id LIKE 'p:%'").fetch_one(&desk.pool).await.unwrap();
+    let keys: i64 = sqlx::query_scalar("SELECT count(*) FROM sealing_keys WHERE id LIKE 'p:%'")
+        .fetch_one(&desk.pool)
+        .await
+        .unwrap();
     assert_eq!(keys, 1, "no key is left of those who were refused");
-    let held: i64 = sqlx::query_scalar("SELECT count(*) FROM identifiers").fetch_one(&desk.pool).await.unwrap();
+    let held: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM identifiers").fetch_one(&desk.pool).await.unwrap();
     assert_eq!(held, 2);
 }
 
@@ -180,11 +192,12 @@ async fn the_ten_thousandth_refresh_loads_what_the_tenth_does() {
             .fetch_one(&desk.pool)
             .await
             .unwrap();
-            let size: Option<i32> = sqlx::query_scalar("SELECT length(payload) FROM snapshots WHERE aggregate_id = $1")
-                .bind(&stream)
-                .fetch_optional(&desk.pool)
-                .await
-                .unwrap();
+            let size: Option<i32> =
+                sqlx::query_scalar("SELECT length(payload) FROM snapshots WHERE aggregate_id = $1")
+                    .bind(&stream)
+                    .fetch_optional(&desk.pool)
+                    .await
+                    .unwrap();
             rows_at.push((rows, size.unwrap_or(0)));
         }
     }
@@ -261,7 +274,10 @@ async fn an_unknown_name_is_throttled_alike_and_never_stored_in_the_clear() {
         let _ = desk.sign_in("my-secret-typo", "a password typed in the wrong field").await;
     }
     assert_eq!(desk.count("SignInFailed").await, 5);
-    assert!(matches!(desk.sign_in("MY-SECRET-TYPO", "x").await, Err(SignInError::Throttled { .. })));
+    assert!(matches!(
+        desk.sign_in("MY-SECRET-TYPO", "x").await,
+        Err(SignInError::Throttled { .. })
+    ));
     let text = everything(&desk.pool).await;
     for clear in ["my-secret-typo", "MY-SECRET-TYPO", "wrong field", "192.0.2.7", "Test/1.0"] {
         assert!(!text.contains(clear), "{clear} is in the database in the clear");
@@ -332,8 +348,16 @@ async fn no_personal_data_and_no_secret_is_in_the_database_in_the_clear() {
     let text = everything(&desk.pool).await;
     assert!(text.contains("UserRegistered"), "the scan sees the events");
     let secrets = [
-        "countess", "lovelace", "Augusta", "example.org", "192.0.2.7", "Test/1.0", "argon2", "operator-name",
-        signed_in.refresh.expose(), &signed_in.access.token,
+        "countess",
+        "lovelace",
+        "Augusta",
+        "example.org",
+        "192.0.2.7",
+        "Test/1.0",
+        "argon2",
+        "operator-name",
+        signed_in.refresh.expose(),
+        &signed_in.access.token,
     ];
     for clear in secrets {
         assert!(!text.contains(clear), "{clear} is in the database in the clear");
@@ -350,7 +374,10 @@ async fn everything(pool: &PgPool) -> String {
     .unwrap();
     let mut text = String::new();
     for table in tables {
-        let rows = sqlx::query(&format!("SELECT t::text FROM {table} AS t")).fetch_all(pool).await.unwrap();
+        let rows = sqlx::query(&format!("SELECT t::text FROM {table} AS t"))
+            .fetch_all(pool)
+            .await
+            .unwrap();
         for row in rows {
             text.push_str(row.get(0));
             text.push('\n');
@@ -370,18 +397,33 @@ async fn a_session_opened_with_the_old_password_dies_with_it_however_they_race()
     desk.book.change_password(id, Some(kept), current, new, &desk.origin()).await.unwrap();
     // The end of the other session is not posted yet, and it is over all the same.
     let refused = desk.book.refresh(other.refresh.expose(), &desk.origin()).await.unwrap_err();
-    assert!(matches!(refused, commands::RefreshError::Ended(domain::EndReason::PasswordChanged)), "{refused:?}");
+    assert!(
+        matches!(refused, commands::RefreshError::Ended(domain::EndReason::PasswordChanged)),
+        "{refused:?}"
+    );
     desk.book.refresh(ada.refresh.expose(), &desk.origin()).await.unwrap();
-    assert!(matches!(desk.sign_in("ada", "the password of ada").await, Err(SignInError::WrongCredentials)));
+    assert!(matches!(
+        desk.sign_in("ada", "the password of ada").await,
+        Err(SignInError::WrongCredentials)
+    ));
     desk.sign_in("ada", "a new password of ada").await.unwrap();
 
     desk.book.disable(id, &desk.origin()).await.unwrap();
     let refused = desk.book.session_of_refresh(ada.refresh.expose()).await.unwrap_err();
-    assert!(matches!(refused, commands::RefreshError::Invalid | commands::RefreshError::Ended(_)), "{refused:?}");
-    assert!(matches!(desk.sign_in("ada", "a new password of ada").await, Err(SignInError::WrongCredentials)));
+    assert!(
+        matches!(refused, commands::RefreshError::Invalid | commands::RefreshError::Ended(_)),
+        "{refused:?}"
+    );
+    assert!(matches!(
+        desk.sign_in("ada", "a new password of ada").await,
+        Err(SignInError::WrongCredentials)
+    ));
     desk.book.enable(id, &desk.origin()).await.unwrap();
     let refused = desk.book.refresh(other.refresh.expose(), &desk.origin()).await.unwrap_err();
-    assert!(matches!(refused, commands::RefreshError::Ended(_)), "enabling revives no session: {refused:?}");
+    assert!(
+        matches!(refused, commands::RefreshError::Ended(_)),
+        "enabling revives no session: {refused:?}"
+    );
 }
 
 #[tokio::test]
@@ -393,18 +435,22 @@ async fn a_renamed_account_frees_its_old_name() {
         username: Some(Username::parse(to).unwrap()),
         ..commands::NewProfile::default()
     };
-    let taken = desk.book.change_profile(ada.account.id, rename("BEN"), &desk.origin()).await.unwrap_err();
+    let taken =
+        desk.book.change_profile(ada.account.id, rename("BEN"), &desk.origin()).await.unwrap_err();
     assert!(
         matches!(taken, commands::ChangeProfileError::IdentifierTaken(IdentifierKind::Username)),
         "{taken:?}"
     );
-    let (renamed, _) = desk.book.change_profile(ada.account.id, rename("countess"), &desk.origin()).await.unwrap();
+    let (renamed, _) =
+        desk.book.change_profile(ada.account.id, rename("countess"), &desk.origin()).await.unwrap();
     assert_eq!(renamed.username, "countess");
     desk.sign_in("Countess", "the password of ada").await.unwrap();
     let email = Email::parse("other@example.org").unwrap();
-    desk.book.register(NewAccount { email, ..account("ada") }, false, &desk.origin()).await.unwrap();
+    desk.book
+        .register(NewAccount { email, ..account("ada") }, false, &desk.origin())
+        .await
+        .unwrap();
 }
-
 
 #[tokio::test]
 async fn streams_load_through_postgres_es_too() {

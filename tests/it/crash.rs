@@ -18,7 +18,7 @@ use sqlx::{PgPool, Row, postgres::PgPoolOptions};
 use crate::support::server::{Server, Setup, Tokens, eventually};
 
 /// What the clients were answered.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Answered {
     accounts: Vec<String>,
     /// Hashes of refresh tokens, of registrations, sign-ins and refreshes alike: each is in one event.
@@ -26,6 +26,10 @@ struct Answered {
     ended: Vec<String>,
     /// Names whose registration got no answer: it may count or not.
     unanswered: Vec<String>,
+}
+
+fn seen(answered: &Mutex<Answered>) -> Answered {
+    answered.lock().unwrap().clone()
 }
 
 struct Load {
@@ -86,7 +90,8 @@ async fn one_life(
         Ok::<_, reqwest::Error>((status, answer.bytes().await?))
     };
     let password = format!("the password of {name}");
-    let body = json!({"email": format!("{name}@example.org"), "username": name, "password": password});
+    let body =
+        json!({"email": format!("{name}@example.org"), "username": name, "password": password});
     let registered = match post("/api/v1/auth/register", body).await {
         Ok((201, body)) => Tokens::read(serde_json::from_slice(&body).unwrap()).unwrap(),
         other => {
@@ -156,8 +161,11 @@ async fn check(pool: &PgPool, answered: &Answered) {
     let identifiers = projections::verify_identifiers(pool).await.unwrap();
     assert!(identifiers.is_equal(), "{identifiers:?}");
 
-    let registered: HashMap<String, i64> =
-        counted(pool, "SELECT aggregate_id, count(*) FROM events WHERE event_type = 'UserRegistered' GROUP BY 1").await;
+    let registered: HashMap<String, i64> = counted(
+        pool,
+        "SELECT aggregate_id, count(*) FROM events WHERE event_type = 'UserRegistered' GROUP BY 1",
+    )
+    .await;
     for account in &answered.accounts {
         assert_eq!(registered.get(account), Some(&1), "account {account}");
     }
@@ -170,8 +178,11 @@ async fn check(pool: &PgPool, answered: &Answered) {
     for token in &answered.tokens {
         assert_eq!(tokens.get(token), Some(&1), "refresh token {token}");
     }
-    let ended: HashMap<String, i64> =
-        counted(pool, "SELECT aggregate_id, count(*) FROM events WHERE event_type = 'SessionEnded' GROUP BY 1").await;
+    let ended: HashMap<String, i64> = counted(
+        pool,
+        "SELECT aggregate_id, count(*) FROM events WHERE event_type = 'SessionEnded' GROUP BY 1",
+    )
+    .await;
     for session in &answered.ended {
         assert_eq!(ended.get(session), Some(&1), "session {session}");
     }
@@ -212,7 +223,7 @@ async fn nothing_answered_is_lost_when_the_server_is_killed() {
     for round in 0..10 {
         let server = setup.start().await;
         let pool = book(&setup.data_dir).await;
-        check(&pool, &answered.lock().unwrap()).await;
+        check(&pool, &seen(&answered)).await;
         pool.close().await;
         let load = Load::start(&server, round, &answered);
         let before = answered.lock().unwrap().tokens.len();
@@ -225,7 +236,7 @@ async fn nothing_answered_is_lost_when_the_server_is_killed() {
     }
     let server = setup.start().await;
     let pool = book(&setup.data_dir).await;
-    check(&pool, &answered.lock().unwrap()).await;
+    check(&pool, &seen(&answered)).await;
     let unanswered = answered.lock().unwrap().unanswered.clone();
     no_name_is_held_by_nobody(&server, &unanswered).await;
     pool.close().await;
@@ -249,7 +260,7 @@ async fn nothing_answered_is_lost_when_postgresql_is_stopped_at_once() {
         load.stop().await;
         server.ready().await;
         let pool = book(&setup.data_dir).await;
-        check(&pool, &answered.lock().unwrap()).await;
+        check(&pool, &seen(&answered)).await;
         pool.close().await;
     }
     let unanswered = answered.lock().unwrap().unanswered.clone();
@@ -263,10 +274,20 @@ fn stop_postgresql_at_once(data_dir: &Path) {
     let owner = std::fs::metadata(&cluster).unwrap();
     let bin = std::fs::read_link(format!("/proc/{}/exe", postmaster(&cluster))).unwrap();
     let mut command = Command::new(bin.with_file_name("pg_ctl"));
-    std::os::unix::process::CommandExt::uid(&mut command, std::os::unix::fs::MetadataExt::uid(&owner));
-    std::os::unix::process::CommandExt::gid(&mut command, std::os::unix::fs::MetadataExt::gid(&owner));
-    let stopped =
-        command.args(["stop", "-s", "-m", "immediate", "-D"]).arg(&cluster).current_dir("/").status().unwrap();
+    std::os::unix::process::CommandExt::uid(
+        &mut command,
+        std::os::unix::fs::MetadataExt::uid(&owner),
+    );
+    std::os::unix::process::CommandExt::gid(
+        &mut command,
+        std::os::unix::fs::MetadataExt::gid(&owner),
+    );
+    let stopped = command
+        .args(["stop", "-s", "-m", "immediate", "-D"])
+        .arg(&cluster)
+        .current_dir("/")
+        .status()
+        .unwrap();
     assert!(stopped.success());
 }
 

@@ -2,8 +2,10 @@
 
 mod api;
 mod book;
+mod cli;
 mod crash;
 mod keys;
+mod pages;
 mod projections;
 mod replicas;
 mod structure;

@@ -14,7 +14,8 @@ use crate::support::{
 async fn either_replica_may_die_and_the_other_goes_on() {
     let database = TestDatabase::create().await;
     let scratch = scratch();
-    let one = Setup::on(&database.url(), &scratch.path().join("one")).known_as("http://localhost:8080");
+    let one =
+        Setup::on(&database.url(), &scratch.path().join("one")).known_as("http://localhost:8080");
     let two = Setup { data_dir: scratch.path().join("two"), ..one.replica() };
     // Both at once: they migrate, make keys and an admin side by side.
     let (first, second) = tokio::join!(one.start(), two.start());
@@ -28,7 +29,12 @@ async fn either_replica_may_die_and_the_other_goes_on() {
     eventually("the history shows the registration", async || {
         let answer = second.get("/api/v1/audit?limit=100", &ben.access).await.unwrap();
         let page: Value = answer.json().await.unwrap();
-        page["lines"].as_array().unwrap().iter().any(|line| line["type"] == "UserRegistered").then_some(())
+        page["lines"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|line| line["type"] == "UserRegistered")
+            .then_some(())
     })
     .await;
     let me = second.get("/api/v1/auth/me", &ada.access).await.unwrap();
@@ -47,7 +53,8 @@ async fn either_replica_may_die_and_the_other_goes_on() {
 async fn what_one_replica_ends_the_other_refuses() {
     let database = TestDatabase::create().await;
     let scratch = scratch();
-    let one = Setup::on(&database.url(), &scratch.path().join("one")).known_as("http://localhost:8080");
+    let one =
+        Setup::on(&database.url(), &scratch.path().join("one")).known_as("http://localhost:8080");
     let two = Setup { data_dir: scratch.path().join("two"), ..one.replica() };
     let first = one.start().await;
     let second = two.start().await;
@@ -65,9 +72,14 @@ async fn what_one_replica_ends_the_other_refuses() {
     // Signed out.
     let ada = first.register("ada").await;
     assert_eq!(second.get("/api/v1/auth/me", &ada.access).await.unwrap().status(), 200);
-    let out = first.post("/api/v1/auth/logout", json!({"refresh_token": ada.refresh})).await.unwrap();
+    let out =
+        first.post("/api/v1/auth/logout", json!({"refresh_token": ada.refresh})).await.unwrap();
     assert_eq!(out.status(), 204);
-    assert_eq!(first.get("/api/v1/auth/me", &ada.access).await.unwrap().status(), 401, "at once on the same");
+    assert_eq!(
+        first.get("/api/v1/auth/me", &ada.access).await.unwrap().status(),
+        401,
+        "at once on the same"
+    );
     refused("signed out", &ada).await;
 
     // Ended from another device.
@@ -95,7 +107,11 @@ async fn what_one_replica_ends_the_other_refuses() {
         .unwrap();
     assert!(changed.status().is_success(), "{}", changed.text().await.unwrap());
     refused("the password was changed", &phone).await;
-    assert_eq!(second.get("/api/v1/auth/me", &laptop.access).await.unwrap().status(), 200, "the own one stays");
+    assert_eq!(
+        second.get("/api/v1/auth/me", &laptop.access).await.unwrap().status(),
+        200,
+        "the own one stays"
+    );
 
     // Disabled.
     let admin = first.admin().await;

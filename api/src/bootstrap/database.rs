@@ -106,11 +106,6 @@ impl Database {
         self.owner
     }
 
-    /// The private PostgreSQL that this process keeps.
-    pub fn private(&self) -> Option<&PrivatePostgres> {
-        self.private.as_ref()
-    }
-
     /// Stops what this process started.
     pub async fn close(self) -> anyhow::Result<()> {
         match self.private {

@@ -1,6 +1,6 @@
 //! The master key: given, in a file, or made at the first start of a private database.
 
-use super::{Database, Owner, secret_file};
+use super::secret_file;
 use crate::config::{Config, ConfigError, MasterKeySource};
 use anyhow::Context;
 use commands::clock::Entropy;
@@ -19,11 +19,11 @@ fn default_file(config: &Config) -> PathBuf {
 }
 
 /// The master key of this database, if there is one: nothing is made.
-pub fn master_key_of(config: &Config, database: &Database) -> anyhow::Result<Option<MasterKey>> {
+pub fn master_key_of(config: &Config) -> anyhow::Result<Option<MasterKey>> {
     match &config.master_key {
         Some(MasterKeySource::Given(key)) => Ok(Some(parse(key.expose(), "ENTRYBOOK_MASTER_KEY")?)),
         Some(MasterKeySource::File(path)) => Ok(Some(read(path)?)),
-        None if database.owner() == Owner::Operator => Ok(None),
+        None if config.database_url.is_some() => Ok(None),
         None => {
             let path = default_file(config);
             let there = path
@@ -37,21 +37,27 @@ pub fn master_key_of(config: &Config, database: &Database) -> anyhow::Result<Opt
 /// The master key of this database. A private one without any gets one.
 pub(super) async fn find(
     config: &Config,
-    database: &Database,
     pool: &PgPool,
     entropy: &dyn Entropy,
 ) -> anyhow::Result<MasterKey> {
-    match master_key_of(config, database)? {
+    match master_key_of(config)? {
         Some(key) => Ok(key),
-        None if database.owner() == Owner::Operator => Err(ConfigError::one(
+        None => make(&default_file(config), pool, entropy).await,
+    }
+}
+
+/// Makes sure that a key which must be given is given, and sound: before anything is done to the database.
+pub(super) fn require(config: &Config) -> anyhow::Result<()> {
+    if config.database_url.is_some() && master_key_of(config)?.is_none() {
+        return Err(ConfigError::one(
             "With DATABASE_URL a master key must be given, and there is none. Make one with\n    \
              openssl rand -base64 32 > master.key && chmod 600 master.key\nand set ENTRYBOOK_MASTER_KEY_FILE to that file (or \
              ENTRYBOOK_MASTER_KEY to its content). Keep a copy: without it the personal data in the database is lost. Every replica \
              needs the same one.",
         )
-        .into()),
-        None => make(&default_file(config), pool, entropy).await,
+        .into());
     }
+    Ok(())
 }
 
 async fn make(path: &Path, pool: &PgPool, entropy: &dyn Entropy) -> anyhow::Result<MasterKey> {

@@ -25,7 +25,7 @@ enum Verb {
         long_about = "Shows the newest lines of the history, oldest of them first. Personal data is opened for you; what belongs to a person \
             or a month that was erased shows as (erased).",
         after_help = "Examples:\n  entrybook audit tail -n 50\n  entrybook audit tail -f --type SignInFailed --type SignInThrottled\n  \
-            entrybook audit tail --user ada --from 2026-01-01 --json | jq .event"
+            entrybook audit tail --user ada --from 2026-01-01 --json | jq .type"
     )]
     Tail(Tail),
     /// Show one line of the history with all it holds
@@ -141,7 +141,7 @@ async fn next(
 ) -> anyhow::Result<Vec<audit_history::Row>> {
     loop {
         tokio::time::sleep(PAUSE).await;
-        services.catch_up().await?;
+        services.post().await?;
         let page =
             audit_history::page(&services.pool, filter, Order::Oldest, Some(last), PAGE).await?;
         if !page.rows.is_empty() {

@@ -1,7 +1,7 @@
 //! `entrybook migrate`: the database brought up to date.
 
 use super::Out;
-use crate::bootstrap::{Database, Migrate, prepare};
+use crate::bootstrap::{Database, Migrate, migrate_or_check};
 use crate::config::Config;
 
 #[derive(Debug, clap::Args)]
@@ -17,7 +17,7 @@ pub(super) async fn run(
     out: &mut Out,
 ) -> anyhow::Result<()> {
     let database = Database::open_or_join(config).await?;
-    let applied = prepare(&database, Migrate::Yes).await;
+    let applied = migrate_or_check(&database, Migrate::Yes).await;
     let name = database.url().to_string();
     let closed = database.close().await;
     let applied = applied?;

@@ -89,7 +89,7 @@ async fn build(
     database: &Database,
     public_url: &PublicUrl,
 ) -> anyhow::Result<(Services, App, Option<FirstAdmin>)> {
-    prepare(database, if config.migrate { Migrate::Yes } else { Migrate::No }).await?;
+    prepare(config, database, if config.migrate { Migrate::Yes } else { Migrate::No }).await?;
     let services =
         Services::open(config, database, public_url.origin(), Size::of_server(config)).await?;
     let admin = make_first_admin(&services, database, &config.admin).await?;

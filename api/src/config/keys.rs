@@ -123,7 +123,7 @@ keys! {
     HASHING Serve "hash_threads" "ENTRYBOOK_HASH_THREADS" "COUNT" = "",
         "How many passwords are hashed at once, each with 19 MiB of memory. Default: one for each processor.";
     HASHING Serve "hash_queue" "ENTRYBOOK_HASH_QUEUE" "COUNT" = "",
-        "How many more may wait. Default: 64 for each that is hashed at once, a second's work. Beyond that a sign-in is answered with 503 and Retry-After.";
+        "How many more may wait. Default: 256 for each that is hashed at once, a few seconds' work. Beyond that a sign-in is answered with 503 and Retry-After.";
 
     ADMIN Serve "admin_email" "ENTRYBOOK_ADMIN_EMAIL" "EMAIL" = "admin@localhost",
         "E-mail address of the first admin.";

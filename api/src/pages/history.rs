@@ -11,7 +11,7 @@ use ui::{
 use super::{PageResult, Visit, html};
 use crate::{
     extract::Query,
-    history::{self, Cursor, Doer, Filter, Line, Order, Person},
+    history::{self, ActorFilter, Cursor, Doer, Filter, Line, Order, Person},
     identity::Identity,
     problem::{ApiError, ApiResult},
     state::App,
@@ -110,7 +110,13 @@ async fn filter(
     let mut filter = Filter::default();
     if scope == HistoryScope::Everyone {
         filter.user = account(app, &query.user, Problem::UserUnknown, &mut problems.user).await?;
-        filter.actor_user = account(app, &query.actor, Problem::Actor, &mut problems.actor).await?;
+        match ActorFilter::read(query.actor.trim()) {
+            Some(actor) => actor.narrow(&mut filter),
+            None => {
+                filter.actor_user =
+                    account(app, &query.actor, Problem::Actor, &mut problems.actor).await?;
+            }
+        }
     }
     filter.session =
         read(&query.session, |text| text.parse().ok(), Problem::Session, &mut problems.session);

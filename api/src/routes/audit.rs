@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::{
     extract::Query,
-    history::{self, Cursor, Doer, Filter, Line, Order, Person},
+    history::{self, ActorFilter, Cursor, Doer, Filter, Line, Order, Person},
     identity::Identity,
     problem::{ApiError, ApiResult},
     state::App,
@@ -60,9 +60,12 @@ pub struct HistoryQuery {
     /// The account that it concerns.
     #[param(nullable = false)]
     user: Option<Uuid>,
-    /// The account that did it.
-    #[param(nullable = false)]
-    actor: Option<Uuid>,
+    /// The account that did it, or `anonymous`, `system` or `cli`.
+    #[param(
+        nullable = false,
+        pattern = "^(anonymous|system|cli|[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})$"
+    )]
+    actor: Option<String>,
     #[param(nullable = false)]
     session: Option<Uuid>,
     #[serde(rename = "type")]
@@ -203,6 +206,17 @@ impl HistoryQuery {
         cursor.map_err(|error| ApiError::invalid_field("cursor", error))
     }
 
+    fn actor(&self) -> ApiResult<Option<ActorFilter>> {
+        let Some(text) = &self.actor else { return Ok(None) };
+        let read = ActorFilter::read(text);
+        read.map(Some).ok_or_else(|| {
+            ApiError::invalid_field(
+                "actor",
+                "give the id of an account, or anonymous, system or cli",
+            )
+        })
+    }
+
     fn limit(&self) -> ApiResult<i64> {
         match self.limit.unwrap_or(DEFAULT_LIMIT) {
             limit @ 1..=MAX_LIMIT => Ok(i64::from(limit)),
@@ -226,10 +240,9 @@ async fn read_history(
     identity: Identity,
     Query(query): Query<HistoryQuery>,
 ) -> ApiResult<JsonAnswer<History>> {
-    let (cursor, limit) = (query.cursor()?, query.limit()?);
-    let filter = Filter {
+    let (actor, cursor, limit) = (query.actor()?, query.cursor()?, query.limit()?);
+    let mut filter = Filter {
         user: query.user.map(UserId),
-        actor_user: query.actor.map(UserId),
         session: query.session.map(SessionId),
         event_types: query
             .event_type
@@ -240,6 +253,9 @@ async fn read_history(
         to: query.to,
         ..Filter::default()
     };
+    if let Some(actor) = actor {
+        actor.narrow(&mut filter);
+    }
     let order = match query.order.unwrap_or_default() {
         Direction::Newest => Order::Newest,
         Direction::Oldest => Order::Oldest,

@@ -42,7 +42,10 @@ pub struct UsersQuery {
     #[param(nullable = false, min_length = 1, max_length = 320)]
     q: Option<String>,
     /// `next` of an answer, as it is.
-    #[param(nullable = false, pattern = "^[0-9]{1,18}-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
+    #[param(
+        nullable = false,
+        pattern = "^[0-9]{1,18}-[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"
+    )]
     cursor: Option<String>,
     #[param(nullable = false, minimum = 1, maximum = 200, default = 50)]
     limit: Option<u16>,
@@ -64,10 +67,27 @@ pub struct RoleChange {
     #[serde(default)]
     #[schema(max_items = 3)]
     grant: Vec<RoleName>,
-    /// The role `user` cannot be revoked.
+    /// Every account keeps the role `user`.
     #[serde(default)]
     #[schema(max_items = 3)]
-    revoke: Vec<RoleName>,
+    revoke: Vec<RevocableRole>,
+}
+
+/// A role that can be taken away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RevocableRole {
+    Auditor,
+    Admin,
+}
+
+impl From<RevocableRole> for Role {
+    fn from(role: RevocableRole) -> Self {
+        match role {
+            RevocableRole::Auditor => Self::Auditor,
+            RevocableRole::Admin => Self::Admin,
+        }
+    }
 }
 
 /// The accounts, newest first, or the one that is asked for.
@@ -262,20 +282,19 @@ async fn change_roles(
     }
     // What can't be done is refused before anything is done.
     account(&app, id).await?;
-    if change.revoke.contains(&RoleName::User) {
-        return Err(ApiError::invalid_field("revoke", "every account keeps the role user"));
-    }
-    if change.revoke.iter().any(|role| change.grant.contains(role)) {
+    let grant: Vec<Role> = change.grant.into_iter().map(Role::from).collect();
+    let revoke: Vec<Role> = change.revoke.into_iter().map(Role::from).collect();
+    if revoke.iter().any(|role| grant.contains(role)) {
         return Err(ApiError::invalid_field("revoke", "a role is either granted or revoked"));
     }
-    if change.revoke.contains(&RoleName::Admin) {
+    if revoke.contains(&Role::Admin) {
         not_oneself(&admin, id)?;
     }
-    for role in change.grant {
-        set_role(&app, &context, &admin, id, role.into(), true).await?;
+    for role in grant {
+        set_role(&app, &context, &admin, id, role, true).await?;
     }
-    for role in change.revoke {
-        set_role(&app, &context, &admin, id, role.into(), false).await?;
+    for role in revoke {
+        set_role(&app, &context, &admin, id, role, false).await?;
     }
     Ok(JsonAnswer(account(&app, id).await?.into()))
 }

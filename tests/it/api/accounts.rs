@@ -86,16 +86,35 @@ async fn what_can_not_be_a_name_or_a_password_is_named() {
         let answer = api.post("/api/v1/auth/register").json(body.clone()).send().await;
         assert_eq!(answer.status, 422, "{body}: {}", answer.text());
         answer.refuses(fields);
-        let told = answer.text();
+        // The hint of how an address looks aside, nothing that was typed is said back.
+        let told = answer.text().replace("name@example.org", "");
         for (key, value) in change.as_object().unwrap() {
             let typed = value.as_str().unwrap();
             assert!(typed.len() < 8 || !told.contains(typed), "{key} is repeated: {told}");
         }
     };
-    for username in ["", "ab", &"a".repeat(51), "a b c", "a@b.org", ".abc", "abc-", "a/b", "аdmin", "\u{202e}abc"] {
+    for username in [
+        "",
+        "ab",
+        &"a".repeat(51),
+        "a b c",
+        "a@b.org",
+        ".abc",
+        "abc-",
+        "a/b",
+        "аdmin",
+        "\u{202e}abc",
+    ] {
         refused(json!({"username": username}), &["username"]).await;
     }
-    for email in ["", "ada", "ada@", "@example.org", "a b@example.org", "ada@example.org\r\nBcc: eve@example.org"] {
+    for email in [
+        "",
+        "ada",
+        "ada@",
+        "@example.org",
+        "a b@example.org",
+        "ada@example.org\r\nBcc: eve@example.org",
+    ] {
         refused(json!({"email": email}), &["email"]).await;
     }
     refused(json!({"email": format!("{}@example.org", "a".repeat(300))}), &["email"]).await;
@@ -104,7 +123,11 @@ async fn what_can_not_be_a_name_or_a_password_is_named() {
     refused(json!({"full_name": "n".repeat(201)}), &["full_name"]).await;
     refused(json!({"full_name": "line\nbreak"}), &["full_name"]).await;
     // All that is wrong, at once.
-    refused(json!({"email": "x", "username": "x", "password": "x"}), &["email", "username", "password"]).await;
+    refused(
+        json!({"email": "x", "username": "x", "password": "x"}),
+        &["email", "username", "password"],
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -124,12 +147,15 @@ async fn a_profile_is_changed_field_by_field() {
     let api = running.api();
     let (name, new_name) = (unique("ada"), unique("lovelace"));
     let ada = api.register(&name).await;
-    let patch = async |body: Value| api.patch("/api/v1/auth/me").bearer(&ada.access).json(body).send().await;
+    let patch = async |body: Value| {
+        api.patch("/api/v1/auth/me").bearer(&ada.access).json(body).send().await
+    };
 
     let user = patch(json!({"full_name": "Ada Lovelace"})).await.is(200).json();
     assert_eq!(user["full_name"], "Ada Lovelace");
     assert_eq!(user["username"], name);
-    let user = patch(json!({"username": new_name, "email": email_of(&new_name)})).await.is(200).json();
+    let user =
+        patch(json!({"username": new_name, "email": email_of(&new_name)})).await.is(200).json();
     assert_eq!(user["username"], new_name);
     assert_eq!(user["email"], email_of(&new_name));
     assert_eq!(user["full_name"], "Ada Lovelace");
@@ -150,7 +176,9 @@ async fn the_case_of_ones_own_name_can_be_changed_and_the_name_of_others_not_tak
     let (name, other) = (unique("ada"), unique("ben"));
     let ada = api.register(&name).await;
     api.register(&other).await;
-    let patch = async |body: Value| api.patch("/api/v1/auth/me").bearer(&ada.access).json(body).send().await;
+    let patch = async |body: Value| {
+        api.patch("/api/v1/auth/me").bearer(&ada.access).json(body).send().await
+    };
 
     let user = patch(json!({"username": name.to_uppercase()})).await.is(200).json();
     assert_eq!(user["username"], name.to_uppercase());

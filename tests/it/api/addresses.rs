@@ -17,7 +17,13 @@ async fn registered(api: &Api, headers: &[(&str, &str)]) -> Value {
     let answer = ask.send().await;
     let tokens: Tokens = answer.tokens(201);
     eventually("the registration is in the history", async || {
-        let page = api.get("/api/v1/audit?type=UserRegistered").bearer(&tokens.access).send().await.is(200).json();
+        let page = api
+            .get("/api/v1/audit?type=UserRegistered")
+            .bearer(&tokens.access)
+            .send()
+            .await
+            .is(200)
+            .json();
         let line = page["lines"].get(0)?.clone();
         assert_eq!(line["request_id"], answer.header("x-request-id"));
         Some(line)
@@ -44,16 +50,25 @@ async fn nobody_invents_an_address_or_a_request_id() {
 async fn a_trusted_proxy_is_believed_as_far_as_it_saw() {
     let running = Running::start(&[("ENTRYBOOK_TRUSTED_PROXIES", "127.0.0.1,10.0.0.0/8")]).await;
     let api = running.api();
-    let line = registered(&api, &[("x-forwarded-for", "198.51.100.1"), ("x-request-id", "of-the-proxy.1")]).await;
+    let line = registered(
+        &api,
+        &[("x-forwarded-for", "198.51.100.1"), ("x-request-id", "of-the-proxy.1")],
+    )
+    .await;
     assert_eq!(line["address"], "198.51.100.1");
     assert_eq!(line["request_id"], "of-the-proxy.1");
     // What stands left of the first untrusted address is somebody's invention.
-    let line = registered(&api, &[("x-forwarded-for", "203.0.113.9, 198.51.100.1, 10.1.2.3")]).await;
+    let line =
+        registered(&api, &[("x-forwarded-for", "203.0.113.9, 198.51.100.1, 10.1.2.3")]).await;
     assert_eq!(line["address"], "198.51.100.1");
     let line = registered(&api, &[("x-forwarded-for", "2001:db8::7")]).await;
     assert_eq!(line["address"], "2001:db8::7");
     for odd in ["<script>alert(1)</script>", "unknown", "", "198.51.100.1, unknown"] {
-        assert_eq!(registered(&api, &[("x-forwarded-for", odd)]).await["address"], "127.0.0.1", "{odd}");
+        assert_eq!(
+            registered(&api, &[("x-forwarded-for", odd)]).await["address"],
+            "127.0.0.1",
+            "{odd}"
+        );
     }
     let answer = api.get("/api/v1/health").header("x-request-id", "a b <c>").send().await.is(200);
     assert_ne!(answer.header("x-request-id"), "a b <c>");

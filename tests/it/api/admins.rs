@@ -25,7 +25,8 @@ async fn nobody_but_an_admin_gets_in() {
     let auditor = api.register(&name).await;
     change_roles(&api, &admin, &auditor.user_id, json!({"grant": ["auditor"]})).await.is(200);
     let auditor = api.sign_in(&name).await;
-    let events_before = api.get(&user_path(&ada.user_id, "")).bearer(&admin.access).send().await.is(200).json();
+    let events_before =
+        api.get(&user_path(&ada.user_id, "")).bearer(&admin.access).send().await.is(200).json();
 
     let asks = || {
         [
@@ -46,7 +47,8 @@ async fn nobody_but_an_admin_gets_in() {
     for ask in asks() {
         ask.send().await.problem(401, "not-signed-in");
     }
-    let now = api.get(&user_path(&ada.user_id, "")).bearer(&admin.access).send().await.is(200).json();
+    let now =
+        api.get(&user_path(&ada.user_id, "")).bearer(&admin.access).send().await.is(200).json();
     assert_eq!(now, events_before);
 }
 
@@ -60,7 +62,12 @@ async fn accounts_are_listed_page_by_page_and_found_by_name() {
         api.register(name).await;
     }
     let list = async |query: &str| {
-        api.get(&format!("/api/v1/admin/users?{query}")).bearer(&admin.access).send().await.is(200).json()
+        api.get(&format!("/api/v1/admin/users?{query}"))
+            .bearer(&admin.access)
+            .send()
+            .await
+            .is(200)
+            .json()
     };
     eventually("all of them are listed, once", async || {
         let (mut found, mut cursor) = (Vec::new(), String::new());
@@ -86,8 +93,18 @@ async fn accounts_are_listed_page_by_page_and_found_by_name() {
         assert_eq!(page["users"][0]["email"], email_of(&names[0]), "{page}");
     }
     assert_eq!(list(&format!("q={}", unique("nobody"))).await["users"], json!([]));
-    for (query, field) in [("limit=0", "limit"), ("limit=201", "limit"), ("cursor=x", "cursor"), ("q=", "q"), ("x=1", "x")] {
-        api.get(&format!("/api/v1/admin/users?{query}")).bearer(&admin.access).send().await.refuses(&[field]);
+    for (query, field) in [
+        ("limit=0", "limit"),
+        ("limit=201", "limit"),
+        ("cursor=x", "cursor"),
+        ("q=", "q"),
+        ("x=1", "x"),
+    ] {
+        api.get(&format!("/api/v1/admin/users?{query}"))
+            .bearer(&admin.access)
+            .send()
+            .await
+            .refuses(&[field]);
     }
 }
 
@@ -129,10 +146,14 @@ async fn roles_count_at_once_for_tokens_that_are_out() {
     let api = running.api();
     let (ben, admin) = (api.register(&unique("ben")).await, api.admin().await);
     api.get("/api/v1/admin/users").bearer(&ben.access).send().await.problem(403, "forbidden");
-    let user = change_roles(&api, &admin, &ben.user_id, json!({"grant": ["auditor", "admin"]})).await.is(200).json();
+    let user = change_roles(&api, &admin, &ben.user_id, json!({"grant": ["auditor", "admin"]}))
+        .await
+        .is(200)
+        .json();
     assert_eq!(user["roles"], json!(["user", "auditor", "admin"]));
     api.get("/api/v1/admin/users").bearer(&ben.access).send().await.is(200);
-    let user = change_roles(&api, &admin, &ben.user_id, json!({"revoke": ["admin"]})).await.is(200).json();
+    let user =
+        change_roles(&api, &admin, &ben.user_id, json!({"revoke": ["admin"]})).await.is(200).json();
     assert_eq!(user["roles"], json!(["user", "auditor"]));
     api.get("/api/v1/admin/users").bearer(&ben.access).send().await.problem(403, "forbidden");
     // A token that was made while the role was there does not bring it back.
@@ -155,13 +176,19 @@ async fn what_an_admin_can_not_do() {
     assert_eq!(roles(json!({"grant": ["user"]})).await.is(200).json()["roles"], json!(["user"]));
 
     // One's own account: an admin always remains.
-    change_roles(&api, &admin, &admin.user_id, json!({"revoke": ["admin"]})).await.problem(409, "not-yourself");
+    change_roles(&api, &admin, &admin.user_id, json!({"revoke": ["admin"]}))
+        .await
+        .problem(409, "not-yourself");
     let disable = api.post(&user_path(&admin.user_id, "/disable")).bearer(&admin.access);
     disable.send().await.problem(409, "not-yourself");
     for id in ["01890000-0000-7000-8000-000000000000", "nobody", "%00"] {
         api.get(&user_path(id, "")).bearer(&admin.access).send().await.problem(404, "not-found");
         for action in ["/disable", "/enable"] {
-            api.post(&user_path(id, action)).bearer(&admin.access).send().await.problem(404, "not-found");
+            api.post(&user_path(id, action))
+                .bearer(&admin.access)
+                .send()
+                .await
+                .problem(404, "not-found");
         }
         change_roles(&api, &admin, id, json!({"grant": ["admin"]})).await.problem(404, "not-found");
     }
@@ -172,17 +199,20 @@ async fn projections_are_shown_with_their_lag() {
     let running = Running::shared().await;
     let api = running.api();
     let admin = api.admin().await;
-    let body = api.get("/api/v1/admin/projections").bearer(&admin.access).send().await.is(200).json();
+    let body =
+        api.get("/api/v1/admin/projections").bearer(&admin.access).send().await.is(200).json();
     let head = body["head"].as_i64().unwrap();
     let projections = body["projections"].as_array().unwrap();
-    let names: Vec<_> = projections.iter().map(|projection| projection["name"].as_str().unwrap()).collect();
+    let names: Vec<_> =
+        projections.iter().map(|projection| projection["name"].as_str().unwrap()).collect();
     for name in ["users", "sessions", "audit_history"] {
         assert!(names.contains(&name), "{names:?}");
     }
     for projection in projections {
         assert_eq!(projection["state"], "live", "{projection}");
         assert!(projection["version"].as_i64().unwrap() >= 1, "{projection}");
-        let (position, lag) = (projection["position"].as_i64().unwrap(), projection["lag_events"].as_i64().unwrap());
+        let (position, lag) =
+            (projection["position"].as_i64().unwrap(), projection["lag_events"].as_i64().unwrap());
         assert!(position <= head && lag == head - position, "{projection} of {head}");
         assert!(projection["lag_seconds"].as_f64().unwrap() >= 0.0, "{projection}");
     }

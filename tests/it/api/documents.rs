@@ -30,14 +30,27 @@ async fn its_numbers_name_nobody() {
     api.try_sign_in(&name, "not the password").await.is(401);
     api.try_sign_in(&format!("stranger-{name}@example.org"), "not the password").await.is(401);
     api.get(&format!("/api/v1/{name}")).send().await.is(404);
-    api.get(&format!("/api/v1/audit?user={}", ada.user_id)).bearer(&ada.access).send().await.is(200);
-    api.delete(&format!("/api/v1/sessions/{}", ada.session_id)).bearer(&ada.access).send().await.is(204);
-    api.ask(reqwest::Method::from_bytes(name.to_uppercase().as_bytes()).unwrap(), "/api/v1/health").send().await.is(405);
+    api.get(&format!("/api/v1/audit?user={}", ada.user_id))
+        .bearer(&ada.access)
+        .send()
+        .await
+        .is(200);
+    api.delete(&format!("/api/v1/sessions/{}", ada.session_id))
+        .bearer(&ada.access)
+        .send()
+        .await
+        .is(204);
+    api.ask(reqwest::Method::from_bytes(name.to_uppercase().as_bytes()).unwrap(), "/api/v1/health")
+        .send()
+        .await
+        .is(405);
 
     let answer = api.get("/metrics").send().await.is(200);
     assert!(answer.header("content-type").starts_with("application/openmetrics-text"));
     let text = answer.text();
-    for secret in [&name, &ada.user_id, &ada.session_id, "example.org", "127.0.0.1", &name.to_uppercase()] {
+    for secret in
+        [&name, &ada.user_id, &ada.session_id, "example.org", "127.0.0.1", &name.to_uppercase()]
+    {
         assert!(!text.contains(secret), "{secret} in {text}");
     }
     for wanted in [
@@ -61,7 +74,14 @@ async fn its_numbers_name_nobody() {
 async fn the_keys_may_be_kept_and_nothing_else() {
     let running = Running::shared().await;
     let api = running.api();
-    assert!(api.get("/.well-known/jwks.json").send().await.is(200).header("cache-control").contains("max-age"));
+    assert!(
+        api.get("/.well-known/jwks.json")
+            .send()
+            .await
+            .is(200)
+            .header("cache-control")
+            .contains("max-age")
+    );
     for path in ["/api/v1/health", "/api/v1/auth/me", "/readyz", "/sign-in", "/nothing-here"] {
         assert_eq!(api.get(path).send().await.header("cache-control"), "no-store", "{path}");
     }

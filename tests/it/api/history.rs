@@ -36,7 +36,8 @@ async fn a_line_says_what_who_when_and_from_where() {
     let name = unique("ada");
     let body = crate::support::http::registration(&name);
     let agent = "Mozilla/5.0 (X11; Linux x86_64) Firefox/140.0";
-    let answer = api.post("/api/v1/auth/register").header("user-agent", agent).json(body).send().await;
+    let answer =
+        api.post("/api/v1/auth/register").header("user-agent", agent).json(body).send().await;
     let ada = answer.tokens(201);
     let found = lines_of(&api, &ada, 2).await;
     assert_eq!(types(&found), ["SessionStarted", "UserRegistered"], "newest first");
@@ -68,7 +69,9 @@ async fn whoever_is_no_auditor_sees_their_own_lines_whatever_they_ask_for() {
 
     for curious in [&eve, &boss] {
         for line in lines_of(&api, curious, 2).await {
-            let mine = [&line["person"]["id"], &line["actor"]["id"]].iter().any(|id| **id == curious.user_id.as_str());
+            let mine = [&line["person"]["id"], &line["actor"]["id"]]
+                .iter()
+                .any(|id| **id == curious.user_id.as_str());
             assert!(mine, "{line}");
         }
         for query in [
@@ -140,17 +143,32 @@ async fn filters_narrow_it_down() {
         ["SessionRefreshed", "SignInFailed", "SessionStarted", "SessionStarted", "UserRegistered"]
     );
     let some = async |query: &str| types(&lines(&api, &ada, query).await).join(" ");
-    assert_eq!(some(&format!("session={}", other.session_id)).await, "SessionRefreshed SessionStarted");
+    assert_eq!(
+        some(&format!("session={}", other.session_id)).await,
+        "SessionRefreshed SessionStarted"
+    );
     assert_eq!(some("type=SignInFailed").await, "SignInFailed");
-    assert_eq!(some(&format!("type=SessionStarted&session={}", ada.session_id)).await, "SessionStarted");
+    assert_eq!(
+        some(&format!("type=SessionStarted&session={}", ada.session_id)).await,
+        "SessionStarted"
+    );
     assert_eq!(some("type=UserDisabled").await, "");
     // Times: from that moment on, and before that moment.
     let middle = all[2]["at"].as_str().unwrap().replace('+', "%2B");
-    assert_eq!(some(&format!("from={middle}")).await, "SessionRefreshed SignInFailed SessionStarted");
+    assert_eq!(
+        some(&format!("from={middle}")).await,
+        "SessionRefreshed SignInFailed SessionStarted"
+    );
     assert_eq!(some(&format!("to={middle}")).await, "SessionStarted UserRegistered");
     assert_eq!(some(&format!("from={middle}&to={middle}")).await, "");
-    assert_eq!(some("from=0001-01-01T00:00:00Z&to=9999-12-31T23:59:59Z&type=UserRegistered").await, "UserRegistered");
-    assert_eq!(some(&format!("order=oldest&session={}", other.session_id)).await, "SessionStarted SessionRefreshed");
+    assert_eq!(
+        some("from=0001-01-01T00:00:00Z&to=9999-12-31T23:59:59Z&type=UserRegistered").await,
+        "UserRegistered"
+    );
+    assert_eq!(
+        some(&format!("order=oldest&session={}", other.session_id)).await,
+        "SessionStarted SessionRefreshed"
+    );
 }
 
 #[tokio::test]
@@ -183,7 +201,11 @@ async fn what_can_not_be_asked_for_is_refused() {
         answer.refuses(&[field]);
     }
     for query in ["user=%ff", "user=%zz", "%", "type=%"] {
-        api.get(&format!("/api/v1/audit?{query}")).bearer(&ada.access).send().await.problem(400, "malformed-request");
+        api.get(&format!("/api/v1/audit?{query}"))
+            .bearer(&ada.access)
+            .send()
+            .await
+            .problem(400, "malformed-request");
     }
     // Times at the ends of what can be written, and beyond what a database holds.
     for time in [
@@ -196,14 +218,21 @@ async fn what_can_not_be_asked_for_is_refused() {
         "%2B294277-01-01T00:00:00Z",
     ] {
         for side in ["from", "to"] {
-            let answer = api.get(&format!("/api/v1/audit?{side}={time}")).bearer(&ada.access).send().await;
+            let answer =
+                api.get(&format!("/api/v1/audit?{side}={time}")).bearer(&ada.access).send().await;
             assert!(matches!(answer.status, 200 | 422), "{side}={time}: {}", answer.text());
         }
     }
 }
 
 /// Reads on from page to page.
-async fn walk(api: &Api, tokens: &Tokens, order: &str, way: &str, mut cursor: Option<String>) -> Vec<i64> {
+async fn walk(
+    api: &Api,
+    tokens: &Tokens,
+    order: &str,
+    way: &str,
+    mut cursor: Option<String>,
+) -> Vec<i64> {
     let mut positions = Vec::new();
     loop {
         let after = cursor.map(|cursor| format!("&cursor={cursor}")).unwrap_or_default();

@@ -10,13 +10,20 @@ use crate::support::{
 #[tokio::test]
 async fn the_log_names_nobody_and_gives_nothing_away() {
     // At its most talkative, which nobody should need.
-    let running = Running::start(&[("ENTRYBOOK_LOG", "debug"), ("ENTRYBOOK_REFRESH_GRACE", "0s")]).await;
+    let running =
+        Running::start(&[("ENTRYBOOK_LOG", "debug"), ("ENTRYBOOK_REFRESH_GRACE", "0s")]).await;
     let api = running.api();
     let name = "adalovelace";
     let agent = "Surveillable/1.0 (of Ada)";
     let mut body = registration(name);
     body["full_name"] = "Augusta Ada King".into();
-    let ada = api.post("/api/v1/auth/register").header("user-agent", agent).json(body.clone()).send().await.tokens(201);
+    let ada = api
+        .post("/api/v1/auth/register")
+        .header("user-agent", agent)
+        .json(body.clone())
+        .send()
+        .await
+        .tokens(201);
     let mut secrets = vec![
         name.to_owned(),
         email_of(name),
@@ -36,10 +43,18 @@ async fn the_log_names_nobody_and_gives_nothing_away() {
     api.post("/api/v1/auth/register").json(body.clone()).send().await.is(409);
     api.try_sign_in(name, "a wrong guess").await.is(401);
     api.try_sign_in("stranger@example.net", "a wrong guess").await.is(401);
-    api.post("/api/v1/auth/login").body("application/json", format!("{{\"identifier\": \"{name}\", ")).send().await.is(400);
+    api.post("/api/v1/auth/login")
+        .body("application/json", format!("{{\"identifier\": \"{name}\", "))
+        .send()
+        .await
+        .is(400);
     let typed = json!({"identifier": {"stranger@example.net": "a wrong guess"}, "password": 1});
     api.post("/api/v1/auth/login").json(typed).send().await.is(422);
-    api.get("/api/v1/audit?user=in-the-query&secret=in-the-query").bearer(&ada.access).send().await.is(422);
+    api.get("/api/v1/audit?user=in-the-query&secret=in-the-query")
+        .bearer(&ada.access)
+        .send()
+        .await
+        .is(422);
     api.get("/api/v1/in-the-query").send().await.is(404);
     api.me("in-the-query").await.is(401);
     api.me(&format!("{}x", ada.access)).await.is(401);
@@ -57,12 +72,20 @@ async fn the_log_names_nobody_and_gives_nothing_away() {
     api.patch("/api/v1/auth/me").bearer(&ada.access).json(rename).send().await.is(200);
     let admin = api.admin().await;
     api.get("/api/v1/audit").bearer(&admin.access).send().await.is(200);
-    api.get(&format!("/api/v1/admin/users?q={}", "augusta@example.net")).bearer(&admin.access).send().await.is(200);
+    api.get(&format!("/api/v1/admin/users?q={}", "augusta@example.net"))
+        .bearer(&admin.access)
+        .send()
+        .await
+        .is(200);
     // The pages, and their form.
     api.get("/sign-in?return_to=/in-the-query").send().await.is(200);
     api.post("/sign-in").form(&[("identifier", name), ("password", "a wrong guess")]).send().await;
 
-    secrets.extend(["throttled@example.net".to_owned(), "augusta@example.net".to_owned(), "Countess".to_owned()]);
+    secrets.extend([
+        "throttled@example.net".to_owned(),
+        "augusta@example.net".to_owned(),
+        "Countess".to_owned(),
+    ]);
     for tokens in [&ada, &session, &next, &admin] {
         secrets.extend([tokens.access.clone(), tokens.refresh.clone()]);
         secrets.push(tokens.access.rsplit('.').next().unwrap().to_owned());
@@ -88,10 +111,17 @@ async fn the_database_has_no_personal_data_in_the_clear() {
     let name = "adalovelace";
     let mut body = registration(name);
     body["full_name"] = "Augusta Ada King".into();
-    let ada = api.post("/api/v1/auth/register").header("user-agent", "Surveillable/1.0").json(body).send().await.tokens(201);
+    let ada = api
+        .post("/api/v1/auth/register")
+        .header("user-agent", "Surveillable/1.0")
+        .json(body)
+        .send()
+        .await
+        .tokens(201);
     api.try_sign_in("stranger@example.net", "a wrong guess").await.is(401);
     api.refresh(&ada.refresh).await.is(200);
-    let mut connection = sqlx::ConnectOptions::connect(&running.database.connect_options()).await.unwrap();
+    let mut connection =
+        sqlx::ConnectOptions::connect(&running.database.connect_options()).await.unwrap();
     let tables: Vec<String> = sqlx::query_scalar(
         "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables
          WHERE schemaname NOT IN ('pg_catalog', 'information_schema')",
@@ -106,7 +136,16 @@ async fn the_database_has_no_personal_data_in_the_clear() {
             .await
             .unwrap();
         let text = rows.join("\n").to_lowercase();
-        for secret in [name, "example.org", "augusta", "stranger", "surveillable", "wrong guess", "127.0.0.1", "argon2"] {
+        for secret in [
+            name,
+            "example.org",
+            "augusta",
+            "stranger",
+            "surveillable",
+            "wrong guess",
+            "127.0.0.1",
+            "argon2",
+        ] {
             assert!(!text.contains(secret), "{secret} in {table}");
         }
         for token in [&ada.access, &ada.refresh] {

@@ -12,15 +12,17 @@ use crate::support::{
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_200_that_register_one_name_one_gets_it() {
-    let running = Running::shared().await;
+    // As it comes, without a setting, and with nobody else in the queue.
+    let running = Running::start(&[]).await;
     let api = running.api();
-    let name = unique("contested");
+    let name = "contested";
     // The same username, written in two ways, and each with an e-mail of its own.
     let bodies = (0..200).map(|n| {
-        let username = if n % 2 == 0 { name.clone() } else { name.to_uppercase() };
-        json!({"email": format!("{name}.{n}@example.org"), "username": username, "password": password_of(&name)})
+        let username = if n % 2 == 0 { name.to_owned() } else { name.to_uppercase() };
+        json!({"email": format!("{name}.{n}@example.org"), "username": username, "password": password_of(name)})
     });
-    let answers = join_all(bodies.map(|body| api.post("/api/v1/auth/register").json(body).send())).await;
+    let answers =
+        join_all(bodies.map(|body| api.post("/api/v1/auth/register").json(body).send())).await;
     let mut statuses = BTreeMap::new();
     for answer in &answers {
         *statuses.entry(answer.status).or_insert(0) += 1;
@@ -32,12 +34,12 @@ async fn of_200_that_register_one_name_one_gets_it() {
     assert_eq!(statuses, BTreeMap::from([(201, 1), (409, 199)]));
     // And it works.
     let winner = answers.iter().find(|answer| answer.status == 201).unwrap().tokens(201);
-    let tokens = api.sign_in(&name).await;
+    let tokens = api.sign_in(name).await;
     assert_eq!(tokens.user_id, winner.user_id);
     // The e-mail addresses of those who lost are free.
     let losers = answers.iter().position(|answer| answer.status == 409).unwrap();
     let body = json!({
-        "email": format!("{name}.{losers}@example.org"), "username": unique("later"), "password": password_of(&name)
+        "email": format!("{name}.{losers}@example.org"), "username": "later", "password": password_of(name)
     });
     api.post("/api/v1/auth/register").json(body).send().await.is(201);
 }
@@ -86,7 +88,8 @@ async fn one_body_sent_twice_makes_one_account() {
     let running = Running::shared().await;
     let api = running.api();
     let body = registration(&unique("double"));
-    let both = join_all((0..2).map(|_| api.post("/api/v1/auth/register").json(body.clone()).send())).await;
+    let both =
+        join_all((0..2).map(|_| api.post("/api/v1/auth/register").json(body.clone()).send())).await;
     let mut statuses: Vec<_> = both.iter().map(|answer| answer.status).collect();
     statuses.sort_unstable();
     assert_eq!(statuses, [201, 409]);

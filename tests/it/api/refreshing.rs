@@ -149,14 +149,20 @@ async fn a_browser_refreshes_by_its_cookie_and_from_this_site_alone() {
     let api = running.api();
     let ada = api.register(&unique("ada")).await;
     let by_cookie = |origin: Option<&str>| {
-        let ask = api.post("/api/v1/auth/refresh").header("cookie", format!("entrybook_refresh={}", ada.refresh));
+        let ask = api
+            .post("/api/v1/auth/refresh")
+            .header("cookie", format!("entrybook_refresh={}", ada.refresh));
         match origin {
             Some(origin) => ask.header("origin", origin),
             None => ask,
         }
     };
     by_cookie(Some("https://evil.example")).send().await.problem(403, "cross-site-request");
-    by_cookie(None).header("sec-fetch-site", "cross-site").send().await.problem(403, "cross-site-request");
+    by_cookie(None)
+        .header("sec-fetch-site", "cross-site")
+        .send()
+        .await
+        .problem(403, "cross-site-request");
 
     let origin = format!("http://localhost:{}", running.server.port());
     let answer = by_cookie(Some(&origin)).send().await.is(200);

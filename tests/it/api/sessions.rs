@@ -32,17 +32,25 @@ async fn each_device_is_a_line_with_its_first_and_last_sight() {
     let first = api.register(&name).await;
     let body = serde_json::json!({"identifier": name, "password": crate::support::http::password_of(&name)});
     let phone = "Mozilla/5.0 (Linux; Android 15) Firefox/140.0";
-    let second = api.post("/api/v1/auth/login").header("user-agent", phone).json(body).send().await.tokens(200);
+    let second = api
+        .post("/api/v1/auth/login")
+        .header("user-agent", phone)
+        .json(body)
+        .send()
+        .await
+        .tokens(200);
 
     let sessions = list(&api, &first).await;
     assert_eq!(ids(&sessions), sorted(vec![&first.session_id, &second.session_id]));
     for session in &sessions {
         assert_eq!(session["current"], session["id"] == first.session_id.as_str(), "{session}");
         assert_eq!(session["address"], "127.0.0.1", "{session}");
-        let (seen, last) = (session["first_seen"].as_str().unwrap(), session["last_seen"].as_str().unwrap());
+        let (seen, last) =
+            (session["first_seen"].as_str().unwrap(), session["last_seen"].as_str().unwrap());
         assert!(seen <= last && last < session["expires_at"].as_str().unwrap(), "{session}");
     }
-    let other = sessions.iter().find(|session| session["id"] == second.session_id.as_str()).unwrap();
+    let other =
+        sessions.iter().find(|session| session["id"] == second.session_id.as_str()).unwrap();
     assert_eq!(other["user_agent"], phone);
 }
 

@@ -33,8 +33,11 @@ async fn a_session_lasts_a_day_or_thirty() {
     let api = running.api();
     let name = unique("ada");
     api.register(&name).await;
-    for (remember_me, seconds) in [(json!(false), 86_400), (json!(true), 30 * 86_400), (json!(null), 86_400)] {
-        let body = json!({"identifier": name, "password": password_of(&name), "remember_me": remember_me});
+    for (remember_me, seconds) in
+        [(json!(false), 86_400), (json!(true), 30 * 86_400), (json!(null), 86_400)]
+    {
+        let body =
+            json!({"identifier": name, "password": password_of(&name), "remember_me": remember_me});
         let body = api.post("/api/v1/auth/login").json(body).send().await.is(200).json();
         assert_eq!(body["refresh_expires_in"], seconds);
         // Refreshing keeps it so.
@@ -50,7 +53,8 @@ async fn with_the_form_of_oauth2() {
     let name = unique("ada");
     api.register(&name).await;
     let password = password_of(&name);
-    let form = async |fields: &[(&str, &str)]| api.post("/api/v1/auth/login").form(fields).send().await;
+    let form =
+        async |fields: &[(&str, &str)]| api.post("/api/v1/auth/login").form(fields).send().await;
 
     let email = email_of(&name);
     let full = [
@@ -183,8 +187,12 @@ async fn exactly_one_name_is_given() {
     let api = running.api();
     let sign_in = async |body| api.post("/api/v1/auth/login").json(body).send().await;
     sign_in(json!({"password": "a password"})).await.refuses(&["identifier"]);
-    sign_in(json!({"email": "a@example.org", "username": "ada", "password": "a password"})).await.refuses(&["identifier"]);
+    sign_in(json!({"email": "a@example.org", "username": "ada", "password": "a password"}))
+        .await
+        .refuses(&["identifier"]);
     sign_in(json!({"identifier": "", "password": "a password"})).await.refuses(&["identifier"]);
-    sign_in(json!({"identifier": "a".repeat(321), "password": "a password"})).await.refuses(&["identifier"]);
+    sign_in(json!({"identifier": "a".repeat(321), "password": "a password"}))
+        .await
+        .refuses(&["identifier"]);
     sign_in(json!({"identifier": "ada"})).await.refuses(&["password"]);
 }

@@ -37,7 +37,13 @@ fn hs256(header: &Value, claims: &Value, secret: &[u8]) -> String {
 }
 
 async fn refused(api: &Api, what: &str, token: &str) {
-    for path in ["/api/v1/auth/me", "/api/v1/auth/verify", "/api/auth/me", "/api/v1/audit", "/api/v1/admin/users"] {
+    for path in [
+        "/api/v1/auth/me",
+        "/api/v1/auth/verify",
+        "/api/auth/me",
+        "/api/v1/audit",
+        "/api/v1/admin/users",
+    ] {
         let answer = api.get(path).bearer(token).send().await;
         assert_eq!(answer.status, 401, "{what}, {path}: {}", answer.text());
         answer.problem(401, "invalid-token");
@@ -99,7 +105,11 @@ async fn nginx_is_told_who_it_is_or_401() {
     let admin = api.admin().await;
     let answer = api.get("/api/v1/auth/verify").bearer(&admin.access).send().await.is(204);
     for role in ["user", "auditor", "admin"] {
-        assert!(answer.header("x-entrybook-roles").split(',').any(|r| r == role), "{:?}", answer.headers);
+        assert!(
+            answer.header("x-entrybook-roles").split(',').any(|r| r == role),
+            "{:?}",
+            answer.headers
+        );
     }
 
     let nobody = api.get("/api/v1/auth/verify").send().await;
@@ -107,7 +117,11 @@ async fn nginx_is_told_who_it_is_or_401() {
     assert_eq!(nobody.header("www-authenticate"), r#"Bearer realm="entrybook""#);
     assert_eq!(nobody.headers.get("x-entrybook-user"), None);
     // What a client says of itself is not said back.
-    let forged = api.get("/api/v1/auth/verify").header("x-entrybook-user", ada.user_id.as_str()).send().await;
+    let forged = api
+        .get("/api/v1/auth/verify")
+        .header("x-entrybook-user", ada.user_id.as_str())
+        .send()
+        .await;
     forged.problem(401, "not-signed-in");
     assert_eq!(forged.headers.get("x-entrybook-user"), None);
 }
@@ -127,14 +141,17 @@ async fn the_algorithm_is_not_for_the_token_to_choose() {
         refused(&api, none, &format!("{}.{c}.", encoded(&unsigned))).await;
         refused(&api, none, &format!("{}.{c}.{s}", encoded(&unsigned))).await;
     }
-    refused(&api, "no algorithm", &format!("{}.{c}.{s}", encoded(&json!({"kid": header["kid"]})))).await;
+    refused(&api, "no algorithm", &format!("{}.{c}.{s}", encoded(&json!({"kid": header["kid"]}))))
+        .await;
 
     // The public key, in each form that somebody may take it in, as the secret of an HMAC.
     let jwks = api.get("/.well-known/jwks.json").send().await.is(200);
     let key = jwks.json()["keys"][0].clone();
     let raw = BASE64.decode(key["x"].as_str().unwrap()).unwrap();
     // SubjectPublicKeyInfo of Ed25519 (RFC 8410).
-    let der = [&[0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00], raw.as_slice()].concat();
+    let der =
+        [&[0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00], raw.as_slice()]
+            .concat();
     let pem = format!(
         "-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n",
         base64::engine::general_purpose::STANDARD.encode(&der)
@@ -143,7 +160,15 @@ async fn the_algorithm_is_not_for_the_token_to_choose() {
     confused["alg"] = "HS256".into();
     let mut without_key = confused.clone();
     without_key.as_object_mut().unwrap().remove("kid");
-    for secret in [&raw, &der, pem.as_bytes(), pem.trim_end().as_bytes(), key["x"].as_str().unwrap().as_bytes(), b"", &jwks.body] {
+    for secret in [
+        &raw,
+        &der,
+        pem.as_bytes(),
+        pem.trim_end().as_bytes(),
+        key["x"].as_str().unwrap().as_bytes(),
+        b"",
+        &jwks.body,
+    ] {
         refused(&api, "HS256 by the public key", &hs256(&confused, &claims, secret)).await;
         refused(&api, "HS256 without a key", &hs256(&without_key, &claims, secret)).await;
     }
@@ -215,10 +240,20 @@ async fn a_token_is_good_as_it_was_made_or_not_at_all() {
         let answer = api.get("/api/v1/auth/me").header("authorization", header).send().await;
         assert_eq!(answer.status, 401, "{header}: {}", answer.text());
     }
-    api.get("/api/v1/auth/me").bearer(&ada.access).bearer(&ada.access).send().await.problem(401, "invalid-token");
+    api.get("/api/v1/auth/me")
+        .bearer(&ada.access)
+        .bearer(&ada.access)
+        .send()
+        .await
+        .problem(401, "invalid-token");
     // A wrong token is not made good by a cookie.
     let cookie = format!("entrybook_access={}", ada.access);
-    api.get("/api/v1/auth/me").header("cookie", &cookie).bearer("garbage").send().await.problem(401, "invalid-token");
+    api.get("/api/v1/auth/me")
+        .header("cookie", &cookie)
+        .bearer("garbage")
+        .send()
+        .await
+        .problem(401, "invalid-token");
     api.get("/api/v1/auth/me").header("cookie", &cookie).send().await.is(200);
     // Nor is it taken from where addresses are logged.
     api.get(&format!("/api/v1/sessions?access_token={}", ada.access)).send().await.is(401);
@@ -252,14 +287,19 @@ async fn a_token_of_this_key_for_somebody_else_or_of_the_past_is_refused() {
     let same = signer(&running, |_| {}).await;
     api.me(&signed_by(&same, &ada)).await.is(200);
 
-    let other_audience = signer(&running, |settings| settings.audience = "another-service".to_owned()).await;
+    let other_audience =
+        signer(&running, |settings| settings.audience = "another-service".to_owned()).await;
     refused(&api, "another audience", &signed_by(&other_audience, &ada)).await;
-    let other_issuer = signer(&running, |settings| settings.issuer = "https://login.example.org".to_owned()).await;
+    let other_issuer =
+        signer(&running, |settings| settings.issuer = "https://login.example.org".to_owned()).await;
     refused(&api, "another issuer", &signed_by(&other_issuer, &ada)).await;
 
     let short = signer(&running, |settings| settings.access_lifetime = TimeDelta::seconds(1)).await;
     let token = signed_by(&short, &ada);
-    eventually("a token of one second is refused", async || (api.me(&token).await.status == 401).then_some(())).await;
+    eventually("a token of one second is refused", async || {
+        (api.me(&token).await.status == 401).then_some(())
+    })
+    .await;
     refused(&api, "expired", &token).await;
     assert!(api.me(&token).await.header("www-authenticate").contains("expired"));
     api.me(&ada.access).await.is(200);

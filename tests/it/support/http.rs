@@ -221,7 +221,12 @@ impl Answer {
     /// Asserts that the values of these fields can't be taken, and no others.
     pub fn refuses(&self, fields: &[&str]) {
         let body = self.problem(422, "invalid-input");
-        let named: Vec<_> = body["errors"].as_array().unwrap().iter().map(|e| e["field"].as_str().unwrap()).collect();
+        let named: Vec<_> = body["errors"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|e| e["field"].as_str().unwrap())
+            .collect();
         assert_eq!(named, fields, "{body}");
     }
 

@@ -1,12 +1,15 @@
 //! What the tests share.
 
+pub mod browser;
 pub mod database;
 pub mod http;
 pub mod raw;
 pub mod server;
 pub mod shared;
+pub mod tools;
 
 /// A directory of the test's own that an unprivileged PostgreSQL may enter; it goes with the value.
 pub fn scratch() -> tempfile::TempDir {
-    tempfile::Builder::new().prefix("entrybook-test-").tempdir_in("/tmp").unwrap()
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    tempfile::Builder::new().prefix("entrybook-test-").permissions(open).tempdir_in("/tmp").unwrap()
 }

@@ -19,10 +19,7 @@ use serde_json::{Value, json};
 pub const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Polls until `done` answers, or panics with `what`.
-pub async fn eventually<T, F>(what: &str, mut done: impl FnMut() -> F) -> T
-where
-    F: Future<Output = Option<T>>,
-{
+pub async fn eventually<T>(what: &str, mut done: impl AsyncFnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(found) = done().await {
@@ -76,10 +73,15 @@ impl Setup {
 
     /// With a private PostgreSQL.
     pub fn private(data_dir: &Path) -> Self {
-        Self { port: free_port(), data_dir: data_dir.to_owned(), database_url: None, extra: Vec::new() }
-            .with("ENTRYBOOK_ADMIN_EMAIL", "admin@example.org")
-            .with("ENTRYBOOK_ADMIN_USERNAME", "admin")
-            .with("ENTRYBOOK_ADMIN_PASSWORD", ADMIN_PASSWORD)
+        Self {
+            port: free_port(),
+            data_dir: data_dir.to_owned(),
+            database_url: None,
+            extra: Vec::new(),
+        }
+        .with("ENTRYBOOK_ADMIN_EMAIL", "admin@example.org")
+        .with("ENTRYBOOK_ADMIN_USERNAME", "admin")
+        .with("ENTRYBOOK_ADMIN_PASSWORD", ADMIN_PASSWORD)
     }
 
     /// Another replica: the same database, one public address, a port of its own.
@@ -134,12 +136,8 @@ impl Setup {
         std::fs::create_dir_all(&self.data_dir).unwrap();
         let log_path = self.data_dir.with_file_name(format!("server-{}.log", self.port));
         let log = std::fs::File::options().create(true).append(true).open(&log_path).unwrap();
-        let child = self
-            .command(&["serve"])
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+        let child =
+            self.command(&["serve"]).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
         Server { child, setup: self.clone(), log_path, http: client() }
     }
 }
@@ -185,10 +183,6 @@ impl Server {
             answer.status().is_success().then_some(())
         })
         .await;
-    }
-
-    pub fn pid(&self) -> u32 {
-        self.child.id()
     }
 
     /// SIGKILL: no goodbye.
@@ -256,8 +250,9 @@ impl Drop for Server {
 }
 
 fn is_zombie(pid: u32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/stat"))
-        .is_ok_and(|stat| stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z')))
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
+        stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'))
+    })
 }
 
 /// What signing in answers.

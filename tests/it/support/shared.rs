@@ -11,9 +11,9 @@ use tempfile::TempDir;
 use tokio::sync::Mutex;
 
 use super::{
-    scratch,
     database::TestDatabase,
     http::Api,
+    scratch,
     server::{Server, Setup},
 };
 
@@ -60,7 +60,10 @@ impl Running {
     pub async fn events(&self) -> i64 {
         // Not through the pool, whose connections belong to the runtime of the test that made it.
         let mut connection = self.database.connect_options().connect().await.unwrap();
-        let count = sqlx::query_scalar("SELECT count(*) FROM events").fetch_one(&mut connection).await.unwrap();
+        let count = sqlx::query_scalar("SELECT count(*) FROM events")
+            .fetch_one(&mut connection)
+            .await
+            .unwrap();
         connection.close().await.unwrap();
         count
     }

@@ -12,24 +12,21 @@ use std::collections::HashMap;
 
 const ERASED: &str = "(erased)";
 
-/// One line, as programs get it. The names are stable.
+/// One line, as programs get it: what the API answers, and where it stands in its stream.
 #[derive(Debug, Serialize)]
 pub(super) struct Line {
     pub(super) position: i64,
     pub(super) at: String,
     pub(super) recorded_at: String,
-    pub(super) event: String,
+    #[serde(rename = "type")]
+    pub(super) event_type: String,
     pub(super) stream: String,
     pub(super) sequence: i64,
-    pub(super) user_id: Option<String>,
-    pub(super) username: Option<String>,
-    pub(super) session_id: Option<String>,
-    /// `user`, `anonymous`, `system` or `cli`.
-    pub(super) actor: &'static str,
-    pub(super) actor_id: Option<String>,
-    /// The username, or the user of the operating system.
-    pub(super) actor_name: Option<String>,
     pub(super) outcome: Option<String>,
+    /// Whom it concerns.
+    pub(super) person: Option<Person>,
+    pub(super) actor: Who,
+    pub(super) session: Option<String>,
     pub(super) address: Option<String>,
     pub(super) user_agent: Option<String>,
     /// What was typed, where it is nobody's.
@@ -43,13 +40,12 @@ pub(super) struct Whole {
     pub(super) position: i64,
     pub(super) at: String,
     pub(super) recorded_at: String,
-    pub(super) event: String,
+    #[serde(rename = "type")]
+    pub(super) event_type: String,
     pub(super) version: String,
     pub(super) stream: String,
     pub(super) sequence: i64,
-    pub(super) actor: &'static str,
-    pub(super) actor_id: Option<String>,
-    pub(super) actor_name: Option<String>,
+    pub(super) actor: Who,
     pub(super) address: Option<String>,
     pub(super) user_agent: Option<String>,
     pub(super) request_id: String,
@@ -57,16 +53,27 @@ pub(super) struct Whole {
     pub(super) payload: Value,
 }
 
+/// An account; its username, unless it was erased.
+#[derive(Debug, Serialize)]
+pub(super) struct Person {
+    id: String,
+    pub(super) label: Option<String>,
+}
+
+/// Who did it.
+#[derive(Debug, Serialize)]
+pub(super) struct Who {
+    /// `user`, `anonymous`, `system` or `cli`.
+    pub(super) kind: &'static str,
+    pub(super) id: Option<String>,
+    /// The username, or the user of the operating system.
+    pub(super) label: Option<String>,
+}
+
 /// Opens what is sealed. Names are looked up once.
 pub(super) struct Opener<'a> {
     services: &'a Services,
     names: HashMap<UserId, Option<String>>,
-}
-
-struct Who {
-    kind: &'static str,
-    id: Option<String>,
-    name: Option<String>,
 }
 
 impl<'a> Opener<'a> {
@@ -76,8 +83,8 @@ impl<'a> Opener<'a> {
 
     pub(super) async fn open(&mut self, row: Row) -> anyhow::Result<Line> {
         let actor = self.who(&row.actor.parse()?).await?;
-        let username = match row.user_id {
-            Some(id) => self.name(id).await?,
+        let person = match row.user_id {
+            Some(id) => Some(Person { id: id.to_string(), label: self.name(id).await? }),
             None => None,
         };
         let (address, user_agent) =
@@ -93,16 +100,13 @@ impl<'a> Opener<'a> {
             position: row.position,
             at: moment(row.at),
             recorded_at: moment(row.recorded_at),
-            event: row.event_type,
+            event_type: row.event_type,
             stream: format!("{}/{}", row.aggregate_type, row.aggregate_id),
             sequence: row.sequence,
-            user_id: row.user_id.map(|id| id.to_string()),
-            username,
-            session_id: row.session_id.map(|id| id.to_string()),
-            actor: actor.kind,
-            actor_id: actor.id,
-            actor_name: actor.name,
             outcome: row.outcome,
+            person,
+            actor,
+            session: row.session_id.map(|id| id.to_string()),
             address,
             user_agent,
             identifier,
@@ -123,13 +127,11 @@ impl<'a> Opener<'a> {
             position: recorded.position,
             at: moment(metadata.at),
             recorded_at: moment(recorded.recorded_at),
-            event: recorded.event_type,
+            event_type: recorded.event_type,
             version: recorded.event_version,
             stream,
             sequence: recorded.sequence,
-            actor: actor.kind,
-            actor_id: actor.id,
-            actor_name: actor.name,
+            actor,
             address,
             user_agent,
             request_id: metadata.request_id,
@@ -140,12 +142,12 @@ impl<'a> Opener<'a> {
     async fn who(&mut self, actor: &Actor) -> anyhow::Result<Who> {
         Ok(match actor {
             Actor::User(id) => {
-                Who { kind: "user", id: Some(id.to_string()), name: self.name(*id).await? }
+                Who { kind: "user", id: Some(id.to_string()), label: self.name(*id).await? }
             }
-            Actor::Anonymous => Who { kind: "anonymous", id: None, name: None },
-            Actor::System => Who { kind: "system", id: None, name: None },
+            Actor::Anonymous => Who { kind: "anonymous", id: None, label: None },
+            Actor::System => Who { kind: "system", id: None, label: None },
             Actor::Cli(sealed) => {
-                Who { kind: "cli", id: None, name: Some(self.text(sealed, CLI_ACTOR).await?) }
+                Who { kind: "cli", id: None, label: Some(self.text(sealed, CLI_ACTOR).await?) }
             }
         })
     }
@@ -155,9 +157,7 @@ impl<'a> Opener<'a> {
             return Ok(name.clone());
         }
         let account = self.services.book.account(id).await?;
-        let name = account.map(|account| {
-            if account.username.is_empty() { ERASED.to_owned() } else { account.username }
-        });
+        let name = account.map(|account| account.username).filter(|name| !name.is_empty());
         self.names.insert(id, name.clone());
         Ok(name)
     }
@@ -220,22 +220,26 @@ fn moment(at: DateTime<Utc>) -> String {
 
 /// For people.
 pub(super) mod shown {
-    use super::{Line, Whole};
+    use super::{ERASED, Line, Who, Whole};
 
     pub(in crate::cli::audit) const HEAD: &str = "POSITION  TIME                      EVENT                    BY                ABOUT             FROM             DETAIL";
 
     pub(in crate::cli::audit) fn line(line: &Line) -> String {
-        let by = match line.actor {
-            "user" => line.actor_name.clone().unwrap_or_default(),
-            "cli" => format!("cli:{}", line.actor_name.as_deref().unwrap_or_default()),
-            other => other.to_owned(),
+        let by = match (line.actor.kind, line.actor.label.as_deref()) {
+            ("user", label) => label.unwrap_or(ERASED).to_owned(),
+            ("cli", label) => format!("cli:{}", label.unwrap_or_default()),
+            (other, _) => other.to_owned(),
         };
-        let about = line.username.as_deref().or(line.identifier.as_deref()).unwrap_or("-");
+        let about = match (&line.person, &line.identifier) {
+            (Some(person), _) => person.label.as_deref().unwrap_or(ERASED),
+            (None, Some(typed)) => typed,
+            (None, None) => "-",
+        };
         let text = format!(
             "{:>8}  {}  {:<23}  {:<16}  {:<16}  {:<15}  {}",
             line.position,
             line.at,
-            line.event,
+            line.event_type,
             safe(&by),
             safe(about),
             safe(line.address.as_deref().unwrap_or("-")),
@@ -245,15 +249,13 @@ pub(super) mod shown {
     }
 
     pub(in crate::cli::audit) fn whole(whole: &Whole) -> serde_json::Result<Vec<String>> {
-        let by = match (&whole.actor_name, &whole.actor_id) {
-            (Some(name), Some(id)) => format!("{} {} ({id})", whole.actor, safe(name)),
-            (Some(name), None) => format!("{} {}", whole.actor, safe(name)),
-            (None, _) => whole.actor.to_owned(),
-        };
+        let Who { kind, id, label } = &whole.actor;
+        let by = [Some(*kind), label.as_deref(), id.as_deref()];
+        let by = by.into_iter().flatten().collect::<Vec<_>>().join(" ");
         let field = |name: &str, value: &str| format!("{name:<12}{}", safe(value));
         let mut lines = vec![
             field("position", &whole.position.to_string()),
-            field("event", &format!("{}, version {}", whole.event, whole.version)),
+            field("event", &format!("{}, version {}", whole.event_type, whole.version)),
             field("stream", &format!("{}, sequence {}", whole.stream, whole.sequence)),
             field("happened", &whole.at),
             field("recorded", &whole.recorded_at),

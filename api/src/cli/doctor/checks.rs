@@ -1,7 +1,7 @@
 //! The checks of `doctor`. Each looks, and changes nothing.
 
 use super::{Check, Status};
-use crate::bootstrap::{Database, Owner, master_key_of, owner};
+use crate::bootstrap::{Database, Owner, Waiting, master_key_of, owner};
 use crate::config::{Config, ConfigError};
 use chrono::Utc;
 use commands::clock::{Clock, SystemClock, SystemEntropy};
@@ -137,7 +137,7 @@ async fn of_database(config: &Config, database: &Database) -> Vec<Check> {
         Ok(_) => {
             checks.push(Check::ok("migrations", "all applied"));
             checks.push(append_only(&pool).await);
-            checks.push(keys(config, database, &pool).await);
+            checks.push(keys(config, &pool).await);
             checks.push(sequencer(&pool).await);
             checks.extend(read_tables(&pool).await);
         }
@@ -276,7 +276,7 @@ async fn append_only(pool: &PgPool) -> Check {
     }
 }
 
-async fn keys(config: &Config, database: &Database, pool: &PgPool) -> Check {
+async fn keys(config: &Config, pool: &PgPool) -> Check {
     let name = "master key";
     match sqlx::query_scalar::<_, bool>("SELECT EXISTS (SELECT FROM sealing_keys)")
         .fetch_one(pool)
@@ -292,7 +292,7 @@ async fn keys(config: &Config, database: &Database, pool: &PgPool) -> Check {
         }
         Ok(true) => {}
     }
-    let key = match master_key_of(config, database) {
+    let key = match master_key_of(config) {
         Ok(Some(key)) => key,
         Ok(None) => {
             return Check::fail(
@@ -313,9 +313,11 @@ async fn keys(config: &Config, database: &Database, pool: &PgPool) -> Check {
     let id = key.id().to_owned();
     match Keyring::load(pool.clone(), key, Arc::new(SystemEntropy)).await {
         Ok(_) => Check::ok(name, format!("{id} opens the keys of this database")),
-        Err(error @ KeyringError::WrongMasterKey { .. }) => {
-            Check::fail(name, error.to_string(), "Give the key that belongs to this database.")
-        }
+        Err(error @ KeyringError::WrongMasterKey { .. }) => Check::fail(
+            name,
+            error.to_string(),
+            "Look for it where you keep copies: a master.key, or what ENTRYBOOK_MASTER_KEY was when the database was made.",
+        ),
         Err(error) => Check::broken(name, error),
     }
 }
@@ -325,16 +327,8 @@ const WAITING: Duration = Duration::from_secs(10);
 
 async fn sequencer(pool: &PgPool) -> Check {
     let name = "journal";
-    let waiting = sqlx::query_as::<_, (i64, Option<f64>)>(
-        "SELECT count(*), extract(epoch FROM clock_timestamp() - min(recorded_at))::float8
-           FROM (SELECT e.recorded_at FROM events e, sequencer s
-                  WHERE (e.tx, e.id) > (s.tx, s.event_id) AND e.id > s.settled_event_id
-                  ORDER BY e.tx, e.id LIMIT 10000) AS waiting",
-    )
-    .fetch_one(pool)
-    .await;
-    let (count, seconds) = match waiting {
-        Ok((count, age)) => (count, age.unwrap_or_default()),
+    let Waiting { count, seconds } = match Waiting::read(pool).await {
+        Ok(waiting) => waiting,
         Err(error) => return Check::broken(name, error),
     };
     let horizon = match Horizon::read(pool).await {
@@ -344,18 +338,20 @@ async fn sequencer(pool: &PgPool) -> Check {
     if let Some(holder) = horizon.holder.filter(|_| horizon.age > WAITING) {
         return Check::warn(
             name,
-            format!("{holder}; {count} events wait for their place behind it"),
+            format!("{holder}; events that wait behind it: {count}"),
             "End that transaction: SELECT pg_terminate_backend(PID).",
         );
     }
     if seconds > WAITING.as_secs_f64() {
         return Check::warn(
             name,
-            format!("{count} events wait for their place, the first for {seconds:.0} seconds"),
+            format!(
+                "events that wait for their place: {count}, the first for {seconds:.0} seconds"
+            ),
             "Does a server run? It posts them within a second.",
         );
     }
-    Check::ok(name, format!("{count} events wait for their place"))
+    Check::ok(name, format!("events that wait for their place: {count}"))
 }
 
 async fn read_tables(pool: &PgPool) -> Vec<Check> {
@@ -387,7 +383,7 @@ async fn read_tables(pool: &PgPool) -> Vec<Check> {
             "Does a server run? It posts them within a second.",
         ),
         ProjectionState::Live => {
-            Check::ok(name, format!("{}: {} events behind", one.name, one.lag_events))
+            Check::ok(name, format!("{}, events behind: {}", one.name, one.lag_events))
         }
     };
     status.into_iter().map(check).collect()

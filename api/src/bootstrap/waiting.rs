@@ -1,0 +1,42 @@
+//! Events that have no place in the journal yet.
+
+use projections::Horizon;
+use sqlx::PgPool;
+
+/// More are not counted.
+const MOST: i64 = 10_000;
+
+/// Events that wait for their place.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Waiting {
+    pub count: i64,
+    /// For how long the first of them has waited.
+    pub seconds: f64,
+}
+
+impl Waiting {
+    pub async fn read(pool: &PgPool) -> Result<Self, sqlx::Error> {
+        let (count, seconds) = sqlx::query_as::<_, (i64, Option<f64>)>(
+            "SELECT count(*), extract(epoch FROM clock_timestamp() - min(recorded_at))::float8
+               FROM (SELECT e.recorded_at FROM events e, sequencer s
+                      WHERE (e.tx, e.id) > (s.tx, s.event_id) AND e.id > s.settled_event_id
+                      ORDER BY e.tx, e.id LIMIT $1) AS waiting",
+        )
+        .bind(MOST)
+        .fetch_one(pool)
+        .await?;
+        Ok(Self { count, seconds: seconds.unwrap_or_default() })
+    }
+}
+
+/// Says it where a list will not show the newest, and why: a transaction somewhere in the cluster is still open.
+pub(super) async fn warn_of_missing(pool: &PgPool) -> Result<(), sqlx::Error> {
+    let Waiting { count, .. } = Waiting::read(pool).await?;
+    if count > 0 {
+        let holder = Horizon::read(pool).await?.holder;
+        let why = holder
+            .map_or_else(|| "a transaction was still open".to_owned(), |holder| holder.to_string());
+        tracing::warn!(count, "the newest events ({count}) are not shown yet: {why}");
+    }
+    Ok(())
+}

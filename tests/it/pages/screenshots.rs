@@ -1,0 +1,232 @@
+//! Every page as it looks: light, dark, and on a phone. The pictures are for people to look at
+//! (`target/screenshots`); what a machine can see of them is asserted.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::support::{
+    browser::{Browser, JavaScript},
+    http::{Api, password_of},
+    server::{ADMIN_PASSWORD, Tokens, eventually},
+    shared::Running,
+    tools,
+};
+
+const LAPTOP: &str = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0";
+const PHONE: &str = "Mozilla/5.0 (iPhone; CPU iPhone OS 19_0 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) \
+                     Version/19.0 Mobile/15E148 Safari/604.1";
+const DESK: &str = "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 \
+                    Safari/537.36 Edg/140.0.0.0";
+
+/// What the README shows.
+const PICTURES: [(&str, &str); 4] = [
+    ("sign-in", "sign-in"),
+    ("overview", "dashboard"),
+    ("history", "history"),
+    ("projections", "projections"),
+];
+
+fn folder(path: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
+    std::fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+/// Some weeks in the life of four people, in a minute.
+async fn live(api: &Api) {
+    let person = async |name: &str, full_name: &str, agent: &str, address: &str| {
+        let body = json!({
+            "email": format!("{name}@example.org"), "username": name, "full_name": full_name,
+            "password": password_of(name),
+        });
+        let ask = api
+            .post("/api/v1/auth/register")
+            .header("user-agent", agent)
+            .header("x-forwarded-for", address);
+        ask.json(body).send().await.tokens(201)
+    };
+    let sign_in = async |name: &str, password: &str, agent: &str, address: &str| {
+        let ask = api
+            .post("/api/v1/auth/login")
+            .header("user-agent", agent)
+            .header("x-forwarded-for", address);
+        ask.json(json!({"identifier": name, "password": password, "remember_me": true}))
+            .send()
+            .await
+    };
+    let ada = person("ada", "Ada Lovelace", LAPTOP, "192.0.2.17").await;
+    let grace = person("grace", "Grace Hopper", DESK, "198.51.100.4").await;
+    person("katherine", "Katherine Johnson", PHONE, "2001:db8:42::7").await;
+    let mallory = person("mallory", "", LAPTOP, "203.0.113.66").await;
+    let phone: Tokens =
+        sign_in("ada", &password_of("ada"), PHONE, "198.51.100.23").await.tokens(200);
+    for guess in ["password1", "letmein!", "ada1815!"] {
+        sign_in("ada", guess, DESK, "203.0.113.66").await.is(401);
+    }
+    sign_in("root@example.org", "password1", DESK, "203.0.113.66").await.is(401);
+    for n in 0..6 {
+        sign_in("katherine", &format!("guess number {n}"), LAPTOP, "203.0.113.66").await;
+    }
+    // Whoever had Grace's token was not Grace.
+    let next = api.refresh(&grace.refresh).await.tokens(200);
+    let ended = format!("/api/v1/sessions/{}", next.session_id);
+    let desk = sign_in("grace", &password_of("grace"), DESK, "198.51.100.4").await.tokens(200);
+    api.delete(&ended).bearer(&desk.access).header("user-agent", DESK).send().await.is(204);
+    let rename = json!({"full_name": "Ada King, Countess of Lovelace"});
+    api.patch("/api/v1/auth/me")
+        .bearer(&phone.access)
+        .header("user-agent", PHONE)
+        .json(rename)
+        .send()
+        .await
+        .is(200);
+    let admin = api.admin().await;
+    let user = |id: &str, action: &str| format!("/api/v1/admin/users/{id}/{action}");
+    let ask =
+        api.post(&user(&ada.user_id, "roles")).bearer(&admin.access).header("user-agent", LAPTOP);
+    ask.json(json!({"grant": ["auditor", "admin"]})).send().await.is(200);
+    api.post(&user(&mallory.user_id, "disable")).bearer(&admin.access).send().await.is(200);
+}
+
+/// What a machine can see of a page that is not as it should be.
+const LOOK: &str = r#"
+    const wrong = [];
+    const all = selector => [...document.querySelectorAll(selector)];
+    const shown = element => element.checkVisibility();
+    if (document.documentElement.scrollWidth > innerWidth)
+        wrong.push(`wider than the window: ${document.documentElement.scrollWidth} of ${innerWidth}`);
+    if (all('h1').length !== 1) wrong.push(`${all('h1').length} main headings`);
+    if (!document.documentElement.lang) wrong.push('no language');
+    if (!document.title) wrong.push('no title');
+    for (const input of all('input:not([type=hidden]):not([aria-hidden]), select'))
+        if (!input.labels.length && !input.ariaLabel) wrong.push(`no label: ${input.name}`);
+    for (const image of all('img')) if (!image.hasAttribute('alt')) wrong.push(`no alt: ${image.src}`);
+    for (const button of all('button, a'))
+        if (!(button.textContent || button.ariaLabel || '').trim() && shown(button)) wrong.push(`no words: ${button.outerHTML}`);
+    const ids = all('[id]').map(element => element.id);
+    for (const id of ids.filter((id, at) => ids.indexOf(id) !== at)) wrong.push(`twice: #${id}`);
+    for (const name of ['aria-describedby', 'aria-labelledby'])
+        for (const element of all(`[${name}]`))
+            for (const id of element.getAttribute(name).split(' '))
+                if (!document.getElementById(id)) wrong.push(`${name} to nothing: #${id}`);
+    // Contrast of the words against the nearest ground (WCAG 2.2, 1.4.3).
+    const rgb = text => (text.match(/[\d.]+/g) || []).map(Number);
+    const light = ([r, g, b]) => {
+        const part = c => (c /= 255) <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
+        return 0.2126 * part(r) + 0.7152 * part(g) + 0.0722 * part(b);
+    };
+    const ground = element => {
+        for (let at = element; at; at = at.parentElement) {
+            const colour = rgb(getComputedStyle(at).backgroundColor);
+            if (colour.length && colour[3] !== 0) return colour;
+        }
+        return [255, 255, 255];
+    };
+    for (const element of all('body *')) {
+        const words = [...element.childNodes].some(node => node.nodeType === 3 && node.data.trim());
+        if (!words || !shown(element) || element.closest('option, .skip, .unseen')) continue;
+        const style = getComputedStyle(element);
+        const [a, b] = [light(rgb(style.color)), light(ground(element))];
+        const contrast = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+        const large = parseFloat(style.fontSize) >= 24;
+        if (contrast < (large ? 3 : 4.5)) wrong.push(`contrast ${contrast.toFixed(2)}: ${element.innerText.slice(0, 40)}`);
+    }
+    return wrong;
+"#;
+
+async fn look(browser: &Browser, name: &str) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for (mode, width, scheme) in [
+        ("light", 1200, "light"),
+        ("dark", 1200, "dark"),
+        ("phone", 390, "light"),
+        ("phone-dark", 390, "dark"),
+    ] {
+        let size =
+            json!({"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500});
+        browser.devtools("Emulation.setDeviceMetricsOverride", size).await;
+        let media = json!({"features": [{"name": "prefers-color-scheme", "value": scheme}]});
+        browser.devtools("Emulation.setEmulatedMedia", media).await;
+        let seen = browser.ask(LOOK).await;
+        wrong.extend(seen.as_array().unwrap().iter().map(|what| format!("{name}, {mode}: {what}")));
+        let picture = browser.picture(true).await;
+        std::fs::write(folder("target/screenshots").join(format!("{name}-{mode}.png")), picture)
+            .unwrap();
+        let wanted = PICTURES.iter().find(|(page, _)| *page == name && mode == "light");
+        if let (Some((_, file)), true) =
+            (wanted, std::env::var_os("ENTRYBOOK_TEST_PICTURES").is_some())
+        {
+            std::fs::write(
+                folder("docs/pictures").join(format!("{file}.png")),
+                browser.picture(false).await,
+            )
+            .unwrap();
+        }
+    }
+    wrong
+}
+
+#[tokio::test]
+async fn every_page_fits_and_can_be_read() {
+    if !tools::with("browser") {
+        return;
+    }
+    let running = Running::start(&[("ENTRYBOOK_TRUSTED_PROXIES", "127.0.0.1")]).await;
+    let api = running.api();
+    live(&api).await;
+    let browser = super::browser(&running, JavaScript::On).await;
+    let mut wrong = Vec::new();
+    browser.open("/sign-in").await;
+    wrong.extend(look(&browser, "sign-in").await);
+    browser.sign_in("nobody", "not the password").await;
+    wrong.extend(look(&browser, "sign-in-refused").await);
+    browser.open("/register").await;
+    wrong.extend(look(&browser, "register").await);
+    browser.fill("email", "ada@example.org").await;
+    browser.fill("username", "ada").await;
+    browser.fill("password", "long enough").await;
+    browser.press("Create the account").await;
+    wrong.extend(look(&browser, "register-refused").await);
+    browser.open("/nothing-here").await;
+    wrong.extend(look(&browser, "not-found").await);
+
+    browser.open("/sign-in").await;
+    browser.sign_in("ada@example.org", &password_of("ada")).await;
+    browser.arrives("/").await;
+    let projections = async || {
+        let admin = api.admin().await;
+        api.get("/api/v1/admin/projections").bearer(&admin.access).send().await.is(200).json()
+    };
+    eventually("the projections are level with the book", async || {
+        let level = |projection: &Value| projection["lag_events"] == 0;
+        projections().await["projections"].as_array().unwrap().iter().all(level).then_some(())
+    })
+    .await;
+    for (path, name) in [
+        ("/", "overview"),
+        ("/sessions", "sessions"),
+        ("/password", "password"),
+        ("/profile", "profile"),
+        ("/my-history", "my-history"),
+        ("/history", "history"),
+        ("/history?type=SignInFailed&from=2020-01-01&to=tomorrow", "history-refused"),
+        ("/users", "users"),
+        ("/users?q=nobody", "users-none"),
+        ("/projections", "projections"),
+        ("/nothing-here", "not-found-signed-in"),
+    ] {
+        browser.open(path).await;
+        wrong.extend(look(&browser, name).await);
+    }
+    browser.open("/sign-in").await;
+    assert_eq!(browser.at().await, "/", "whoever is signed in has nothing to do there");
+    browser.press("Sign out").await;
+    browser.sign_in("admin", ADMIN_PASSWORD).await;
+    browser.open("/users").await;
+    browser.press("Manage").await;
+    wrong.extend(look(&browser, "users-managed").await);
+    wrong.extend(browser.complaints().await);
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    browser.close().await;
+}
