@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, str::FromStr};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Datelike, Utc};
 use commands::CLI_ACTOR;
 use domain::{Actor, Role, SessionId, UserId};
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -124,6 +124,12 @@ pub struct Page {
     pub lines: Vec<Line>,
     pub next: Option<Cursor>,
     pub previous: Option<Cursor>,
+}
+
+/// Whether a time is one that RFC 3339 can write: of the years 0 to 9999. PostgreSQL takes no others.
+#[must_use]
+pub fn is_rfc_3339(time: DateTime<Utc>) -> bool {
+    (0..=9999).contains(&time.year())
 }
 
 /// One page of what `viewer` may see.

@@ -123,8 +123,9 @@ async fn filter(
     let known = |text: &str| EVENT_TYPES.contains(&text).then(|| text.to_owned());
     let event_type = read(&query.event_type, known, Problem::EventType, &mut problems.event_type);
     filter.event_types = event_type.into_iter().collect();
-    filter.from = read(&query.from, ui::parse_filter_time, Problem::Time, &mut problems.from);
-    filter.to = read(&query.to, ui::parse_filter_time, Problem::Time, &mut problems.to);
+    let time = |text: &str| ui::parse_filter_time(text).filter(|time| history::is_rfc_3339(*time));
+    filter.from = read(&query.from, time, Problem::Time, &mut problems.from);
+    filter.to = read(&query.to, time, Problem::Time, &mut problems.to);
     if let (Some(from), Some(to)) = (filter.from, filter.to)
         && to < from
     {

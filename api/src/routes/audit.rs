@@ -241,6 +241,11 @@ async fn read_history(
     Query(query): Query<HistoryQuery>,
 ) -> ApiResult<JsonAnswer<History>> {
     let (actor, cursor, limit) = (query.actor()?, query.cursor()?, query.limit()?);
+    for (name, time) in [("from", query.from), ("to", query.to)] {
+        if time.is_some_and(|time| !history::is_rfc_3339(time)) {
+            return Err(ApiError::invalid_field(name, "give a time of the years 0 to 9999"));
+        }
+    }
     let mut filter = Filter {
         user: query.user.map(UserId),
         session: query.session.map(SessionId),
