@@ -92,11 +92,9 @@ async fn grant(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     )
     .execute(&mut *connection)
     .await?;
-    let member: bool =
-        sqlx::query_scalar("SELECT pg_has_role(current_user, 'entrybook_app', 'MEMBER')")
-            .fetch_one(&mut *connection)
-            .await?;
-    if !member {
+    // Who makes a role is a member of it from PostgreSQL 16 on, and yet may not take it before it has
+    // granted it to itself.
+    if !can_take_the_role(connection).await? {
         sqlx::raw_sql("GRANT entrybook_app TO CURRENT_USER").execute(&mut *connection).await?;
     }
     // To name who holds the horizon back; a convenience, so its refusal is no failure.
@@ -120,16 +118,34 @@ async fn grant(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     transaction.commit().await
 }
 
+/// Whether the login may act as [`APP_ROLE`]. Only a refusal is a no; whatever else fails is a fault,
+/// so that nobody runs with more rights than they need because a connection broke.
+async fn can_take_the_role(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    let taken = sqlx::raw_sql("SET ROLE entrybook_app").execute(&mut *connection).await;
+    let code = match &taken {
+        Ok(_) => {
+            sqlx::raw_sql("RESET ROLE").execute(&mut *connection).await?;
+            return Ok(true);
+        }
+        Err(error) => error.as_database_error().and_then(|error| error.code()),
+    };
+    // 42501: it is no member. 22023: there is no such role.
+    if matches!(code.as_deref(), Some("42501" | "22023")) {
+        return Ok(false);
+    }
+    taken.map(|_| false)
+}
+
 /// A pool whose sessions have dropped to [`APP_ROLE`] where the login can.
 pub async fn connect(
     options: PgConnectOptions,
     max_connections: u32,
 ) -> Result<PgPool, StorageError> {
     let mut probe = PgConnection::connect_with(&options).await?;
-    let can_drop = sqlx::raw_sql("SET ROLE entrybook_app").execute(&mut probe).await.is_ok();
+    let can_take = can_take_the_role(&mut probe).await?;
     probe.close().await?;
     let mut session = vec![("idle_in_transaction_session_timeout", "30s")];
-    if can_drop {
+    if can_take {
         session.push(("role", APP_ROLE));
     }
     let options = options.application_name("entrybook").options(session);

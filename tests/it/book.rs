@@ -466,3 +466,33 @@ async fn streams_load_through_postgres_es_too() {
     events.into_iter().for_each(|envelope| folded.apply(envelope.payload));
     assert_eq!(folded, desk.book.user(ada.account.id).await.unwrap());
 }
+
+#[tokio::test]
+async fn a_login_that_may_not_take_the_role_is_told_and_the_triggers_remain() {
+    let database = TestDatabase::create().await;
+    let name = format!("plain_{}", uuid::Uuid::new_v4().simple());
+    let statement = format!(
+        "CREATE ROLE {name} LOGIN NOSUPERUSER NOCREATEROLE PASSWORD 'plain';
+         DROP SCHEMA public CASCADE; DROP SCHEMA ledger CASCADE; CREATE SCHEMA public;
+         GRANT ALL ON SCHEMA public TO {name};
+         DO $$ BEGIN EXECUTE format('GRANT ALL ON DATABASE %I TO {name}', current_database()); END $$"
+    );
+    sqlx::raw_sql(&statement).execute(database.pool()).await.unwrap();
+    let login = database.connect_options().username(&name).password("plain");
+    let report = database::migrate(&login).await.unwrap();
+    assert!(report.role_unavailable.is_some(), "{report:?}");
+    let pool = database::connect(login, 2).await.unwrap();
+    assert_eq!(database::acting_role(&pool).await.unwrap(), name);
+    sqlx::raw_sql(
+        "INSERT INTO events (aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata)
+         VALUES ('User', 'x', 1, 'x', '1', '{}', '{}')",
+    )
+    .execute(&pool)
+    .await
+    .unwrap();
+    let refused = sqlx::raw_sql("DELETE FROM events").execute(&pool).await.unwrap_err();
+    assert!(refused.to_string().contains("append-only"), "{refused}");
+    pool.close().await;
+    let gone = format!("DROP OWNED BY {name}; DROP ROLE {name}");
+    sqlx::raw_sql(&gone).execute(database.pool()).await.unwrap();
+}
