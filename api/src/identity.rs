@@ -1,7 +1,8 @@
 //! Who asks, proved by an access token: from the `Authorization` header, or from a page's cookie.
 //!
 //! No database is asked. The token's signature and times are checked, and the ends and changes that
-//! this replica knows of (`projections::Revocations`).
+//! this replica knows of (`projections::Revocations`). While it can't know them, at its start and when
+//! the database is away, nobody is let in: a token that was revoked must not work because of that.
 
 use axum::{
     extract::{FromRef, FromRequestParts, OptionalFromRequestParts},
@@ -53,6 +54,9 @@ impl Identity {
                 TokenProblem::Expired => "the token has expired; refresh it or sign in again",
             })
         })?;
+        if !app.revocations().is_ready() {
+            return Err(ApiError::unavailable("the ends of sessions are not known at this moment"));
+        }
         match app.revocations().check(claims.sid, claims.sub, claims.uv) {
             Verdict::Valid { roles } => Ok(Self {
                 user_id: claims.sub,

@@ -11,6 +11,7 @@ use std::{collections::HashMap, time::Duration};
 
 use commands::{CommandError, Origin, StorageError};
 use domain::{Cut, EndReason, Event, SessionEvent, SessionId, UserEvent, UserId};
+use futures_util::StreamExt;
 use projections::{Follower, RecordedEvent, sessions};
 use sqlx::{Connection, PgConnection, PgPool};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -24,7 +25,9 @@ const TURN: Duration = Duration::from_secs(5);
 const SWEEP: Duration = Duration::from_secs(30);
 const SIGNING_KEYS: Duration = Duration::from_secs(60);
 /// Sessions that are ended in one go.
-const BATCH: i64 = 100;
+const BATCH: i64 = 200;
+/// Of these, side by side.
+const ENDED_AT_ONCE: usize = 8;
 /// Accounts whose last cut is remembered, for sign-ins that raced with it.
 const CUTS: usize = 10_000;
 
@@ -95,6 +98,9 @@ enum Interrupted {
     Database(#[from] sqlx::Error),
     #[error(transparent)]
     Command(StorageError),
+    /// A read table stands still, or is far behind; `/readyz` says why.
+    #[error("the projection sessions does not show yet what is to be ended")]
+    Behind,
 }
 
 fn warn(error: &Interrupted) {
@@ -162,7 +168,7 @@ async fn keep_place(connection: &mut PgConnection, position: i64) -> Result<(), 
 struct Process {
     app: App,
     /// What the accounts of late have cut, and why.
-    cuts: HashMap<UserId, (Cut, EndReason)>,
+    cuts: HashMap<UserId, Cut>,
 }
 
 impl Process {
@@ -176,17 +182,20 @@ impl Process {
             Event::User(UserEvent::PasswordChanged { kept_session, .. }) => {
                 self.cut(recorded, kept_session, EndReason::PasswordChanged).await
             }
+            Event::User(UserEvent::SessionsEnded { kept_session }) => {
+                self.cut(recorded, kept_session, EndReason::EndedOthers).await
+            }
             Event::User(UserEvent::Disabled {}) => {
                 self.cut(recorded, None, EndReason::AccountDisabled).await
             }
             Event::Session(SessionEvent::Started { user_id, user_version, .. }) => {
                 // A sign-in that verified the old password while it was being changed.
-                let late = self.cuts.get(&user_id).filter(|(cut, _)| user_version < cut.version);
+                let late = self.cuts.get(&user_id).filter(|cut| user_version < cut.version);
                 let session = recorded.aggregate_id.parse::<SessionId>();
-                if let (Some((cut, reason)), Ok(session)) = (late, session)
+                if let (Some(cut), Ok(session)) = (late, session)
                     && cut.kept != Some(session)
                 {
-                    self.end(user_id, &[session], *reason).await?;
+                    self.end(user_id, &[session], cut.reason).await?;
                 }
                 Ok(())
             }
@@ -216,11 +225,11 @@ impl Process {
         if self.cuts.len() >= CUTS {
             self.cuts.clear();
         }
-        self.cuts.insert(user, (Cut { version, kept }, reason));
+        self.cuts.insert(user, Cut { version, kept, reason });
         let mut seen = projections::Receipt { tx: recorded.tx, event_id: recorded.id };
         loop {
-            while !self.app.projector().wait_for(seen, "sessions", TURN).await {
-                tracing::warn!("waiting for the projection sessions to show what is to be ended");
+            if !self.app.projector().wait_for(seen, "sessions", TURN).await {
+                return Err(Interrupted::Behind);
             }
             let mut sessions =
                 sessions::opened_before(self.app.pool(), user, version, BATCH).await?;
@@ -239,11 +248,28 @@ impl Process {
 
     /// Ends what has expired, a batch at a time.
     async fn sweep(&self) -> Result<(), Interrupted> {
-        let expired = sessions::expired(self.app.pool(), self.app.now(), BATCH).await?;
-        for (session, user) in expired {
-            self.end(user, &[session], EndReason::Expired).await?;
+        loop {
+            let expired = sessions::expired(self.app.pool(), self.app.now(), BATCH).await?;
+            let full = expired.len() >= usize::try_from(BATCH).unwrap_or(usize::MAX);
+            let mut last = None;
+            let mut ends = futures_util::stream::iter(expired)
+                .map(|(session, user)| self.end_one(user, session, EndReason::Expired))
+                .buffer_unordered(ENDED_AT_ONCE);
+            while let Some(ended) = ends.next().await {
+                last = last.max(ended?);
+            }
+            // Before the table shows these as ended, it would give the same ones again.
+            match last {
+                Some(receipt) if full && self.shown(receipt).await => {}
+                _ => return Ok(()),
+            }
         }
-        Ok(())
+    }
+
+    /// Whether the read table of sessions shows a write, after a while at most.
+    async fn shown(&self, receipt: commands::Receipt) -> bool {
+        let receipt = projections::Receipt { tx: receipt.tx, event_id: receipt.event_id };
+        self.app.projector().wait_for(receipt, "sessions", TURN).await
     }
 
     /// The receipt of the last one that had not ended before. A database that is away interrupts the
@@ -254,21 +280,32 @@ impl Process {
         sessions: &[SessionId],
         reason: EndReason,
     ) -> Result<Option<commands::Receipt>, Interrupted> {
-        let book = self.app.book();
         let mut last = None;
         for session in sessions {
-            let origin = Origin::system(book.ids().uuid_v7().to_string());
-            match book.end_session(user, *session, reason, &origin).await {
-                Ok(receipt) => last = last.max(receipt),
-                Err(CommandError::Storage(error)) if error.is_temporary() => {
-                    return Err(Interrupted::Command(error));
-                }
-                Err(error) => {
-                    tracing::error!(%user, %session, "the session {session} of {user} could not be ended: {error}");
-                }
-            }
+            last = last.max(self.end_one(user, *session, reason).await?);
         }
-        self.app.apply_changes();
         Ok(last)
+    }
+
+    async fn end_one(
+        &self,
+        user: UserId,
+        session: SessionId,
+        reason: EndReason,
+    ) -> Result<Option<commands::Receipt>, Interrupted> {
+        let book = self.app.book();
+        let origin = Origin::system(book.ids().uuid_v7().to_string());
+        let ended = match book.end_session(user, session, reason, &origin).await {
+            Ok(receipt) => receipt,
+            Err(CommandError::Storage(error)) if error.is_temporary() => {
+                return Err(Interrupted::Command(error));
+            }
+            Err(error) => {
+                tracing::error!(%user, %session, "the session {session} of {user} could not be ended: {error}");
+                None
+            }
+        };
+        self.app.apply_changes();
+        Ok(ended)
     }
 }

@@ -162,10 +162,12 @@ impl Entrybook {
                 RegisterError::TooMany { retry_after: wait.to_std().unwrap_or_default() }
             })?;
         }
-        let (account, _) = self.create_account(new, origin).await?;
+        let made = self.create_account(new, origin).await;
+        // A refusal counts too: it tells that a name is taken.
         if let Some(network) = &network {
             self.registrations().count(network, self.clock().now());
         }
+        let (account, _) = made?;
         let person = self.person(account.id).await?;
         let origin = origin.with(By::User(account.id));
         Ok(self
@@ -400,7 +402,7 @@ impl Entrybook {
         self.administer(id, UserCommand::Enable, origin).await
     }
 
-    async fn administer(
+    pub(crate) async fn administer(
         &self,
         id: UserId,
         command: UserCommand,

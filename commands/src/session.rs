@@ -231,4 +231,19 @@ mod tests {
             .when(end())
             .then_expect_events(vec![]);
     }
+
+    #[test]
+    fn an_expiry_that_is_not_due_changes_nothing() {
+        let expire = |seconds| SessionCommand::End { reason: EndReason::Expired, at: at(seconds) };
+        Framework::with(()).given(vec![started()]).when(expire(86_399)).then_expect_events(vec![]);
+        // It was refreshed after whoever asks has looked.
+        Framework::with(())
+            .given(vec![started(), refreshed("b", false, 86_000)])
+            .when(expire(86_400))
+            .then_expect_events(vec![]);
+        Framework::with(())
+            .given(vec![started()])
+            .when(expire(86_400))
+            .then_expect_events(vec![ended(EndReason::Expired, 86_400)]);
+    }
 }

@@ -5,7 +5,8 @@ use domain::{EndReason, Refresh, Session, SessionEvent, SessionId, SessionRefusa
 
 use crate::{
     CommandError, Entrybook, ExecuteError, LocalChange, Origin, Receipt, SessionAggregate,
-    SessionCommand, SignedIn, StorageError, executor::Order, origin::By, service::count,
+    SessionCommand, SignedIn, StorageError, UserCommand, executor::Order, origin::By,
+    service::count,
 };
 
 /// Why a refresh token gave nothing.
@@ -184,6 +185,17 @@ impl Entrybook {
         Ok(last)
     }
 
+    /// Ends all sessions of `owner` but one, whether or not any read table shows them: tokens and
+    /// refreshes are refused from this commit on, and the ends are posted after it.
+    pub async fn end_other_sessions(
+        &self,
+        owner: UserId,
+        kept: SessionId,
+        origin: &Origin,
+    ) -> Result<Option<Receipt>, CommandError> {
+        self.administer(owner, UserCommand::EndSessions { kept: Some(kept) }, origin).await
+    }
+
     /// The state of a session, folded from its stream.
     pub async fn session(&self, id: SessionId) -> Result<Session, StorageError> {
         Ok(self.store().load::<SessionAggregate>(&id.to_string()).await?.aggregate.0)
@@ -216,5 +228,8 @@ impl Entrybook {
 
 /// Why an account keeps a session no more.
 fn cut_reason(user: &User) -> EndReason {
-    if user.disabled { EndReason::AccountDisabled } else { EndReason::PasswordChanged }
+    match user.cut {
+        Some(cut) if !user.disabled => cut.reason,
+        _ => EndReason::AccountDisabled,
+    }
 }

@@ -295,7 +295,7 @@ impl Tokens {
         if let Some(verified) = self.verified.get(&digest)
             && self.accepted_key(&verified.kid, now).is_some()
         {
-            return verified.claims.at(now);
+            return verified.claims.at(now, self.settings.access_lifetime);
         }
         let presented = access::Presented::read(token)?;
         let key = match self.accepted_key(presented.kid(), now) {
@@ -306,7 +306,7 @@ impl Tokens {
             }
         };
         let claims = presented.claims(&key, &self.settings)?;
-        let valid = claims.at(now)?;
+        let valid = claims.at(now, self.settings.access_lifetime)?;
         let kid = key.kid().to_owned();
         self.verified.insert(digest, Arc::new(Verified { kid, claims }));
         Ok(valid)

@@ -18,6 +18,7 @@ pub enum UserCommand {
     RehashPassword { from: Sealed, to: Sealed },
     GrantRole(Role),
     RevokeRole(Role),
+    EndSessions { kept: Option<SessionId> },
     Disable,
     Enable,
 }
@@ -50,6 +51,7 @@ impl Aggregate for UserAggregate {
             UserCommand::RehashPassword { from, to } => user.rehash_password(&from, to),
             UserCommand::GrantRole(role) => user.grant_role(role),
             UserCommand::RevokeRole(role) => user.revoke_role(role),
+            UserCommand::EndSessions { kept } => user.end_sessions(kept),
             UserCommand::Disable => user.disable(),
             UserCommand::Enable => user.enable(),
         }?;
@@ -90,6 +92,7 @@ impl Stream for UserAggregate {
                 | UserEvent::PasswordRehashed { .. }
                 | UserEvent::RoleGranted { .. }
                 | UserEvent::RoleRevoked { .. }
+                | UserEvent::SessionsEnded { .. }
                 | UserEvent::Disabled {}
                 | UserEvent::Enabled {} => {}
             }
@@ -163,6 +166,7 @@ mod tests {
             UserCommand::RehashPassword { from: sealed("first"), to: sealed("second") },
             UserCommand::GrantRole(Role::Admin),
             UserCommand::RevokeRole(Role::Admin),
+            UserCommand::EndSessions { kept: None },
             UserCommand::Disable,
             UserCommand::Enable,
         ] {

@@ -41,7 +41,7 @@ fn through_snapshot<S: Serialize + DeserializeOwned>(state: &S) -> S {
 }
 
 fn decide_user(user: &User, n: u8, which: u8) -> Vec<UserEvent> {
-    match which % 9 {
+    match which % 10 {
         0 => user.register(Registration {
             email: identifier(n),
             username: identifier(n),
@@ -62,7 +62,8 @@ fn decide_user(user: &User, n: u8, which: u8) -> Vec<UserEvent> {
         3 => user.rehash_password(&sealed(n), sealed(n)),
         4 => user.grant_role(Role::ALL[usize::from(n) % 3]),
         5 => user.revoke_role(Role::ALL[usize::from(n) % 3]),
-        6 | 7 => user.disable(),
+        6 => user.disable(),
+        7 => user.end_sessions(n.is_multiple_of(2).then(|| SessionId(Uuid::from_u128(n.into())))),
         _ => user.enable(),
     }
     .unwrap_or_default()
@@ -176,6 +177,7 @@ fn stored_names_never_change() {
     let names = [
         UserEvent::Disabled {}.name(),
         UserEvent::Enabled {}.name(),
+        UserEvent::SessionsEnded { kept_session: None }.name(),
         UserEvent::RoleGranted { role: Role::User }.name(),
         UserEvent::RoleRevoked { role: Role::User }.name(),
         UserEvent::PasswordRehashed { password: sealed(1) }.name(),
@@ -187,6 +189,7 @@ fn stored_names_never_change() {
         [
             "UserDisabled",
             "UserEnabled",
+            "UserSessionsEnded",
             "UserRoleGranted",
             "UserRoleRevoked",
             "UserPasswordRehashed",

@@ -3,7 +3,7 @@
 use cqrs_es::DomainEvent;
 use serde::{Deserialize, Serialize};
 
-use crate::{IdentifierKind, Role, Roles, Sealed, SealedIdentifier, SessionId};
+use crate::{EndReason, IdentifierKind, Role, Roles, Sealed, SealedIdentifier, SessionId};
 
 /// From one value to another; both sealed, so that the history can show either.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +44,9 @@ pub enum UserEvent {
     RoleGranted { role: Role },
     #[serde(rename = "UserRoleRevoked")]
     RoleRevoked { role: Role },
+    /// The person ended all their sessions but one, those included that no read table shows yet.
+    #[serde(rename = "UserSessionsEnded")]
+    SessionsEnded { kept_session: Option<SessionId> },
     /// Sign-in is refused and every session ends.
     #[serde(rename = "UserDisabled")]
     Disabled {},
@@ -62,6 +65,7 @@ impl UserEvent {
             Self::PasswordRehashed { .. } => "UserPasswordRehashed",
             Self::RoleGranted { .. } => "UserRoleGranted",
             Self::RoleRevoked { .. } => "UserRoleRevoked",
+            Self::SessionsEnded { .. } => "UserSessionsEnded",
             Self::Disabled {} => "UserDisabled",
             Self::Enabled {} => "UserEnabled",
         }
@@ -104,6 +108,8 @@ pub struct Cut {
     pub version: u64,
     /// The one session that stays.
     pub kept: Option<SessionId>,
+    /// What the end of the others is called.
+    pub reason: EndReason,
 }
 
 /// An account, as its events tell.
@@ -233,6 +239,12 @@ impl User {
         Ok(vec![UserEvent::RoleRevoked { role }])
     }
 
+    /// Ends every session but `kept`, in one event: whatever list the caller has may be behind.
+    pub fn end_sessions(&self, kept_session: Option<SessionId>) -> Decision {
+        self.usable()?;
+        Ok(vec![UserEvent::SessionsEnded { kept_session }])
+    }
+
     pub fn disable(&self) -> Decision {
         self.registered()?;
         Ok(if self.disabled { Vec::new() } else { vec![UserEvent::Disabled {}] })
@@ -272,7 +284,7 @@ impl User {
             }
             UserEvent::PasswordChanged { password, kept_session } => {
                 self.set_password(password);
-                self.cut = Some(Cut { version: self.version, kept: kept_session });
+                self.cut(kept_session, EndReason::PasswordChanged);
             }
             UserEvent::PasswordRehashed { password } => self.set_password(password),
             UserEvent::RoleGranted { role } => {
@@ -283,12 +295,19 @@ impl User {
                 self.roles.remove(&role);
                 self.roles_version = self.version;
             }
+            UserEvent::SessionsEnded { kept_session } => {
+                self.cut(kept_session, EndReason::EndedOthers);
+            }
             UserEvent::Disabled {} => {
                 self.disabled = true;
-                self.cut = Some(Cut { version: self.version, kept: None });
+                self.cut(None, EndReason::AccountDisabled);
             }
             UserEvent::Enabled {} => self.disabled = false,
         }
+    }
+
+    fn cut(&mut self, kept: Option<SessionId>, reason: EndReason) {
+        self.cut = Some(Cut { version: self.version, kept, reason });
     }
 
     fn set_password(&mut self, password: Sealed) {

@@ -185,6 +185,7 @@ fn concern(line: &Line<'_>, event: &Event) -> Result<Concern, CannotApply> {
                 | UserEvent::ProfileChanged { .. }
                 | UserEvent::PasswordChanged { .. }
                 | UserEvent::PasswordRehashed { .. }
+                | UserEvent::SessionsEnded { .. }
                 | UserEvent::Disabled {}
                 | UserEvent::Enabled {} => None,
             },

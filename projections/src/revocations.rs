@@ -14,7 +14,7 @@ use std::{
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::{Cut, Event, Roles, SessionId, User, UserId, stream};
+use domain::{Cut, EndReason, Event, Roles, SessionId, User, UserId, stream};
 use sqlx::{PgPool, Row};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -32,7 +32,7 @@ use crate::{
 /// Clocks of replicas differ; what could matter within this is kept.
 const SLACK: Duration = Duration::from_secs(300);
 /// A feed that was silent for so long may have missed an end.
-const SILENT: Duration = Duration::from_secs(5);
+const SILENT: Duration = Duration::from_secs(10);
 /// How many accounts are folded in one go.
 const FOLDED_AT_ONCE: usize = 500;
 /// How often entries that no token can outlive are dropped.
@@ -393,7 +393,7 @@ impl Folded {
     fn standing(&self) -> Standing {
         let mut standing = Standing::from(&self.user);
         if let Some(version) = self.unreadable {
-            standing.cut = Some(Cut { version, kept: None });
+            standing.cut = Some(Cut { version, kept: None, reason: EndReason::EndedByAdmin });
         }
         standing
     }

@@ -116,6 +116,7 @@ impl View for Users {
         match event {
             UserEvent::Registered { .. }
             | UserEvent::PasswordChanged { .. }
+            | UserEvent::SessionsEnded { .. }
             | UserEvent::PasswordRehashed { .. } => {}
             UserEvent::ProfileChanged { email, username, full_name } => {
                 if let Some(change) = email {

@@ -245,6 +245,7 @@ fn claim(of_account: &mut BTreeMap<&'static str, String>, event: UserEvent) {
         | UserEvent::PasswordRehashed { .. }
         | UserEvent::RoleGranted { .. }
         | UserEvent::RoleRevoked { .. }
+        | UserEvent::SessionsEnded { .. }
         | UserEvent::Disabled {}
         | UserEvent::Enabled {} => {}
     }

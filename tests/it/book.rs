@@ -470,7 +470,7 @@ async fn streams_load_through_postgres_es_too() {
 #[tokio::test]
 async fn a_login_that_may_not_take_the_role_is_told_and_the_triggers_remain() {
     let database = TestDatabase::create().await;
-    let name = format!("plain_{}", uuid::Uuid::new_v4().simple());
+    let name = format!("plain_{}", std::process::id());
     let statement = format!(
         "CREATE ROLE {name} LOGIN NOSUPERUSER NOCREATEROLE PASSWORD 'plain';
          DROP SCHEMA public CASCADE; DROP SCHEMA ledger CASCADE; CREATE SCHEMA public;
@@ -495,4 +495,34 @@ async fn a_login_that_may_not_take_the_role_is_told_and_the_triggers_remain() {
     pool.close().await;
     let gone = format!("DROP OWNED BY {name}; DROP ROLE {name}");
     sqlx::raw_sql(&gone).execute(database.pool()).await.unwrap();
+}
+
+#[tokio::test]
+async fn ending_all_others_needs_no_read_table() {
+    let desk = Desk::open().await;
+    let ada = desk.register("ada").await;
+    let other = desk.sign_in("ada", "the password of ada").await.unwrap();
+    // Nothing is projected here: no table knows of either session.
+    desk.book.end_other_sessions(ada.account.id, ada.session_id, &desk.origin()).await.unwrap();
+    let refused = desk.book.refresh(other.refresh.expose(), &desk.origin()).await.unwrap_err();
+    assert!(
+        matches!(refused, commands::RefreshError::Ended(domain::EndReason::EndedOthers)),
+        "{refused:?}"
+    );
+    desk.book.refresh(ada.refresh.expose(), &desk.origin()).await.unwrap();
+    desk.sign_in("ada", "the password of ada").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_session_that_was_refreshed_does_not_expire_by_an_old_list() {
+    let desk = Desk::open().await;
+    let ada = desk.register("ada").await;
+    let (id, session) = (ada.account.id, ada.session_id);
+    desk.clock.advance(chrono::TimeDelta::hours(23));
+    let ada = desk.book.refresh(ada.refresh.expose(), &desk.origin()).await.unwrap();
+    desk.clock.advance(chrono::TimeDelta::hours(2));
+    let reason = domain::EndReason::Expired;
+    let ended = desk.book.end_session(id, session, reason, &desk.origin()).await.unwrap();
+    assert_eq!(ended, None);
+    desk.book.refresh(ada.refresh.expose(), &desk.origin()).await.unwrap();
 }

@@ -148,3 +148,38 @@ async fn refresh_tokens_are_spent_everywhere_at_once() {
     let me = second.get("/api/v1/auth/me", &ada.access).await.unwrap();
     assert_eq!(me.status(), 401);
 }
+
+/// While a server starts it knows nothing of what has ended: it must let nobody in meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_revives_no_token() {
+    let database = TestDatabase::create().await;
+    let scratch = scratch();
+    let setup = Setup::on(&database.url(), &scratch.path().join("data"));
+    let server = setup.start().await;
+    let ada = server.register("ada").await;
+    let out = server.post("/api/v1/auth/logout", json!({"refresh_token": ada.refresh})).await;
+    assert_eq!(out.unwrap().status(), 204);
+    server.kill();
+
+    let server = setup.launch();
+    let mut asked = tokio::task::JoinSet::new();
+    for _ in 0..16 {
+        let (http, url) = (server.http.clone(), server.url("/api/v1/auth/verify"));
+        let token = ada.access.clone();
+        asked.spawn(async move {
+            let mut seen = Vec::new();
+            // Until it has been refused for a while, the start included.
+            while seen.iter().filter(|status| **status == 401).count() < 20 {
+                match http.get(&url).bearer_auth(&token).send().await {
+                    Ok(answer) => seen.push(answer.status().as_u16()),
+                    Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+                }
+            }
+            seen
+        });
+    }
+    while let Some(seen) = asked.join_next().await {
+        let seen = seen.unwrap();
+        assert!(seen.iter().all(|status| matches!(status, 401 | 503)), "{seen:?}");
+    }
+}

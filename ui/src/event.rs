@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use crate::{Chrome, PersonRef, paths, person::short_id, query::link, session};
 
 /// Every kind of event that has a label, in the order in which filters offer them.
-pub const EVENT_TYPES: [&str; 15] = [
+pub const EVENT_TYPES: [&str; 16] = [
     "SessionStarted",
     "SessionRefreshed",
     "SessionEnded",
@@ -23,6 +23,7 @@ pub const EVENT_TYPES: [&str; 15] = [
     "UserRoleRevoked",
     "UserDisabled",
     "UserEnabled",
+    "UserSessionsEnded",
 ];
 
 /// The reasons of a `SessionEnded`.
@@ -36,6 +37,9 @@ pub const SESSION_END_REASONS: [&str; 8] = [
     "expired",
     "token_reused",
 ];
+
+/// The ways in which a `SessionStarted` came about.
+pub const SESSION_METHODS: [&str; 2] = ["password", "registration"];
 
 /// The reasons of a `SignInFailed`.
 pub const SIGN_IN_FAILURE_REASONS: [&str; 3] =
@@ -158,7 +162,9 @@ mod tests {
         for event_type in EVENT_TYPES {
             assert_ne!(row(event_type, None).event(&chrome), event_type);
         }
-        for reason in SESSION_END_REASONS.into_iter().chain(SIGN_IN_FAILURE_REASONS) {
+        for reason in
+            SESSION_END_REASONS.into_iter().chain(SIGN_IN_FAILURE_REASONS).chain(SESSION_METHODS)
+        {
             assert_ne!(row("SessionEnded", Some(reason)).detail(&chrome).unwrap(), reason);
         }
     }

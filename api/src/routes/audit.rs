@@ -34,6 +34,7 @@ pub enum EventType {
     UserRoleRevoked,
     UserDisabled,
     UserEnabled,
+    UserSessionsEnded,
     SessionStarted,
     SessionRefreshed,
     SessionEnded,

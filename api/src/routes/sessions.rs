@@ -132,29 +132,26 @@ pub(crate) async fn end_all_others(
     identity: &Identity,
 ) -> ApiResult<usize> {
     let (user, current) = (identity.user_id, identity.session_id);
-    let mut ended = 0;
-    loop {
-        app.see_own_writes(user, "sessions").await;
-        let rows = sessions::live_of_user(app.pool(), user, app.now(), BATCH).await?;
-        let full = rows.len() >= usize::try_from(BATCH).unwrap_or(usize::MAX);
-        let others: Vec<SessionId> =
-            rows.into_iter().map(|row| row.session_id).filter(|id| *id != current).collect();
-        let count = others.len();
-        let origin = context.user(user);
-        let receipt = app
-            .command(|book| async move {
-                book.end_sessions(user, &others, EndReason::EndedOthers, &origin).await
-            })
-            .await??;
-        app.wrote(user, receipt);
-        // Without a receipt all of them had ended before: the list is behind, and going on is no use.
-        if receipt.is_some() {
-            ended += count;
-        }
-        if !full || receipt.is_none() {
-            return Ok(ended);
-        }
-    }
+    // One event cuts them all off, also those that no table shows yet; the ends of those that are
+    // listed are posted here, so that the person sees them, and the rest by the process.
+    let origin = context.user(user);
+    let receipt = app
+        .command(|book| async move { book.end_other_sessions(user, current, &origin).await })
+        .await??;
+    app.wrote(user, receipt);
+    app.see_own_writes(user, "sessions").await;
+    let rows = sessions::live_of_user(app.pool(), user, app.now(), BATCH).await?;
+    let others: Vec<SessionId> =
+        rows.into_iter().map(|row| row.session_id).filter(|id| *id != current).collect();
+    let ended = others.len();
+    let origin = context.user(user);
+    let receipt = app
+        .command(|book| async move {
+            book.end_sessions(user, &others, EndReason::EndedOthers, &origin).await
+        })
+        .await??;
+    app.wrote(user, receipt);
+    Ok(ended)
 }
 
 /// Ends one session. One that has ended already stays so.

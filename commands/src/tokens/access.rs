@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use domain::{Role, Roles, SessionId, UserId};
 use jsonwebtoken::{Header, errors::ErrorKind};
 use serde::{Deserialize, Serialize};
@@ -75,8 +75,11 @@ impl AccessClaims {
     }
 
     /// The claims, if they hold at that time.
-    pub(super) fn at(&self, now: DateTime<Utc>) -> Result<Self, TokenProblem> {
-        if now.timestamp() < self.exp { Ok(self.clone()) } else { Err(TokenProblem::Expired) }
+    pub(super) fn at(&self, now: DateTime<Utc>, lifetime: TimeDelta) -> Result<Self, TokenProblem> {
+        // By its own word and by today's lifetime: ends are remembered for that long, so a token that
+        // was made under a longer one must not outlive them.
+        let expires = self.exp.min(self.iat.saturating_add(lifetime.num_seconds()));
+        if now.timestamp() < expires { Ok(self.clone()) } else { Err(TokenProblem::Expired) }
     }
 }
 
@@ -151,5 +154,35 @@ impl<'a> Presented<'a> {
                 }
             })?;
         Ok(decoded.claims)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn a_token_of_a_longer_lifetime_lives_no_longer_than_todays() {
+        let claims = AccessClaims {
+            iss: String::new(),
+            aud: String::new(),
+            sub: domain::UserId(Uuid::nil()),
+            sid: domain::SessionId(Uuid::nil()),
+            uv: 1,
+            role: Vec::new(),
+            iat: 1_760_000_000,
+            exp: 1_760_000_000 + 8 * 3_600,
+            jti: String::new(),
+        };
+        let at = |seconds: i64, lifetime| {
+            let now = DateTime::from_timestamp(1_760_000_000 + seconds, 0).unwrap();
+            claims.at(now, lifetime).is_ok()
+        };
+        assert!(at(59, TimeDelta::minutes(1)));
+        assert!(!at(60, TimeDelta::minutes(1)));
+        assert!(at(8 * 3_600 - 1, TimeDelta::hours(8)));
+        assert!(!at(8 * 3_600, TimeDelta::days(1)));
     }
 }

@@ -131,7 +131,7 @@ impl Book {
     }
 
     /// Nothing was written, nobody was signed out, and the server is as well as before.
-    async fn is_untouched(self) {
+    async fn untouched(self) {
         assert_eq!(self.running.events().await, self.events);
         self.api.me(&self.ada.access).await.is(200);
         self.api.refresh(&self.ada.refresh).await.is(200);
@@ -180,7 +180,7 @@ async fn bodies_that_can_not_be_taken_change_nothing() {
             .await
             .problem(400, "malformed-request");
     }
-    book.is_untouched().await;
+    book.untouched().await;
 }
 
 #[tokio::test]
@@ -214,7 +214,7 @@ async fn long_values_are_named_or_bounded() {
     let answer = book.api.try_sign_in("nobody", &unfolding).await;
     answer.problem(401, "wrong-credentials");
     let book = Book { events: book.events + 1, ..book };
-    book.is_untouched().await;
+    book.untouched().await;
 }
 
 #[tokio::test]
@@ -243,7 +243,7 @@ async fn forms_are_read_as_strictly_as_json() {
     form(format!("username=ada&password={}", "x".repeat(70_000)).as_bytes())
         .await
         .problem(413, "too-large");
-    book.is_untouched().await;
+    book.untouched().await;
 }
 
 #[tokio::test]
@@ -309,7 +309,7 @@ async fn methods_and_addresses_that_are_not_there() {
     }
     let long = format!("/api/v1/audit?user={}", "x".repeat(9_000));
     api.get(&long).bearer(&book.ada.access).send().await.refuses(&["user"]);
-    book.is_untouched().await;
+    book.untouched().await;
 }
 
 #[tokio::test]
@@ -370,5 +370,5 @@ async fn heads_that_are_too_much_or_not_http() {
         exchange(port, login("Transfer-Encoding: chunked\r\nContent-Length: 6\r\n", smuggled))
             .await;
     assert!(answer.matches("HTTP/1.1").count() <= 1, "{answer}");
-    book.is_untouched().await;
+    book.untouched().await;
 }

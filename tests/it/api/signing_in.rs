@@ -87,6 +87,7 @@ async fn the_older_paths_answer_as_their_twins() {
     let form = [("username", name.as_str()), ("password", password.as_str())];
     let tokens = api.post("/api/auth/login").form(&form).send().await.tokens(200);
     assert_eq!(tokens.user_id, ada.user_id);
+    assert_eq!(tokens.body["token_type"], "bearer");
     let wrong = [("username", name.as_str()), ("password", "wrong")];
     api.post("/api/auth/login").form(&wrong).send().await.problem(401, "wrong-credentials");
 

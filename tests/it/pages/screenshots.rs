@@ -7,24 +7,42 @@ use serde_json::{Value, json};
 
 use crate::support::{
     browser::{Browser, JavaScript},
-    http::{Api, password_of},
+    http::{Api, Ask, password_of},
     server::{ADMIN_PASSWORD, Tokens, eventually},
     shared::Running,
     tools,
 };
 
-const LAPTOP: &str = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0";
-const PHONE: &str = "Mozilla/5.0 (iPhone; CPU iPhone OS 19_0 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) \
-                     Version/19.0 Mobile/15E148 Safari/604.1";
-const DESK: &str = "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 \
-                    Safari/537.36 Edg/140.0.0.0";
+/// What somebody asks with, and from where.
+type Device = (&'static str, &'static str);
 
-/// What the README shows.
-const PICTURES: [(&str, &str); 4] = [
-    ("sign-in", "sign-in"),
-    ("overview", "dashboard"),
-    ("history", "history"),
-    ("projections", "projections"),
+const LAPTOP: Device =
+    ("Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0", "192.0.2.17");
+const PHONE: Device = (
+    "Mozilla/5.0 (iPhone; CPU iPhone OS 19_0 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/19.0 \
+     Mobile/15E148 Safari/604.1",
+    "198.51.100.23",
+);
+const DESK: Device = (
+    "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36 \
+     Edg/140.0.0.0",
+    "198.51.100.4",
+);
+const TABLET: Device =
+    ("Mozilla/5.0 (Android 15; Tablet; rv:140.0) Gecko/140.0 Firefox/140.0", "2001:db8:42::7");
+const STRANGER: Device =
+    ("Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0", "203.0.113.66");
+
+fn by(ask: Ask, (agent, address): Device) -> Ask {
+    ask.header("user-agent", agent).header("x-forwarded-for", address)
+}
+
+/// What the README shows: the page, its file there, and how much of it.
+const PICTURES: [(&str, &str, u32); 4] = [
+    ("sign-in", "sign-in", 720),
+    ("overview", "dashboard", 800),
+    ("history", "history", 980),
+    ("projections", "projections", 560),
 ];
 
 fn folder(path: &str) -> PathBuf {
@@ -33,60 +51,46 @@ fn folder(path: &str) -> PathBuf {
     folder
 }
 
-/// Some weeks in the life of four people, in a minute.
-async fn live(api: &Api) {
-    let person = async |name: &str, full_name: &str, agent: &str, address: &str| {
+/// Some weeks in the life of four people, in a minute; the admin who looks after them.
+async fn live(api: &Api) -> Tokens {
+    let person = async |name: &str, full_name: &str, device: Device| {
         let body = json!({
             "email": format!("{name}@example.org"), "username": name, "full_name": full_name,
             "password": password_of(name),
         });
-        let ask = api
-            .post("/api/v1/auth/register")
-            .header("user-agent", agent)
-            .header("x-forwarded-for", address);
-        ask.json(body).send().await.tokens(201)
+        by(api.post("/api/v1/auth/register"), device).json(body).send().await.tokens(201)
     };
-    let sign_in = async |name: &str, password: &str, agent: &str, address: &str| {
-        let ask = api
-            .post("/api/v1/auth/login")
-            .header("user-agent", agent)
-            .header("x-forwarded-for", address);
-        ask.json(json!({"identifier": name, "password": password, "remember_me": true}))
-            .send()
-            .await
+    let sign_in = async |name: &str, password: &str, device: Device| {
+        let body = json!({"identifier": name, "password": password, "remember_me": true});
+        by(api.post("/api/v1/auth/login"), device).json(body).send().await
     };
-    let ada = person("ada", "Ada Lovelace", LAPTOP, "192.0.2.17").await;
-    let grace = person("grace", "Grace Hopper", DESK, "198.51.100.4").await;
-    person("katherine", "Katherine Johnson", PHONE, "2001:db8:42::7").await;
-    let mallory = person("mallory", "", LAPTOP, "203.0.113.66").await;
-    let phone: Tokens =
-        sign_in("ada", &password_of("ada"), PHONE, "198.51.100.23").await.tokens(200);
-    for guess in ["password1", "letmein!", "ada1815!"] {
-        sign_in("ada", guess, DESK, "203.0.113.66").await.is(401);
-    }
-    sign_in("root@example.org", "password1", DESK, "203.0.113.66").await.is(401);
+    let ada = person("ada", "Ada Lovelace", LAPTOP).await;
+    let grace = person("grace", "Grace Hopper", DESK).await;
+    person("katherine", "Katherine Johnson", TABLET).await;
+    let mallory = person("mallory", "", STRANGER).await;
+    let phone: Tokens = sign_in("ada", &password_of("ada"), PHONE).await.tokens(200);
+    sign_in("root@example.org", "password1", STRANGER).await.is(401);
     for n in 0..6 {
-        sign_in("katherine", &format!("guess number {n}"), LAPTOP, "203.0.113.66").await;
+        sign_in("katherine", &format!("guess number {n}"), STRANGER).await;
     }
-    // Whoever had Grace's token was not Grace.
-    let next = api.refresh(&grace.refresh).await.tokens(200);
-    let ended = format!("/api/v1/sessions/{}", next.session_id);
-    let desk = sign_in("grace", &password_of("grace"), DESK, "198.51.100.4").await.tokens(200);
-    api.delete(&ended).bearer(&desk.access).header("user-agent", DESK).send().await.is(204);
-    let rename = json!({"full_name": "Ada King, Countess of Lovelace"});
-    api.patch("/api/v1/auth/me")
-        .bearer(&phone.access)
-        .header("user-agent", PHONE)
-        .json(rename)
-        .send()
-        .await
-        .is(200);
-    let admin = api.admin().await;
-    let user = |id: &str, action: &str| format!("/api/v1/admin/users/{id}/{action}");
-    let ask =
-        api.post(&user(&ada.user_id, "roles")).bearer(&admin.access).header("user-agent", LAPTOP);
-    ask.json(json!({"grant": ["auditor", "admin"]})).send().await.is(200);
-    api.post(&user(&mallory.user_id, "disable")).bearer(&admin.access).send().await.is(200);
+    let body = json!({"refresh_token": grace.refresh});
+    by(api.post("/api/v1/auth/refresh"), DESK).json(body).send().await.is(200);
+    let desk = sign_in("grace", &password_of("grace"), DESK).await.tokens(200);
+    let old = format!("/api/v1/sessions/{}", grace.session_id);
+    by(api.delete(&old), DESK).bearer(&desk.access).send().await.is(204);
+    let admin = sign_in("admin", ADMIN_PASSWORD, DESK).await.tokens(200);
+    let ask = |id: &str, action: &str| {
+        by(api.post(&format!("/api/v1/admin/users/{id}/{action}")), DESK).bearer(&admin.access)
+    };
+    ask(&mallory.user_id, "disable").send().await.is(200);
+    let roles = json!({"grant": ["auditor", "admin"]});
+    ask(&ada.user_id, "roles").json(roles).send().await.is(200);
+    for guess in ["password1", "ada1815!"] {
+        sign_in("ada", guess, STRANGER).await.is(401);
+    }
+    let rename = json!({"full_name": "Ada King"});
+    by(api.patch("/api/v1/auth/me"), PHONE).bearer(&phone.access).json(rename).send().await.is(200);
+    admin
 }
 
 /// What a machine can see of a page that is not as it should be.
@@ -153,15 +157,15 @@ async fn look(browser: &Browser, name: &str) -> Vec<String> {
         let picture = browser.picture(true).await;
         std::fs::write(folder("target/screenshots").join(format!("{name}-{mode}.png")), picture)
             .unwrap();
-        let wanted = PICTURES.iter().find(|(page, _)| *page == name && mode == "light");
-        if let (Some((_, file)), true) =
+        let wanted = PICTURES.iter().find(|(page, _, _)| *page == name && mode == "light");
+        if let (Some((_, file, height)), true) =
             (wanted, std::env::var_os("ENTRYBOOK_TEST_PICTURES").is_some())
         {
-            std::fs::write(
-                folder("docs/pictures").join(format!("{file}.png")),
-                browser.picture(false).await,
-            )
-            .unwrap();
+            let size =
+                json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": false});
+            browser.devtools("Emulation.setDeviceMetricsOverride", size).await;
+            let file = folder("docs/pictures").join(format!("{file}.png"));
+            std::fs::write(file, browser.picture(false).await).unwrap();
         }
     }
     wrong
@@ -174,8 +178,13 @@ async fn every_page_fits_and_can_be_read() {
     }
     let running = Running::start(&[("ENTRYBOOK_TRUSTED_PROXIES", "127.0.0.1")]).await;
     let api = running.api();
-    live(&api).await;
+    let admin = live(&api).await;
     let browser = super::browser(&running, JavaScript::On).await;
+    browser.devtools("Emulation.setScrollbarsHidden", json!({"hidden": true})).await;
+    // As if Ada sat at her own desk.
+    browser.devtools("Network.enable", json!({})).await;
+    let headers = json!({"headers": {"X-Forwarded-For": "192.0.2.17"}});
+    browser.devtools("Network.setExtraHTTPHeaders", headers).await;
     let mut wrong = Vec::new();
     browser.open("/sign-in").await;
     wrong.extend(look(&browser, "sign-in").await);
@@ -194,13 +203,15 @@ async fn every_page_fits_and_can_be_read() {
     browser.open("/sign-in").await;
     browser.sign_in("ada@example.org", &password_of("ada")).await;
     browser.arrives("/").await;
-    let projections = async || {
-        let admin = api.admin().await;
-        api.get("/api/v1/admin/projections").bearer(&admin.access).send().await.is(200).json()
-    };
+    let projections = || api.get("/api/v1/admin/projections").bearer(&admin.access).send();
     eventually("the projections are level with the book", async || {
         let level = |projection: &Value| projection["lag_events"] == 0;
-        projections().await["projections"].as_array().unwrap().iter().all(level).then_some(())
+        projections().await.json()["projections"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(level)
+            .then_some(())
     })
     .await;
     for (path, name) in [

@@ -69,6 +69,9 @@ impl Browser {
             "--disable-extensions",
             "--window-size=1200,800",
             "--lang=en",
+            // Headless or not, and of whichever version: the pages show it as the same browser.
+            "--user-agent=Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 \
+             Safari/537.36",
             &profile,
         ];
         let arguments: Vec<&str> = arguments.iter().chain(root).copied().collect();
@@ -198,12 +201,15 @@ impl Browser {
     }
 
     /// What the browser had to say since it was last asked: violations of the content security
-    /// policy, failed requests, mistakes.
+    /// policy, files that are missing, mistakes. That a page is a refusal is none of these.
     pub async fn complaints(&self) -> Vec<String> {
-        let entries =
-            self.driver.post(&self.session().await, "se/log", json!({"type": "browser"})).await;
-        let entries = entries.as_array().unwrap();
-        entries.iter().map(|entry| entry["message"].as_str().unwrap().to_owned()).collect()
+        let body = json!({"type": "browser"});
+        let entries = self.driver.post(&self.session().await, "se/log", body).await;
+        let entries = entries.as_array().unwrap().iter();
+        let lines = entries.map(|entry| entry["message"].as_str().unwrap().to_owned());
+        let about_a_file =
+            |line: &String| line.contains("/static/") || !line.contains("Failed to load resource");
+        lines.filter(about_a_file).collect()
     }
 
     /// A command of the Chrome DevTools Protocol.

@@ -11,7 +11,7 @@ sign-in-register = Register
 register-title = Register
 register-email = E-mail
 register-username = Username
-register-username-hint = 3 to 50 letters and digits; inside it also . _ and -
+register-username-hint = 3 to 50 letters and digits; inside it also .{"\u00A0"}_{"\u00A0"}and{"\u00A0"}-
 register-full-name = Full name
 register-password = Password
 register-password-hint = At least 8 characters. Anything you can type counts, spaces too; a few random words are good.
@@ -62,7 +62,7 @@ password-submit = Change the password
 profile-title = Edit profile
 profile-full-name = Full name
 profile-username = Username
-profile-username-hint = 3 to 50 letters and digits; inside it also . _ and -
+profile-username-hint = 3 to 50 letters and digits; inside it also .{"\u00A0"}_{"\u00A0"}and{"\u00A0"}-
 profile-email = E-mail
 profile-submit = Save
 

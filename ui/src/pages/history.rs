@@ -116,6 +116,12 @@ impl HistoryPage {
         self.filter.parameters().iter().any(|(_, value)| !value.is_empty())
     }
 
+    /// Whether the filter could not be read, so that nothing was looked for.
+    fn has_problem(&self) -> bool {
+        let HistoryFilterProblems { user, actor, session, event_type, from, to } = self.problems;
+        [user, actor, session, event_type, from, to].iter().any(Option::is_some)
+    }
+
     fn page_link(&self, cursor: &str) -> String {
         let parameters: Vec<_> =
             self.filter.parameters().into_iter().chain([("cursor", cursor)]).collect();
