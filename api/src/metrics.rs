@@ -117,7 +117,7 @@ fn sampled(app: &App, horizon: Option<&Horizon>, projections: &[ProjectionStatus
             "Sessions ended because a spent refresh token came back",
             read(&counters.token_reuses),
         ),
-        ("appends", "Commits to the book", read(&counters.appends)),
+        ("appends", "Events appended to the book", read(&counters.appends)),
         (
             "append_conflicts",
             "Commits that another writer was faster than",

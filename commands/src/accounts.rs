@@ -262,8 +262,9 @@ impl Entrybook {
         self.store().find(identifier.kind(), &index).await
     }
 
-    /// Changes the password of who knows the present one. It ends every session but `session`; the
-    /// proofs are throttled apart from sign-ins, so that nobody outside can stand in the way.
+    /// Changes the password of who knows the present one. It ends every session but `session`. The
+    /// proofs are throttled apart from sign-ins to the account, so that somebody who guesses at the
+    /// front door doesn't stand in the way; only a throttle of the person's own address does.
     pub async fn change_password(
         &self,
         id: UserId,
@@ -274,9 +275,6 @@ impl Entrybook {
     ) -> Result<Receipt, ChangePasswordError> {
         let subject = GuardSubject::Reauthentication(id);
         let person = self.person(id).await?;
-        let hash =
-            self.hasher().hash(new).await.map_err(hashing(ChangePasswordError::Overloaded))?;
-        let password = self.keyring().seal(&person, &password_place(id), hash.as_bytes());
         // Twice: a rehash may come in between the proof and the change.
         for _ in 0..2 {
             let user = self.user(id).await?;
@@ -294,9 +292,13 @@ impl Entrybook {
             if let Proof::Wrong = self.prove(claim).await? {
                 return Err(ChangePasswordError::WrongPassword);
             }
+            // Only who has proved themselves is worth the work.
+            let hash = self.hasher().hash(new.clone()).await;
+            let hash = hash.map_err(hashing(ChangePasswordError::Overloaded))?;
+            let password = self.keyring().seal(&person, &password_place(id), hash.as_bytes());
             let command = UserCommand::ChangePassword {
                 proved: Some(profile.password.clone()),
-                password: password.clone(),
+                password,
                 kept_session: session,
             };
             match self.command_user(id, command, &person, origin).await {

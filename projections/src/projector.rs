@@ -358,7 +358,7 @@ impl Projector {
         })
     }
 
-    /// Marks a projection as stopped where it stands, if nobody has brought it further meanwhile.
+    /// Marks a projection as stopped. Whoever can bring it further marks it as live again.
     async fn stop(
         &self,
         projection: &'static dyn Projection,

@@ -299,7 +299,8 @@ async fn change_roles(
     Ok(JsonAnswer(account(&app, id).await?.into()))
 }
 
-/// An admin keeps their own account and role, so one admin always remains.
+/// An admin keeps their own account and role, so that nobody locks themselves out. Two admins can still
+/// take each other's at once; `entrybook admin create` mends that.
 fn not_oneself(admin: &Identity, id: UserId) -> ApiResult<()> {
     if admin.user_id == id {
         return Err(ApiError::new(
