@@ -14,7 +14,7 @@ pub use database::{Database, Owner};
 pub use master_key::master_key_of;
 pub use waiting::Waiting;
 
-use crate::config::Config;
+use crate::config::{Config, DatabaseUrl};
 use anyhow::{Context, bail};
 use commands::clock::{Clock, Entropy, SystemClock, SystemEntropy};
 use commands::hashing::{HashPool, HashSettings};
@@ -35,20 +35,28 @@ pub struct DatabaseUnavailable {
     pub advice: &'static str,
 }
 
-/// The service and the read side, on one pool.
+/// The service and the read side.
 #[derive(Clone)]
 pub struct Services {
+    /// What requests and verbs ask with.
     pub pool: PgPool,
+    /// What keeps the book in order and tells how we are: requests cannot use it up.
+    pub background: PgPool,
     pub book: Entrybook,
     pub sequencer: Sequencer,
     pub projector: Projector,
     pub entropy: Arc<dyn Entropy>,
 }
 
+/// For the sequencer, the projector, the revocations and the checks of readiness.
+const BACKGROUND_CONNECTIONS: u32 = 8;
+
 /// How much of it a process needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Size {
     pub connections: u32,
+    /// None: no pool of its own for what goes on in the background.
+    pub background: Option<u32>,
     pub hash_threads: usize,
     pub hash_queue: usize,
 }
@@ -58,13 +66,15 @@ impl Size {
     pub fn of_server(config: &Config) -> Self {
         Self {
             connections: config.database_connections,
+            background: Some(BACKGROUND_CONNECTIONS),
             hash_threads: config.hash_threads,
             hash_queue: config.hash_queue,
         }
     }
 
     /// For a verb that does one thing.
-    pub const ONE_VERB: Self = Self { connections: 4, hash_threads: 1, hash_queue: 4 };
+    pub const ONE_VERB: Self =
+        Self { connections: 4, background: None, hash_threads: 1, hash_queue: 4 };
 }
 
 impl Services {
@@ -76,6 +86,10 @@ impl Services {
         size: Size,
     ) -> anyhow::Result<Self> {
         let pool = connect(database, size.connections).await?;
+        let background = match size.background {
+            Some(connections) => connect(database, connections).await?,
+            None => pool.clone(),
+        };
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
 
@@ -104,10 +118,10 @@ impl Services {
             entropy.clone(),
             service_settings(config),
         );
-        let sequencer = Sequencer::new(pool.clone());
-        let projector = Projector::new(pool.clone(), projections::all(), sequencer.head());
+        let sequencer = Sequencer::new(background.clone());
+        let projector = Projector::new(background.clone(), projections::all(), sequencer.head());
         projector.ensure().await.context("The read tables could not be made")?;
-        Ok(Self { pool, book, sequencer, projector, entropy })
+        Ok(Self { pool, background, book, sequencer, projector, entropy })
     }
 
     /// Posts all that is written into the journal and the read tables, so that a verb that reads them sees everything, whether or not
@@ -123,8 +137,9 @@ impl Services {
         Ok(waiting::warn_of_missing(&self.pool).await?)
     }
 
-    /// Closes the pool.
+    /// Closes the pools.
     pub async fn close(self) {
+        self.background.close().await;
         self.pool.close().await;
     }
 }
@@ -170,7 +185,13 @@ pub async fn prepare(
 
 /// The same without a look at the master key, which migrating does not need.
 pub async fn migrate_or_check(database: &Database, migrate: Migrate) -> anyhow::Result<Vec<i64>> {
-    let mut connection = owner(database).await?;
+    // Who joins another process's database has no login that owns anything.
+    let joined = database.owner() == Owner::OtherProcess;
+    let migrate = if joined { Migrate::No } else { migrate };
+    let mut connection = match migrate {
+        Migrate::Yes => owner(database).await?,
+        Migrate::No => login(database).await?,
+    };
     version_is_supported(&mut connection).await?;
     let applied = match migrate {
         Migrate::No => {
@@ -179,21 +200,43 @@ pub async fn migrate_or_check(database: &Database, migrate: Migrate) -> anyhow::
             pool.close().await;
             if !pending.is_empty() {
                 bail!(
-                    "The database {} is not up to date: {} migration{} to be applied. Run: entrybook migrate",
+                    "The database {} is not up to date: {} migration{} to be applied. {}",
                     database.url(),
                     pending.len(),
-                    if pending.len() == 1 { " is" } else { "s are" }
+                    if pending.len() == 1 { " is" } else { "s are" },
+                    if joined {
+                        "The Entrybook that runs on it is of another version: stop it, and start this one"
+                    } else {
+                        "Run: entrybook migrate"
+                    }
                 );
             }
             Vec::new()
         }
         Migrate::Yes => {
-            let report = commands::database::migrate(database.url().options()).await?;
+            let report = commands::database::migrate(database.owner_url().options()).await;
+            let report = match database.login_without_ownership() {
+                Some(_) => report?,
+                None => report.context(
+                    "The database could not be brought up to date by the login of DATABASE_URL. If another login owns its tables, name \
+                     that one in ENTRYBOOK_OWNER_DATABASE_URL, or set ENTRYBOOK_MIGRATE=no",
+                )?,
+            };
             if let Some(why) = &report.role_unavailable {
                 tracing::warn!(
                     "the database lets Entrybook make no role of its own ({why}); it keeps the rights of its login, and triggers alone keep \
                      the book append-only"
                 );
+            }
+            if let Some(login) = database.login_without_ownership() {
+                let let_in = let_in(&mut connection, login).await;
+                if let Err(error) = let_in {
+                    tracing::warn!(
+                        "the login {login} could not be made a member of {role}: {error}. Run as an administrator of the database: GRANT \
+                         {role} TO {login}",
+                        role = commands::database::APP_ROLE
+                    );
+                }
             }
             if !report.applied.is_empty() {
                 tracing::info!(versions = ?report.applied, "the database was brought up to date");
@@ -227,14 +270,44 @@ async fn version_is_supported(connection: &mut PgConnection) -> anyhow::Result<(
     Ok(())
 }
 
-/// A connection with the rights of the login.
-pub async fn owner(database: &Database) -> anyhow::Result<PgConnection> {
-    let options = database.url().options().clone().application_name("entrybook-owner");
+/// Lets the application's login take the application's role.
+async fn let_in(connection: &mut PgConnection, login: &str) -> Result<(), sqlx::Error> {
+    let missing: Option<String> = sqlx::query_scalar(
+        "SELECT format('GRANT %I TO %I', $1, $2) WHERE NOT pg_has_role($2::name, $1::name, 'MEMBER')",
+    )
+    .bind(commands::database::APP_ROLE)
+    .bind(login)
+    .fetch_optional(&mut *connection)
+    .await?;
+    if let Some(grant) = missing {
+        sqlx::raw_sql(&grant).execute(connection).await?;
+    }
+    Ok(())
+}
+
+/// A connection with the rights of the login that owns the tables.
+async fn owner(database: &Database) -> anyhow::Result<PgConnection> {
+    connection(database, database.owner_url(), "entrybook-owner").await
+}
+
+/// A connection with the rights of the application's login.
+pub async fn login(database: &Database) -> anyhow::Result<PgConnection> {
+    connection(database, database.url(), "entrybook-login").await
+}
+
+async fn connection(
+    database: &Database,
+    url: &DatabaseUrl,
+    name: &str,
+) -> anyhow::Result<PgConnection> {
+    let options = url.options().clone().application_name(name);
     let connection = PgConnection::connect_with(&options);
     match tokio::time::timeout(Duration::from_secs(15), connection).await {
         Ok(Ok(connection)) => Ok(connection),
-        Ok(Err(error)) => Err(database.unavailable(error.to_string()).into()),
-        Err(_) => Err(database.unavailable("it did not answer within 15 seconds".into()).into()),
+        Ok(Err(error)) => Err(database.unavailable_as(url, error.to_string()).into()),
+        Err(_) => {
+            Err(database.unavailable_as(url, "it did not answer within 15 seconds".into()).into())
+        }
     }
 }
 

@@ -184,8 +184,32 @@ fn on_runtime<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Resul
     result
 }
 
-/// Runs `work` with everything a verb may need, and stops what was started for it, whatever came of it.
+/// Refuses to look into a database that is not there: a verb in the wrong directory would make one, and a master key.
+fn require_database(config: &Config) -> anyhow::Result<()> {
+    if Database::exists(config)? {
+        return Ok(());
+    }
+    let dir = std::path::absolute(&config.data_dir)?;
+    Err(Refused(format!(
+        "There is no database in {}. Go to the directory that Entrybook is started in, or name its data directory with --data-dir or \
+         ENTRYBOOK_DATA_DIR (or its database with DATABASE_URL). To begin a new book: entrybook serve",
+        dir.display()
+    ))
+    .into())
+}
+
+/// Runs `work` with everything a verb may need, on a database that is there already, and stops what was started for it, whatever came
+/// of it.
 async fn with_services<T>(
+    config: &Config,
+    work: impl AsyncFnOnce(&Services) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    require_database(config)?;
+    with_new_services(config, work).await
+}
+
+/// The same, and makes a private database where there is none.
+async fn with_new_services<T>(
     config: &Config,
     work: impl AsyncFnOnce(&Services) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {

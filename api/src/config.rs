@@ -59,6 +59,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// None: a private PostgreSQL.
     pub database_url: Option<DatabaseUrl>,
+    /// None: the same.
+    pub owner_database_url: Option<DatabaseUrl>,
     pub database_connections: u32,
     /// None: in the data directory, or missing.
     pub master_key: Option<MasterKeySource>,
@@ -164,6 +166,7 @@ impl Reader<'_> {
 
         let data_dir = self.one("data_dir", path);
         let database_url = self.optional("database_url", values::database_url);
+        let owner_database_url = self.optional("owner_database_url", values::database_url);
         let database_connections =
             self.one("database_connections", |text| values::count(text, 4, 1_000));
         let master_key = self.master_key();
@@ -226,6 +229,7 @@ impl Reader<'_> {
             shutdown_timeout: shutdown_timeout?,
             data_dir: data_dir?,
             database_url,
+            owner_database_url,
             database_connections: database_connections?,
             master_key,
             postgres_bin,
@@ -257,6 +261,12 @@ impl Reader<'_> {
 
     /// What each is right alone, and not together.
     fn agree(&mut self, config: &Config) {
+        if config.owner_database_url.is_some() && config.database_url.is_none() {
+            self.problems.push(
+                "ENTRYBOOK_OWNER_DATABASE_URL is given without DATABASE_URL. Give both: a private PostgreSQL has an owner of its own."
+                    .to_owned(),
+            );
+        }
         if config.remember_lifetime < config.refresh_lifetime {
             self.problems.push(
                 "ENTRYBOOK_REMEMBER_LIFETIME is shorter than ENTRYBOOK_REFRESH_LIFETIME: being remembered would end a session sooner. \

@@ -83,7 +83,7 @@ impl Default for Metrics {
 
 /// Everything, as text. What can't be read just now is left out: the rest is wanted all the more.
 pub async fn scrape(app: &App) -> ApiResult<String> {
-    let horizon = Horizon::read(app.pool()).await.ok();
+    let horizon = Horizon::read(app.background()).await.ok();
     let projections = app.projector().status().await.unwrap_or_default();
     let sampled = sampled(app, horizon.as_ref(), &projections);
     let mut text = String::new();

@@ -77,7 +77,7 @@ impl Task {
                 tokio::time::sleep(SIGNING_KEYS).await;
             },
             Self::Sessions => loop {
-                match turn(app.pool()).await {
+                match turn(app.background()).await {
                     Ok(Some(mut lock)) => {
                         let _ = end_sessions(app, &mut lock).await.inspect_err(warn);
                         let _ = lock.close().await;
@@ -122,7 +122,7 @@ async fn turn(pool: &PgPool) -> Result<Option<PgConnection>, sqlx::Error> {
 async fn end_sessions(app: &App, lock: &mut PgConnection) -> Result<(), Interrupted> {
     let position = place(lock).await?;
     let mut process = Process { app: app.clone(), cuts: HashMap::new() };
-    let mut follower = Follower::new(app.pool().clone(), app.sequencer().head(), position);
+    let mut follower = Follower::new(app.background().clone(), app.sequencer().head(), position);
     let mut sweep = tokio::time::interval(SWEEP);
     sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {

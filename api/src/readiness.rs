@@ -84,12 +84,12 @@ pub async fn report(app: &App) -> Report {
 
 async fn look(app: &App) -> Vec<Check> {
     // The causes stay in the log: they name hosts and users, and anybody may ask.
-    if let Err(error) = sqlx::query("SELECT 1").execute(app.pool()).await {
+    if let Err(error) = sqlx::query("SELECT 1").execute(app.background()).await {
         tracing::warn!("not ready: the database cannot be reached: {error}");
         return vec![Check::waiting("database", "the database cannot be reached")];
     }
     let mut checks = vec![Check::ok("database")];
-    checks.push(match commands::database::pending_migrations(app.pool()).await {
+    checks.push(match commands::database::pending_migrations(app.background()).await {
         Ok(pending) if pending.is_empty() => Check::ok("migrations"),
         Ok(pending) => Check::waiting(
             "migrations",
@@ -106,7 +106,7 @@ async fn look(app: &App) -> Vec<Check> {
     } else {
         Check::waiting("revocations", "the ends of sessions are not known up to now")
     });
-    checks.push(match Horizon::read(app.pool()).await {
+    checks.push(match Horizon::read(app.background()).await {
         Ok(horizon) => sequencer(&horizon),
         Err(_) => Check::new(
             "sequencer",

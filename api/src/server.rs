@@ -1,11 +1,18 @@
 //! Listening, and ending without losing an answer.
 //!
 //! HTTP/1.1 alone, with bounds on how long and how large the head of a request may be: a client
-//! that sends it drop by drop is cut off. Proxies keep their connections; the header timeout is how
+//! that sends it drop by drop is cut off, without an answer; so is one that does not read its answers.
+//! Proxies keep their connections; the header timeout is how
 //! long an idle one lives, so a proxy should let go of it sooner.
 
 use std::{
-    convert::Infallible, future::Future, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration,
+    convert::Infallible,
+    future::Future,
+    io,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
 };
 
 use axum::{
@@ -22,6 +29,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
 };
+use tokio_io_timeout::TimeoutStream;
 use tower::Service;
 
 use crate::{router, state::App};
@@ -29,6 +37,8 @@ use crate::{router, state::App};
 /// The most bytes of a request's head.
 const MAX_HEAD: usize = 32 * 1024;
 const MAX_HEADERS: usize = 100;
+/// How long a client may read nothing of what is to be sent to it.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// After an error such as "too many open files".
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -61,7 +71,7 @@ pub async fn serve(
             .max_headers(MAX_HEADERS)
             .max_header_size(MAX_HEAD)
             .serve_connection(
-                TokioIo::new(stream),
+                TokioIo::new(impatient(stream, WRITE_TIMEOUT)),
                 service_fn(move |request| answer(router.clone(), peer, request)),
             );
         let connection = graceful.watch(connection);
@@ -102,6 +112,13 @@ async fn accept(
     }
 }
 
+/// A stream that fails when its other end takes nothing for so long.
+fn impatient(stream: TcpStream, timeout: Duration) -> Pin<Box<TimeoutStream<TcpStream>>> {
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(timeout));
+    Box::pin(stream)
+}
+
 /// One request of a connection, with the address of its other end.
 async fn answer(
     mut router: axum::Router,
@@ -111,4 +128,25 @@ async fn answer(
     let mut request: Request = request.map(Body::new);
     request.extensions_mut().insert(ConnectInfo(peer));
     router.call(request).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncWriteExt;
+
+    #[tokio::test]
+    async fn whoever_does_not_read_is_cut_off() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut silent = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut stream = impatient(stream, Duration::from_millis(100));
+        let error = loop {
+            if let Err(error) = stream.write_all(&[b'x'; 64 * 1024]).await {
+                break error;
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        silent.shutdown().await.unwrap();
+    }
 }

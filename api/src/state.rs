@@ -27,6 +27,8 @@ use crate::{
 /// What an [`App`] is made of.
 pub struct Parts {
     pub book: Entrybook,
+    /// Connections that requests cannot use up, for looking at how we are.
+    pub background: PgPool,
     pub sequencer: Sequencer,
     pub projector: Projector,
     pub revocations: Revocations,
@@ -44,6 +46,7 @@ struct Inner {
     readiness: Readiness,
     requests: Arc<Semaphore>,
     commands: TaskTracker,
+    command_permits: Arc<Semaphore>,
     changes: Mutex<broadcast::Receiver<LocalChange>>,
     written: Mutex<HashMap<UserId, (Receipt, DateTime<Utc>)>>,
 }
@@ -65,6 +68,7 @@ impl App {
             readiness: Readiness::default(),
             requests: Arc::new(Semaphore::new(parts.settings.max_concurrent_requests)),
             commands: TaskTracker::new(),
+            command_permits: Arc::new(Semaphore::new(parts.settings.max_concurrent_requests)),
             changes: Mutex::new(parts.book.subscribe()),
             written: Mutex::default(),
             parts,
@@ -79,6 +83,12 @@ impl App {
     #[must_use]
     pub fn pool(&self) -> &PgPool {
         self.0.parts.book.pool()
+    }
+
+    /// For what must be seen while requests have taken every connection of [`pool`](Self::pool).
+    #[must_use]
+    pub fn background(&self) -> &PgPool {
+        &self.0.parts.background
     }
 
     #[must_use]
@@ -130,16 +140,22 @@ impl App {
 
     /// Runs a command to its end, even if its client goes away meanwhile: nobody escapes being
     /// counted by hanging up. What it changes for tokens counts when this returns.
+    ///
+    /// No more of them run than requests may be in flight: one whose client has gone still counts.
     pub async fn command<T, F>(&self, command: impl FnOnce(Entrybook) -> F) -> ApiResult<T>
     where
         T: Send + 'static,
         F: Future<Output = T> + Send + 'static,
     {
+        let Ok(permit) = self.0.command_permits.clone().try_acquire_owned() else {
+            return Err(ApiError::overloaded());
+        };
         let app = self.clone();
         let running = command(self.book().clone());
         let task = self.0.commands.spawn(async move {
             let done = running.await;
             app.apply_changes();
+            drop(permit);
             done
         });
         task.await.map_err(ApiError::internal)

@@ -1,6 +1,6 @@
 //! The first admin, made when the book has no account yet.
 
-use super::{Database, Services, owner};
+use super::{Database, Services, login};
 use crate::config::AdminSettings;
 use anyhow::Context;
 use commands::clock::Entropy;
@@ -26,7 +26,7 @@ pub async fn make_first_admin(
     database: &Database,
     settings: &AdminSettings,
 ) -> anyhow::Result<Option<FirstAdmin>> {
-    let mut connection = owner(database).await?;
+    let mut connection = login(database).await?;
     let mut turn = connection.begin().await?;
     sqlx::query("SELECT pg_advisory_xact_lock(hashtext('entrybook first admin'))")
         .execute(&mut *turn)

@@ -10,6 +10,8 @@ use std::path::Path;
 /// A database to connect to. End it with [`close`](Self::close).
 pub struct Database {
     url: DatabaseUrl,
+    /// The login that owns the tables, where it is another than the application's and this process may use it.
+    owner_url: Option<DatabaseUrl>,
     private: Option<PrivatePostgres>,
     owner: Owner,
 }
@@ -29,10 +31,15 @@ impl Database {
     /// For a server: nobody else may have the data directory.
     pub async fn open(config: &Config) -> anyhow::Result<Self> {
         match &config.database_url {
-            Some(url) => Ok(Self { url: url.clone(), private: None, owner: Owner::Operator }),
+            Some(url) => Ok(Self {
+                url: url.clone(),
+                owner_url: config.owner_database_url.clone(),
+                private: None,
+                owner: Owner::Operator,
+            }),
             None => {
                 let database = Self::start(config).await?;
-                match database.make_application_role().await {
+                match database.keep_ownership().await {
                     Ok(()) => Ok(database),
                     Err(error) => {
                         database.close().await?;
@@ -52,9 +59,12 @@ impl Database {
         match Self::open(config).await {
             Err(error) if matches!(error.downcast_ref(), Some(postgres::Error::InUse { .. })) => {
                 match postgres::join(&config.data_dir)? {
-                    Some(parts) => {
-                        Ok(Self { url: url(&parts), private: None, owner: Owner::OtherProcess })
-                    }
+                    Some(parts) => Ok(Self {
+                        url: url(&parts),
+                        owner_url: None,
+                        private: None,
+                        owner: Owner::OtherProcess,
+                    }),
                     None => {
                         Err(error.context("It is still making its database; try again in a moment"))
                     }
@@ -64,19 +74,30 @@ impl Database {
         }
     }
 
-    /// The role that the application drops to may only be made by a superuser, which its login is not.
-    async fn make_application_role(&self) -> anyhow::Result<()> {
-        let Some(private) = &self.private else { return Ok(()) };
-        let options = url(private.superuser_parts());
-        let mut connection = PgConnection::connect_with(options.options()).await?;
+    /// Whether there is a database to look into, so that a verb in the wrong directory makes none.
+    pub fn exists(config: &Config) -> Result<bool, postgres::Error> {
+        Ok(config.database_url.is_some() || postgres::join(&config.data_dir)?.is_some())
+    }
+
+    /// Leaves the login of the private database nothing but its membership of the role that it drops to. The superuser owns the
+    /// database, its schemas and tables: who owns them may drop them, or turn their triggers off.
+    async fn keep_ownership(&self) -> anyhow::Result<()> {
+        let Some(owner) = &self.owner_url else { return Ok(()) };
+        let mut connection = PgConnection::connect_with(owner.options()).await?;
         sqlx::raw_sql(
             "DO $$ BEGIN
                  IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'entrybook_app') THEN
                      CREATE ROLE entrybook_app NOLOGIN;
+                 END IF;
+                 IF NOT pg_has_role('entrybook', 'entrybook_app', 'MEMBER') THEN
                      GRANT entrybook_app TO entrybook;
+                 END IF;
+                 IF NOT pg_has_role('entrybook_app', 'pg_read_all_stats', 'MEMBER') THEN
                      GRANT pg_read_all_stats TO entrybook_app;
                  END IF;
-             END $$",
+             END $$;
+             REASSIGN OWNED BY entrybook TO CURRENT_USER;
+             REVOKE CREATE ON SCHEMA public FROM PUBLIC;",
         )
         .execute(&mut connection)
         .await?;
@@ -88,11 +109,14 @@ impl Database {
         settings.bin_dir.clone_from(&config.postgres_bin);
         settings.unprivileged_user.clone_from(&config.postgres_user);
         // What this process may open, some for who repairs, and as many again for verbs beside it.
-        let connections = config.database_connections.saturating_add(30).max(100);
+        let connections = config.database_connections.saturating_add(40).max(100);
         settings.parameters.push(("max_connections".to_owned(), connections.to_string()));
         let private = PrivatePostgres::start(settings).await?;
+        let login = private.connect_parts();
+        let owner = url(private.superuser_parts()).options().clone().database(&login.database);
         Ok(Self {
-            url: url(private.connect_parts()),
+            url: url(login),
+            owner_url: Some(owner.into()),
             private: Some(private),
             owner: Owner::ThisProcess,
         })
@@ -100,6 +124,16 @@ impl Database {
 
     pub fn url(&self) -> &DatabaseUrl {
         &self.url
+    }
+
+    /// The login that migrates and owns the tables.
+    pub(super) fn owner_url(&self) -> &DatabaseUrl {
+        self.owner_url.as_ref().unwrap_or(&self.url)
+    }
+
+    /// The name of the application's login, where another one owns the tables.
+    pub(super) fn login_without_ownership(&self) -> Option<&str> {
+        self.owner_url.is_some().then(|| self.url.options().get_username())
     }
 
     pub fn owner(&self) -> Owner {
@@ -115,10 +149,19 @@ impl Database {
     }
 
     pub fn unavailable(&self, cause: String) -> DatabaseUnavailable {
+        self.unavailable_as(&self.url, cause)
+    }
+
+    pub(super) fn unavailable_as(&self, url: &DatabaseUrl, cause: String) -> DatabaseUnavailable {
         DatabaseUnavailable {
-            database: self.url.to_string(),
+            database: url.to_string(),
             cause: cause.trim_end_matches('.').to_owned(),
             advice: match self.owner {
+                Owner::Operator
+                    if self.owner_url.as_ref().is_some_and(|owner| std::ptr::eq(owner, url)) =>
+                {
+                    "Check ENTRYBOOK_OWNER_DATABASE_URL, and that this server runs and lets you in."
+                }
                 Owner::Operator => "Check DATABASE_URL, and that this server runs and lets you in.",
                 Owner::ThisProcess => "Look at its log, in the data directory.",
                 Owner::OtherProcess => {

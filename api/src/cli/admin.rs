@@ -2,7 +2,7 @@
 
 use super::password::{NewPassword, PasswordChoice};
 use super::table::table;
-use super::{Out, Refused, origin, with_services};
+use super::{Out, Refused, origin, with_new_services, with_services};
 use crate::bootstrap::Services;
 use crate::config::Config;
 use chrono::SecondsFormat;
@@ -113,7 +113,7 @@ async fn create(config: &Config, create: Create, out: &mut Out) -> anyhow::Resul
         .map_err(|error| super::usage(format!("--full-name: {error}.")))?;
     let NewPassword { password, generated } = create.password.read()?;
     let new = NewAccount { email, username, full_name, password, roles };
-    let account = with_services(config, async |services| {
+    let account = with_new_services(config, async |services| {
         Ok(services.book.create_account(new, &origin(services)).await?.0)
     })
     .await?;

@@ -54,7 +54,7 @@ async fn serve(
 
     let address = listener.local_addr()?;
     if let Some(admin) = admin {
-        announce_admin(&admin, &public_url, out)?;
+        announce_admin(&admin, &public_url, config, out)?;
     }
     out.line(format!("Entrybook listens on {address}. Open {public_url}"))?;
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "Entrybook {} serves {public_url} on {address}", env!("CARGO_PKG_VERSION"));
@@ -94,12 +94,13 @@ async fn build(
         Services::open(config, database, public_url.origin(), Size::of_server(config)).await?;
     let admin = make_first_admin(&services, database, &config.admin).await?;
     let revocations = Revocations::new(
-        services.pool.clone(),
+        services.background.clone(),
         services.sequencer.head(),
         config.access_token_lifetime.to_std()?,
     );
     let app = App::new(Parts {
         book: services.book.clone(),
+        background: services.background.clone(),
         sequencer: services.sequencer.clone(),
         projector: services.projector.clone(),
         revocations,
@@ -125,7 +126,12 @@ async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 }
 
 /// Standard output only: the log may be kept, and sent elsewhere.
-fn announce_admin(admin: &FirstAdmin, url: &PublicUrl, out: &mut Out) -> std::io::Result<()> {
+fn announce_admin(
+    admin: &FirstAdmin,
+    url: &PublicUrl,
+    config: &Config,
+    out: &mut Out,
+) -> std::io::Result<()> {
     let password = match &admin.generated_password {
         Some(password) => password.as_str(),
         None => "(the one in ENTRYBOOK_ADMIN_PASSWORD)",
@@ -134,16 +140,25 @@ fn announce_admin(admin: &FirstAdmin, url: &PublicUrl, out: &mut Out) -> std::io
         Some(_) => "Your first admin is ready. The password is shown this once:",
         None => "Your first admin is ready:",
     };
-    let lines = [
+    let private = config.database_url.is_none();
+    let mut lines = vec![
         title.to_owned(),
         String::new(),
         format!("  Sign in at  {url}{}", ui::paths::SIGN_IN),
         format!("  Username    {}", admin.username),
         format!("  E-mail      {}", admin.email),
         format!("  Password    {password}"),
-        String::new(),
-        format!("Lost it? Run: entrybook admin reset-password {}", admin.username),
     ];
+    if private {
+        let data = std::path::absolute(&config.data_dir)?;
+        lines.push(format!("  Data        {}", data.display()));
+    }
+    lines.push(String::new());
+    lines.push(format!(
+        "Lost it? Run{}: entrybook admin reset-password {}",
+        if private { " here" } else { "" },
+        admin.username
+    ));
     let width = lines.iter().map(|line| line.chars().count()).max().unwrap_or(0);
     out.line(format!("┌{}┐", "─".repeat(width + 4)))?;
     for line in &lines {

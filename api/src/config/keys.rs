@@ -73,8 +73,11 @@ keys! {
     DATA Everywhere "database_url" "DATABASE_URL" "URL" = "",
         "Use this PostgreSQL (14 or newer) and start none. postgres://USER:PASSWORD@HOST:5432/DATABASE. A password is better given in the \
          environment than as a flag. Default: a private PostgreSQL in the data directory.";
+    DATA NoFlag "owner_database_url" "ENTRYBOOK_OWNER_DATABASE_URL" "URL" = "",
+        "The login that owns the tables and brings them up to date, where it is not the one of DATABASE_URL. With two of them nobody who has \
+         the login of DATABASE_URL can change history. Default: DATABASE_URL.";
     DATA Serve "database_connections" "ENTRYBOOK_DATABASE_CONNECTIONS" "COUNT" = "20",
-        "How many connections this process opens at most.";
+        "How many connections this process opens at most to answer requests. A few more keep the book in order.";
     DATA NoFlag "master_key" "ENTRYBOOK_MASTER_KEY" "KEY" = "",
         "The key that wraps all other keys: 32 bytes in base64 or hexadecimal. Make one with `openssl rand -base64 32`. Without it nobody \
          can read the personal data in the database, Entrybook included: keep a copy in a safe place, apart from the database backups.";
@@ -155,7 +158,7 @@ impl Key {
 
     /// Whether its value may never be shown.
     pub fn is_secret(&self) -> bool {
-        matches!(self.name, "master_key" | "admin_password" | "database_url")
+        matches!(self.name, "master_key" | "admin_password" | "database_url" | "owner_database_url")
     }
 
     /// Up to the first full stop that ends a sentence, without it.

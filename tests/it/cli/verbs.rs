@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::support::scratch;
+use sqlx::Connection;
 use std::io::Write;
 use std::process::Stdio;
 
@@ -88,6 +89,27 @@ async fn verbs_work_beside_a_running_server() {
     assert!(run(&setup, &["migrate"]).ok().contains("nothing to do"));
     let doctor = run(&setup, &["doctor", "--json"]).json();
     assert_eq!(doctor["healthy"], true, "{doctor}");
+    let checks = doctor["checks"].as_array().unwrap();
+    let guard = checks.iter().find(|check| check["name"] == "append-only").unwrap();
+    assert_eq!(guard["status"], "ok", "{guard}");
+
+    // Not even who has the login's password can take the guard away.
+    let login = postgres::join(&setup.data_dir).unwrap().unwrap().url();
+    let mut login = sqlx::PgConnection::connect(&login).await.unwrap();
+    for statement in [
+        "SET ROLE NONE; ALTER TABLE events DISABLE TRIGGER append_only",
+        "SET ROLE NONE; DROP TABLE events",
+        "SET ROLE NONE; DROP SCHEMA public CASCADE",
+        "SET ROLE NONE; DROP FUNCTION refuse_rewriting CASCADE",
+        "SET ROLE NONE; UPDATE events SET payload = '{}'",
+        "DROP DATABASE entrybook",
+        "SET ROLE postgres",
+    ] {
+        let refused = sqlx::raw_sql(statement).execute(&mut login).await.unwrap_err();
+        let code = refused.as_database_error().and_then(|error| error.code().map(String::from));
+        assert_eq!(code.as_deref(), Some("42501"), "{statement}: {refused}");
+    }
+    login.close().await.unwrap();
 }
 
 #[tokio::test]
@@ -95,9 +117,22 @@ async fn verbs_without_a_server_start_the_database_and_stop_it_again() {
     let dir = scratch();
     let setup = bare(&dir.path().join("book"));
     assert!(!setup.data_dir.exists());
-    let said = run(&setup, &["doctor"]).ok();
-    assert!(said.contains("there is none yet"), "{said}");
-    assert!(!setup.data_dir.exists(), "doctor changes nothing");
+    // In the wrong directory, verbs say where they looked, and make nothing.
+    let here = setup.data_dir.to_str().unwrap();
+    let doctor = run(&setup, &["doctor"]);
+    assert_eq!(doctor.code, 5, "{}", doctor.err);
+    assert!(doctor.out.contains(&format!("There is no database in {here}")), "{}", doctor.out);
+    for verb in [
+        &["admin", "list"][..],
+        &["admin", "reset-password", "ada"],
+        &["audit", "tail"],
+        &["projections", "status"],
+        &["projections", "rebuild", "users"],
+    ] {
+        let said = run(&setup, verb).refused(4);
+        assert!(said.contains(&format!("There is no database in {here}")), "{said}");
+    }
+    assert!(!setup.data_dir.exists(), "nothing was made");
 
     let made = ["admin", "create", "--email", USER, "--username", "ada", "--json"];
     let made = run(&setup, &made).json();

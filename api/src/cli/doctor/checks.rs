@@ -1,7 +1,7 @@
 //! The checks of `doctor`. Each looks, and changes nothing.
 
 use super::{Check, Status};
-use crate::bootstrap::{Database, Owner, Waiting, master_key_of, owner};
+use crate::bootstrap::{Database, Owner, Waiting, login, master_key_of};
 use crate::config::{Config, ConfigError};
 use chrono::Utc;
 use commands::clock::{Clock, SystemClock, SystemEntropy};
@@ -19,12 +19,11 @@ pub(super) async fn all(config: &Config) -> Vec<Check> {
     let mut checks = settings(config);
     if config.database_url.is_none() {
         checks.extend(data_dir(config));
-        if !config.data_dir.join("private-postgres.json").exists() {
-            checks.push(Check::warn(
-                "database",
-                "there is none yet",
-                "`entrybook serve` makes a private one; or set DATABASE_URL.",
-            ));
+    }
+    match super::super::require_database(config) {
+        Ok(()) => {}
+        Err(error) => {
+            checks.push(Check::broken("database", error));
             return checks;
         }
     }
@@ -103,7 +102,7 @@ fn data_dir(config: &Config) -> Vec<Check> {
 }
 
 async fn of_database(config: &Config, database: &Database) -> Vec<Check> {
-    let mut connection = match owner(database).await {
+    let mut connection = match login(database).await {
         Ok(connection) => connection,
         Err(error) => return vec![Check::broken("database", error)],
     };
@@ -136,7 +135,7 @@ async fn of_database(config: &Config, database: &Database) -> Vec<Check> {
         )),
         Ok(_) => {
             checks.push(Check::ok("migrations", "all applied"));
-            checks.push(append_only(&pool).await);
+            checks.push(append_only(database, &pool).await);
             checks.push(keys(config, &pool).await);
             checks.push(sequencer(&pool).await);
             checks.extend(read_tables(&pool).await);
@@ -226,10 +225,21 @@ async fn restored(connection: &mut PgConnection) -> Check {
 }
 
 /// Tries what must be refused; the rows that it names do not exist, and the transaction is rolled back.
-async fn append_only(pool: &PgPool) -> Check {
+async fn append_only(database: &Database, pool: &PgPool) -> Check {
     let name = "append-only";
     let role = match commands::database::acting_role(pool).await {
         Ok(role) => role,
+        Err(error) => return Check::broken(name, error),
+    };
+    // Who owns the schema may drop its tables.
+    let owns_the_book = sqlx::query_scalar::<_, bool>(
+        "SELECT pg_has_role(session_user, c.relowner, 'MEMBER') OR pg_has_role(session_user, n.nspowner, 'MEMBER')
+           FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = 'events'::regclass",
+    )
+    .fetch_one(pool)
+    .await;
+    let owns_the_book = match owns_the_book {
+        Ok(owns) => owns,
         Err(error) => return Check::broken(name, error),
     };
     let mut by_trigger = false;
@@ -267,6 +277,19 @@ async fn append_only(pool: &PgPool) -> Check {
             name,
             format!("the role {role} is stopped by triggers alone, which an owner could remove"),
             "Give the login of DATABASE_URL the right to make roles (CREATEROLE), or make it a member of entrybook_app, and restart.",
+        )
+    } else if owns_the_book {
+        Check::warn(
+            name,
+            format!(
+                "the role {role} is refused, but its login owns the tables (or is a superuser): whoever has its password can turn that off"
+            ),
+            if database.owner() == Owner::Operator {
+                "Give the login that owns the tables in ENTRYBOOK_OWNER_DATABASE_URL, and in DATABASE_URL another that owns nothing and is \
+                 a member of entrybook_app."
+            } else {
+                "Restart Entrybook: at each start the private database takes it from its login."
+            },
         )
     } else {
         Check::ok(
