@@ -59,7 +59,13 @@ async fn handle(State(app): State<App>, mut request: Request, next: Next) -> Res
     let span = tracing::info_span!("request", request_id = context.request_id(), %method, route);
 
     let response = async {
-        let response = answer(&app, request, next, &route).await;
+        let mut response = answer(&app, request, next, &route).await;
+        // No page was reached that could have looked who it is.
+        if let (Some(headers), "none") = (&asked, route.as_str())
+            && let Some(person) = pages::signed_in(&app, headers).await
+        {
+            response.extensions_mut().insert(person);
+        }
         finish(&app, response, &context, asked.as_ref())
     };
     let response = response.instrument(span.clone()).await;

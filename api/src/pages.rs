@@ -210,6 +210,13 @@ fn locale(headers: &HeaderMap) -> Locale {
     Locale::negotiate(headers.get(header::ACCEPT_LANGUAGE).and_then(|value| value.to_str().ok()))
 }
 
+/// Who is signed in, for the error page of an address where nothing is. Nothing is refreshed for it.
+pub async fn signed_in(app: &App, headers: &HeaderMap) -> Option<ui::SignedIn> {
+    let identity = Identity::of_request(app, headers).await.ok()?;
+    let account = app.book().account(identity.user_id).await.ok()??;
+    Some(person(&identity, &account))
+}
+
 fn person(identity: &Identity, account: &Account) -> ui::SignedIn {
     ui::SignedIn {
         display_name: account.full_name.clone().unwrap_or_else(|| account.username.clone()),

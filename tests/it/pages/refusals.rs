@@ -79,6 +79,9 @@ async fn pages_that_are_not_there_or_not_for_everybody() {
                 ask = ask.header("cookie", &cookie);
             }
             let page = ask.send().await.is(404);
+            if path == "/nothing-here" {
+                assert_eq!(page.text().contains("Sign out"), signed_in);
+            }
             assert!(page.header("content-type").starts_with("text/html"), "{path}");
             assert!(page.text().contains("There is nothing here"), "{path}");
             assert!(page.text().contains(page.header("x-request-id")), "{path}");
