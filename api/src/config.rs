@@ -11,7 +11,7 @@ mod sources;
 mod values;
 
 pub use flags::{CommonFlags, ServeFlags};
-pub use keys::{KEYS, Key, Scope, flagless_help, markdown_table};
+pub use keys::{KEYS, Key, Scope, flagless_help};
 pub use sources::{FILE_VARIABLE, Origin, Sources};
 pub use values::{DatabaseUrl, Secret, short};
 

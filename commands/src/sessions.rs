@@ -87,9 +87,7 @@ impl Entrybook {
                     RefreshError::TooManyInGrace
                 }
                 ExecuteError::Refused(
-                    SessionRefusal::AlreadyStarted
-                    | SessionRefusal::NotStarted
-                    | SessionRefusal::UnknownToken,
+                    SessionRefusal::AlreadyStarted | SessionRefusal::NotStarted,
                 ) => RefreshError::Invalid,
             })?;
         if done.events.iter().any(|event| matches!(event, SessionEvent::Ended { .. })) {

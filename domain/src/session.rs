@@ -110,8 +110,6 @@ pub enum SessionRefusal {
     NotStarted,
     #[error("this session has ended")]
     Ended(EndReason),
-    #[error("this refresh token is not of this session")]
-    UnknownToken,
     #[error("this refresh token was used too many times at once; wait a moment")]
     TooManyInGrace,
 }

@@ -188,20 +188,6 @@ pub fn flagless_help() -> String {
     text
 }
 
-/// The table of the README.
-pub fn markdown_table() -> String {
-    let mut text = String::from(
-        "| environment | in the file | default | what it does |\n| --- | --- | --- | --- |\n",
-    );
-    for key in KEYS {
-        let default =
-            if key.default.is_empty() { String::new() } else { format!("`{}`", key.default) };
-        let help = key.help.replace('|', "\\|");
-        text.push_str(&format!("| `{}` | `{}` | {default} | {help} |\n", key.env, key.name));
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
