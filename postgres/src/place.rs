@@ -43,7 +43,17 @@ pub(crate) struct Place {
     pub(crate) home: PathBuf,
     pub(crate) record: Record,
     pub(crate) socket_dir: PathBuf,
-    _locks: Vec<File>,
+    locks: Vec<File>,
+}
+
+impl Drop for Place {
+    /// Closing the files is not enough: a child that another thread is just starting has a copy of them until it executes its
+    /// program, and the lock lives as long as any copy (flock(2)).
+    fn drop(&mut self) {
+        for lock in &self.locks {
+            let _ = lock.unlock();
+        }
+    }
 }
 
 impl Place {
@@ -89,7 +99,7 @@ impl Place {
         own_directory(&home.join("log"), &account)?;
         let socket_dir = socket_dir(&home, &mut record, &account)?;
         save(&data_dir, &record)?;
-        Ok((Self { data_dir, home, record, socket_dir, _locks: locks }, account))
+        Ok((Self { data_dir, home, record, socket_dir, locks }, account))
     }
 
     pub(crate) fn cluster(&self) -> PathBuf {
