@@ -5,6 +5,7 @@
 
 mod admin;
 mod audit;
+mod dev;
 mod doctor;
 mod exit;
 mod healthcheck;
@@ -13,6 +14,7 @@ mod openapi;
 mod out;
 mod password;
 mod projections;
+mod prune;
 mod serve;
 mod table;
 
@@ -37,6 +39,8 @@ Exit codes:
   3  the database cannot be reached
   4  refused, or nothing like that is there
   5  doctor found problems
+  6  read tables, or what is checked with them, differ from the book
+  130, 143  broken off by SIGINT (Ctrl-C), by SIGTERM
 
 Settings come from flags, else the environment, else a file (--config); `entrybook serve --help` explains them all.";
 
@@ -85,10 +89,13 @@ enum Verb {
             the history, with your name on this machine as the one who did it. Works beside a running server."
     )]
     Admin(admin::Arguments),
-    /// See how far the read tables are, and build them anew
+    /// See how far the read tables are, check them, and build them anew
     #[command(
         long_about = "Every table that is read is posted from the events, and can be built anew from them. `status` shows how far each is \
-            behind; `rebuild` builds one beside the live one and swaps it in when it has caught up. Works beside a running server."
+            behind, and what is being built; `verify` compares them with the book; `rebuild` builds them beside the live ones, compares, and \
+            swaps them in; `prune` drops versions that nobody uses. All of it works beside running servers, and nobody who reads or signs in \
+            waits for it.",
+        after_help = EXIT_CODES
     )]
     Projections(projections::Arguments),
     /// Read the history
@@ -98,6 +105,8 @@ enum Verb {
             send the output."
     )]
     Audit(audit::Arguments),
+    /// Make up a history, for trying and measuring
+    Dev(dev::Arguments),
     /// Print the OpenAPI description of the API
     #[command(
         long_about = "Prints the OpenAPI 3.1 description of the API, as the server answers it under /openapi.json. Needs no database.",
@@ -161,16 +170,17 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
         healthcheck::run(config.listen)?;
         return Ok(Exit::Done);
     }
-    // The notices of PostgreSQL tell of tables that are not there yet.
-    telemetry::start(&config, if serve.is_some() { "info,sqlx=warn" } else { "warn" });
+    // The notices of PostgreSQL tell of tables that are not there yet, and that a verb has slow statements tells nobody anything.
+    telemetry::start(&config, if serve.is_some() { "info,sqlx=warn" } else { "warn,sqlx=error" });
     match cli.verb {
         Verb::Serve(_) => on_runtime(serve::run(&config, &mut out))?,
         Verb::Migrate(arguments) => on_runtime(migrate::run(&config, &arguments, &mut out))?,
         Verb::Admin(arguments) => on_runtime(admin::run(&config, arguments, &mut out))?,
         Verb::Projections(arguments) => {
-            on_runtime(projections::run(&config, &arguments, &mut out))?
+            return on_runtime(projections::run(&config, &arguments, &mut out));
         }
         Verb::Audit(arguments) => on_runtime(audit::run(&config, arguments, &mut out))?,
+        Verb::Dev(arguments) => on_runtime(dev::run(&config, arguments, &mut out))?,
         Verb::Openapi | Verb::Doctor(_) | Verb::Healthcheck => {}
     }
     Ok(Exit::Done)
@@ -213,15 +223,27 @@ async fn with_new_services<T>(
     config: &Config,
     work: impl AsyncFnOnce(&Services) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
+    with_services_of(config, Size::ONE_VERB, async |services| {
+        tokio::select! {
+            result = work(services) => result,
+            _ = tokio::signal::ctrl_c() => Err(exit::Interrupted.into()),
+        }
+    })
+    .await
+}
+
+/// The same for work that minds Ctrl-C itself.
+async fn with_services_of<T>(
+    config: &Config,
+    size: Size,
+    work: impl AsyncFnOnce(&Services) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
     let database = Database::open_or_join(config).await?;
     let result = async {
         prepare(config, &database, Migrate::as_owner(&database)).await?;
         let issuer = config.public_url(config.listen.port())?;
-        let services = Services::open(config, &database, issuer.origin(), Size::ONE_VERB).await?;
-        let result = tokio::select! {
-            result = work(&services) => result,
-            _ = tokio::signal::ctrl_c() => Err(exit::Interrupted.into()),
-        };
+        let services = Services::open(config, &database, issuer.origin(), size).await?;
+        let result = work(&services).await;
         services.close().await;
         result
     }

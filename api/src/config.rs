@@ -55,6 +55,7 @@ pub struct Config {
     pub registration_open: bool,
     pub migrate: bool,
     pub shutdown_timeout: Duration,
+    pub shutdown_drain: Duration,
 
     pub data_dir: PathBuf,
     /// None: a private PostgreSQL.
@@ -141,6 +142,7 @@ impl Config {
             trusted_proxies: self.trusted_proxies.clone(),
             registration_open: self.registration_open,
             shutdown_grace: self.shutdown_timeout,
+            shutdown_drain: self.shutdown_drain,
             ..HttpSettings::default()
         }
     }
@@ -163,6 +165,8 @@ impl Reader<'_> {
         let migrate = self.one("migrate", values::yes_or_no);
         let shutdown_timeout =
             self.one("shutdown_timeout", |text| values::duration(text, SECOND, HOUR));
+        let shutdown_drain =
+            self.one("shutdown_drain", |text| values::duration(text, Duration::ZERO, HOUR));
 
         let data_dir = self.one("data_dir", path);
         let database_url = self.optional("database_url", values::database_url);
@@ -227,6 +231,7 @@ impl Reader<'_> {
             registration_open: registration_open?,
             migrate: migrate?,
             shutdown_timeout: shutdown_timeout?,
+            shutdown_drain: shutdown_drain?,
             data_dir: data_dir?,
             database_url,
             owner_database_url,

@@ -144,6 +144,7 @@ pub async fn page(
     if !viewer.is(Role::Auditor) {
         filter.visible_to = Some(viewer.user_id);
     }
+    app.needs("audit_history").await?;
     app.see_own_writes(viewer.user_id, "audit_history").await;
     let backwards = match order {
         Order::Newest => Order::Oldest,
@@ -233,8 +234,13 @@ async fn describe(
 async fn labels(app: &App, mut people: Vec<UserId>) -> ApiResult<BTreeMap<UserId, Option<String>>> {
     people.sort_unstable();
     people.dedup();
+    let listed = app.projector().is_built("users").await?;
     stream::iter(people)
         .map(|id| async move {
+            if !listed {
+                // Until the list of accounts is complete, it would leave out who is not in it yet.
+                return Ok((id, app.book().account(id).await?.map(|account| account.username)));
+            }
             let label = match users::get(app.pool(), id).await? {
                 Some(row) => {
                     app.book()

@@ -35,6 +35,10 @@ const CSP_NOTHING: &str = "default-src 'none'; frame-ancestors 'none'";
 pub(crate) const CSP_PAGES: &str = "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; \
                                     frame-ancestors 'none'; base-uri 'none'";
 
+/// The same for the one page with a script, which asks this origin for what is new.
+pub(crate) const CSP_LIVE_PAGE: &str = "default-src 'none'; script-src 'self'; connect-src 'self'; style-src 'self'; \
+                                        img-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
+
 /// Puts the layers around all routes.
 pub fn around(router: Router<App>, app: &App) -> Router<App> {
     router

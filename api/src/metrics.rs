@@ -20,9 +20,9 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use projections::{Horizon, ProjectionState, ProjectionStatus};
+use projections::{Build, BuildState, Horizon, ProjectionState, ProjectionStatus};
 
-use crate::{problem::ApiResult, state::App};
+use crate::{problem::ApiResult, processes, state::App};
 
 type Labels = Vec<(&'static str, String)>;
 type GaugeF64 = Gauge<f64, AtomicU64>;
@@ -85,7 +85,11 @@ impl Default for Metrics {
 pub async fn scrape(app: &App) -> ApiResult<String> {
     let horizon = Horizon::read(app.background()).await.ok();
     let projections = app.projector().status().await.unwrap_or_default();
-    let sampled = sampled(app, horizon.as_ref(), &projections);
+    let builds = projections::builds(app.background()).await.unwrap_or_default();
+    let processes = processes::positions(app.background()).await.unwrap_or_default();
+    let mut sampled = sampled(app, horizon.as_ref());
+    register_projections(&mut sampled, &projections, &builds);
+    register_processes(&mut sampled, processes);
     let mut text = String::new();
     encode_registry(&mut text, &app.metrics().registry)
         .map_err(crate::problem::ApiError::internal)?;
@@ -94,7 +98,7 @@ pub async fn scrape(app: &App) -> ApiResult<String> {
     Ok(text)
 }
 
-fn sampled(app: &App, horizon: Option<&Horizon>, projections: &[ProjectionStatus]) -> Registry {
+fn sampled(app: &App, horizon: Option<&Horizon>) -> Registry {
     let mut registry = Registry::with_prefix("entrybook");
     let book = app.book();
     let counters = book.counters();
@@ -162,15 +166,63 @@ fn sampled(app: &App, horizon: Option<&Horizon>, projections: &[ProjectionStatus
         );
     }
 
-    let lag_events = Family::<Labels, Gauge>::default();
-    let lag_seconds = Family::<Labels, GaugeF64>::default();
-    let live = Family::<Labels, Gauge>::default();
-    for status in projections {
+    registry
+}
+
+/// What there is a gauge of for each projection.
+#[derive(Default)]
+struct Gauges {
+    position: Family<Labels, Gauge>,
+    lag_events: Family<Labels, Gauge>,
+    lag_seconds: Family<Labels, GaugeF64>,
+    live: Family<Labels, Gauge>,
+    built: Family<Labels, Gauge>,
+    state: Family<Labels, Gauge>,
+    stopped: Family<Labels, Gauge>,
+    stopped_position: Family<Labels, Gauge>,
+    build_running: Family<Labels, Gauge>,
+    build_done: Family<Labels, Gauge>,
+    build_total: Family<Labels, Gauge>,
+}
+
+const STATES: [ProjectionState; 4] = [
+    ProjectionState::Missing,
+    ProjectionState::Building,
+    ProjectionState::Live,
+    ProjectionState::Stopped,
+];
+
+fn register_projections(registry: &mut Registry, statuses: &[ProjectionStatus], builds: &[Build]) {
+    let gauges = Gauges::default();
+    for status in statuses {
         let labels = vec![("projection", status.name.to_owned())];
-        lag_events.get_or_create(&labels).set(status.lag_events);
-        lag_seconds.get_or_create(&labels).set(status.lag_seconds);
-        live.get_or_create(&labels).set(i64::from(status.state == ProjectionState::Live));
+        gauges.position.get_or_create(&labels).set(status.position);
+        gauges.lag_events.get_or_create(&labels).set(status.lag_events);
+        gauges.lag_seconds.get_or_create(&labels).set(status.lag_seconds);
+        gauges.live.get_or_create(&labels).set(i64::from(status.state == ProjectionState::Live));
+        gauges.built.get_or_create(&labels).set(i64::from(status.built));
+        for state in STATES {
+            let mut labels = labels.clone();
+            labels.push(("state", state.as_str().to_owned()));
+            gauges.state.get_or_create(&labels).set(i64::from(status.state == state));
+        }
+        let is_stopped = status.state == ProjectionState::Stopped;
+        gauges.stopped.get_or_create(&labels).set(i64::from(is_stopped));
+        if let Some(stopped) = status.stopped.as_ref().filter(|_| is_stopped) {
+            gauges.stopped_position.get_or_create(&labels).set(stopped.position);
+        }
+        let running = builds.iter().find(|build| {
+            (build.name.as_str(), build.version) == (status.name, status.version)
+                && build.state == BuildState::Running
+        });
+        gauges.build_running.get_or_create(&labels).set(i64::from(running.is_some()));
+        if let Some(build) = running {
+            gauges.build_done.get_or_create(&labels).set(build.events_done);
+            gauges.build_total.get_or_create(&labels).set(build.events_total);
+        }
     }
+    let Gauges { position, lag_events, lag_seconds, live, built, state, .. } = gauges;
+    registry.register("projection_position", "Last line that a projection has read", position);
     registry.register(
         "projection_lag_events",
         "Lines that a projection has still to read",
@@ -178,5 +230,36 @@ fn sampled(app: &App, horizon: Option<&Horizon>, projections: &[ProjectionStatus
     );
     registry.register("projection_lag_seconds", "Age of the first of them", lag_seconds);
     registry.register("projection_live", "1 when the projection serves", live);
-    registry
+    registry.register("projection_built", "1 when it has ever been complete", built);
+    registry.register("projection_state", "1 for the state that it is in", state);
+    registry.register(
+        "projection_stopped",
+        "1 when it is stopped at an event that it can't apply",
+        gauges.stopped,
+    );
+    registry.register(
+        "projection_stopped_position",
+        "The line of that event",
+        gauges.stopped_position,
+    );
+    registry.register(
+        "projection_build_running",
+        "1 while it is being rebuilt or checked, on any replica",
+        gauges.build_running,
+    );
+    registry.register("projection_build_events_done", "Lines that are folded", gauges.build_done);
+    registry.register("projection_build_events_total", "Lines to fold", gauges.build_total);
+}
+
+/// A process that falls behind the journal is stuck: sessions that should have ended are still listed.
+fn register_processes(registry: &mut Registry, positions: Vec<(String, i64)>) {
+    let family = Family::<Labels, Gauge>::default();
+    for (process, position) in positions {
+        family.get_or_create(&vec![("process", process)]).set(position);
+    }
+    registry.register(
+        "process_position",
+        "Last line after which a process has done what is asked for; compare with the journal's",
+        family,
+    );
 }

@@ -189,6 +189,12 @@ mod tests {
         GET /api/auth/me: 200 401 500 503
         GET /api/health: 200 500 503
         GET /api/v1/admin/projections: 200 401 403 500 503
+        GET /api/v1/admin/projections/progress: 200 401 403 500 503
+        POST /api/v1/admin/projections/rebuild: 202 400 401 403 408 409 413 415 422 500 503
+        GET /api/v1/admin/projections/{name}: 200 401 403 404 500 503
+        POST /api/v1/admin/projections/{name}/rebuild: 202 400 401 403 404 408 409 413 415 422 500 503
+        DELETE /api/v1/admin/projections/{name}/rebuild: 202 401 403 404 409 500 503
+        POST /api/v1/admin/projections/{name}/verify: 202 401 403 404 409 500 503
         GET /api/v1/admin/users: 200 400 401 403 422 500 503
         GET /api/v1/admin/users/{id}: 200 401 403 404 500 503
         POST /api/v1/admin/users/{id}/disable: 200 401 403 404 409 500 503
@@ -240,6 +246,8 @@ mod tests {
             "ProfileChange",
             "PasswordChange",
             "RoleChange",
+            "RebuildOptions",
+            "RebuildOfSeveral",
         ] {
             let schema = &json["components"]["schemas"][name];
             assert_eq!(schema["additionalProperties"], false, "{name}: {schema}");

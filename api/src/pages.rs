@@ -70,6 +70,13 @@ pub fn router(app: &App) -> Router<App> {
         .route(paths::USER_ROLE_GRANT, post(users::grant))
         .route(paths::USER_ROLE_REVOKE, post(users::revoke))
         .route(paths::PROJECTIONS, get(projections::show))
+        .route(paths::PROJECTIONS_PROGRESS, get(projections::follow))
+        .route(paths::PROJECTIONS_REBUILD, post(projections::rebuild_all))
+        .route(paths::PROJECTIONS_CHECK, post(projections::check_all))
+        .route(paths::PROJECTION_REBUILD, post(projections::rebuild))
+        .route(paths::PROJECTION_CHECK, post(projections::check))
+        .route(paths::PROJECTION_REPAIR, post(projections::repair))
+        .route(paths::PROJECTION_CANCEL, post(projections::cancel))
         .route_layer(middleware::from_fn_with_state(app.clone(), visit))
         .route(paths::STATIC, get(assets::file))
 }
@@ -379,7 +386,9 @@ pub(crate) fn error_page(
     };
     let detail = match error.kind {
         // The texts of `ui` know no more than the status; these know better.
-        Kind::CrossSite | Kind::RegistrationClosed => Some(error.detail.clone().into_owned()),
+        Kind::CrossSite | Kind::RegistrationClosed | Kind::ProjectionBuilding => {
+            Some(error.detail.clone().into_owned())
+        }
         _ => None,
     };
     let page = ErrorPage {

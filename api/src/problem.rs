@@ -33,6 +33,8 @@ pub enum Kind {
     RequestTimeout,
     IdentifierTaken,
     NotYourself,
+    BuildUnderWay,
+    NoBuild,
     AccountDisabled,
     Contended,
     TooLarge,
@@ -43,6 +45,7 @@ pub enum Kind {
     TooManyAttempts,
     Internal,
     Unavailable,
+    ProjectionBuilding,
     Overloaded,
 }
 
@@ -84,6 +87,10 @@ impl Kind {
             }
             Self::IdentifierTaken => (StatusCode::CONFLICT, "identifier-taken", "Already taken"),
             Self::NotYourself => (StatusCode::CONFLICT, "not-yourself", "Not on your own account"),
+            Self::BuildUnderWay => {
+                (StatusCode::CONFLICT, "build-under-way", "It is being built already")
+            }
+            Self::NoBuild => (StatusCode::CONFLICT, "no-build-under-way", "It is not being built"),
             Self::AccountDisabled => {
                 (StatusCode::CONFLICT, "account-disabled", "The account is disabled")
             }
@@ -120,6 +127,11 @@ impl Kind {
             Self::Unavailable => {
                 (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Not available just now")
             }
+            Self::ProjectionBuilding => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "projection-building",
+                "Being put together just now",
+            ),
             Self::Overloaded => {
                 (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "Too busy just now")
             }
@@ -212,6 +224,15 @@ impl ApiError {
     pub fn overloaded() -> Self {
         let detail = "More is asked of the server than it can do at once. Nothing was changed; try again in a moment.";
         Self { retry_after: Some(1), ..Self::new(Kind::Overloaded, detail) }
+    }
+
+    /// What is asked for is read from a projection that is built for the first time.
+    pub fn projection_building(projection: &str) -> Self {
+        let detail = format!(
+            "The projection {projection}, from which this is read, is being built for the first time. Signing in goes \
+             on meanwhile; try again in a moment."
+        );
+        Self { retry_after: Some(5), ..Self::new(Kind::ProjectionBuilding, detail) }
     }
 
     pub fn not_found() -> Self {
@@ -342,6 +363,9 @@ impl IntoResponse for ApiError {
     }
 }
 
+/// While servers are being upgraded, a request may reach a newer one next. In seconds.
+const NEWER_RETRY: u64 = 5;
+
 /// The value of a field, or what is wrong with it.
 pub fn field<T>(
     name: &str,
@@ -359,6 +383,15 @@ impl From<StorageError> for ApiError {
                 ..Self::new(
                     Kind::Unavailable,
                     "Others change the same thing all the time. Nothing was changed; try again in a moment.",
+                )
+            },
+            error @ StorageError::Newer { .. } => Self {
+                retry_after: Some(NEWER_RETRY),
+                cause: Some(Arc::new(error)),
+                ..Self::new(
+                    Kind::Unavailable,
+                    "What was asked for was written by a newer version of Entrybook than this server. \
+                     Nothing was changed; upgrade this server, or ask one that is upgraded.",
                 )
             },
             error if error.is_temporary() => Self::unavailable(error),

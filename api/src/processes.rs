@@ -10,9 +10,9 @@
 use std::{collections::HashMap, time::Duration};
 
 use commands::{CommandError, Origin, StorageError};
-use domain::{Cut, EndReason, Event, SessionEvent, SessionId, UserEvent, UserId};
+use domain::{Cut, EndReason, Event, SessionEvent, SessionId, UserEvent, UserId, stream};
 use futures_util::StreamExt;
-use projections::{Follower, RecordedEvent, sessions};
+use projections::{CannotApply, Follower, Heartbeat, Identity, RecordedEvent, sessions};
 use sqlx::{Connection, PgConnection, PgPool};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -45,6 +45,14 @@ pub fn spawn(app: &App, tracker: &TaskTracker, cancel: &CancellationToken) {
         let (app, cancel) = (app.clone(), cancel.clone());
         tracker.spawn(async move { app.revocations().run(app.now(), cancel).await });
     }
+    {
+        let (heartbeat, cancel) = (heartbeat(app), cancel.clone());
+        tracker.spawn(async move { heartbeat.run(cancel).await });
+    }
+    {
+        let (app, cancel) = (app.clone(), cancel.clone());
+        tracker.spawn(async move { app.rebuilds().run(cancel).await });
+    }
     for task in [Task::BlockedAttempts, Task::SigningKeys, Task::Sessions] {
         let (app, cancel) = (app.clone(), cancel.clone());
         tracker.spawn(async move {
@@ -54,6 +62,17 @@ pub fn spawn(app: &App, tracker: &TaskTracker, cancel: &CancellationToken) {
             }
         });
     }
+}
+
+/// Registers this replica, so that nobody drops the tables it uses.
+fn heartbeat(app: &App) -> Heartbeat {
+    let host = nix::unistd::gethostname().ok().and_then(|host| host.into_string().ok());
+    let identity = Identity {
+        id: app.book().ids().uuid_v7(),
+        host: host.unwrap_or_else(|| "an unnamed host".to_owned()),
+        binary: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    Heartbeat::new(app.background().clone(), app.projector().clone(), &projections::all(), identity)
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -101,6 +120,10 @@ enum Interrupted {
     /// A read table stands still, or is far behind; `/readyz` says why.
     #[error("the projection sessions does not show yet what is to be ended")]
     Behind,
+    /// Passing it by might leave sessions in the history that nobody has. A replica that can read it
+    /// takes over.
+    #[error("what it asks for can't be known: {0}")]
+    Unreadable(CannotApply),
 }
 
 fn warn(error: &Interrupted) {
@@ -122,6 +145,8 @@ async fn turn(pool: &PgPool) -> Result<Option<PgConnection>, sqlx::Error> {
 async fn end_sessions(app: &App, lock: &mut PgConnection) -> Result<(), Interrupted> {
     let position = place(lock).await?;
     let mut process = Process { app: app.clone(), cuts: HashMap::new() };
+    // Wherever the journal stops it.
+    process.sweep().await?;
     let mut follower = Follower::new(app.background().clone(), app.sequencer().head(), position);
     let mut sweep = tokio::time::interval(SWEEP);
     sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -140,6 +165,16 @@ async fn end_sessions(app: &App, lock: &mut PgConnection) -> Result<(), Interrup
             }
         }
     }
+}
+
+/// The processes, and the line up to which each has done what is asked for.
+pub async fn positions(pool: &PgPool) -> Result<Vec<(String, i64)>, sqlx::Error> {
+    sqlx::query_as(
+        "SELECT substr(name, length('process:') + 1), position FROM projections
+          WHERE name LIKE 'process:%' ORDER BY name",
+    )
+    .fetch_all(pool)
+    .await
 }
 
 async fn place(connection: &mut PgConnection) -> Result<i64, sqlx::Error> {
@@ -174,11 +209,10 @@ struct Process {
 impl Process {
     /// What one line of the book asks for.
     async fn after(&mut self, recorded: &RecordedEvent) -> Result<(), Interrupted> {
-        let Ok(event) = recorded.event() else {
-            // The projections stop at it and say so; here there is nothing to end.
+        if ![stream::USER, stream::SESSION].contains(&recorded.aggregate_type.as_str()) {
             return Ok(());
-        };
-        match event {
+        }
+        match recorded.event().map_err(Interrupted::Unreadable)? {
             Event::User(UserEvent::PasswordChanged { kept_session, .. }) => {
                 self.cut(recorded, kept_session, EndReason::PasswordChanged).await
             }

@@ -1,21 +1,28 @@
 //! Whether this replica should be sent requests, and what it waits for if not.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
 
-use projections::{Horizon, ProjectionState};
+use projections::{Horizon, ProjectionState, ProjectionStatus};
 use serde::Serialize;
 use tokio::sync::Mutex;
 use utoipa::ToSchema;
 
-use crate::state::App;
+use crate::{routes::projections::advice, state::App};
 
 /// For so long one look answers everybody: anybody may ask, and each look costs queries.
 const FRESH: Duration = Duration::from_millis(500);
 const DATABASE_WAIT: Duration = Duration::from_secs(3);
 /// An open transaction older than this is worth a word.
 const OLD_HORIZON: Duration = Duration::from_secs(10);
-/// A projection may be so far behind and the replica still serve.
+/// A projection that is so far behind is worth a word.
 const LAG: i64 = 10_000;
+/// Who starts, or was rolled back to, shows what is: so many lines behind, or so many seconds where
+/// many are written.
+const LAG_AT_START: i64 = 200;
+const SECONDS_AT_START: f64 = 2.0;
 
 /// The answer of `/readyz`.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -60,13 +67,28 @@ impl Check {
     }
 }
 
-/// The last report.
+/// The last report, and what this replica has come through.
 #[derive(Debug, Default)]
-pub struct Readiness(Mutex<Option<(Instant, Report)>>);
+pub struct Readiness {
+    last: Mutex<Option<(Instant, Report)>>,
+    caught_up: AtomicBool,
+    leaving: AtomicBool,
+}
+
+impl Readiness {
+    /// From now on it is not ready any more: the server is about to end.
+    pub fn leave(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
+    }
+}
 
 /// Whether this replica is ready.
 pub async fn report(app: &App) -> Report {
-    let mut last = app.readiness().0.lock().await;
+    if app.readiness().leaving.load(Ordering::Relaxed) {
+        let checks = vec![Check::waiting("draining", "this replica is about to stop")];
+        return Report { ready: false, checks };
+    }
+    let mut last = app.readiness().last.lock().await;
     if let Some((at, report)) = &*last
         && at.elapsed() < FRESH
     {
@@ -125,28 +147,74 @@ async fn projections(app: &App) -> Vec<Check> {
             return vec![Check::waiting("projections", "the projections cannot be looked at")];
         }
     };
-    let check = |status: projections::ProjectionStatus| {
-        let name = format!("projection {}", status.name);
-        match status.state {
-            ProjectionState::Live if status.lag_events > LAG => {
-                Check::waiting(name, format!("it is {} lines behind", status.lag_events))
-            }
-            ProjectionState::Live => Check::new(name, State::Ok, None),
-            ProjectionState::Building => Check::waiting(
-                name,
-                format!("it is being built, {} lines are left", status.lag_events),
-            ),
-            ProjectionState::Missing => Check::waiting(name, "it was never made"),
-            ProjectionState::Stopped => Check::waiting(
-                name,
-                format!(
-                    "it stopped after line {} at an event that it cannot apply",
-                    status.position
-                ),
-            ),
+    let caught_up = &app.readiness().caught_up;
+    if statuses.iter().all(is_level) {
+        caught_up.store(true, Ordering::Relaxed);
+    }
+    let is_starting = !caught_up.load(Ordering::Relaxed);
+    statuses.iter().map(|status| projection(status, is_starting)).collect()
+}
+
+/// Whether a replica that starts has nothing to wait for here: it has come to the end of the book, or
+/// to an event that no waiting will make it apply.
+fn is_level(status: &ProjectionStatus) -> bool {
+    let close = status.lag_events <= LAG_AT_START || status.lag_seconds <= SECONDS_AT_START;
+    status.built && (close || status.state == ProjectionState::Stopped)
+}
+
+/// What a projection means for this replica.
+///
+/// The tables belong to a version and are shared by all replicas of it, so whatever is wrong with them
+/// is wrong on each. Taking one out of service for it takes out all, and with them signing in, which
+/// reads no projection. So only what waiting here mends, or what others do better meanwhile, is waited
+/// for: tables that were never complete (an older version's replicas serve their own until then), and
+/// at the start those that nobody has advanced for long (a binary that was rolled back to). Later a lag,
+/// or an event that can't be applied, is a warning.
+fn projection(status: &ProjectionStatus, is_starting: bool) -> Check {
+    let name = format!("projection {}", status.name);
+    let behind = || format!("it is {} lines behind", status.lag_events);
+    match status.state {
+        ProjectionState::Missing => Check::waiting(name, "it was never made"),
+        ProjectionState::Stopped => {
+            let state = if status.built { State::Warning } else { State::Waiting };
+            Check::new(name, state, Some(stopped(status)))
         }
+        ProjectionState::Building | ProjectionState::Live if !status.built => {
+            Check::waiting(name, format!("it is being built, {} lines are left", status.lag_events))
+        }
+        ProjectionState::Building | ProjectionState::Live if is_starting && !is_level(status) => {
+            Check::waiting(name, behind())
+        }
+        ProjectionState::Building | ProjectionState::Live if status.lag_events > LAG => {
+            Check::new(name, State::Warning, Some(behind()))
+        }
+        ProjectionState::Building | ProjectionState::Live => Check::new(name, State::Ok, None),
+    }
+}
+
+/// Where it stopped, why, and what to do, for anybody: which person's stream it is stays inside. The
+/// admin page, the log and `entrybook projections status` name it.
+fn stopped(status: &ProjectionStatus) -> String {
+    let Some(stopped) = &status.stopped else {
+        return format!("it is stopped after line {}", status.position);
     };
-    statuses.into_iter().map(check).collect()
+    let (kind, id) = stopped.stream.as_deref().map_or(("", ""), |stream| {
+        let mut parts = stream.split(' ');
+        (parts.next().unwrap_or_default(), parts.next().unwrap_or_default())
+    });
+    let event = match (&stopped.event_type, &stopped.event_version) {
+        (Some(event_type), Some(version)) => {
+            format!(" (an event {event_type} version {version} of a stream {kind})")
+        }
+        _ => String::new(),
+    };
+    let cause =
+        if id.is_empty() { stopped.cause.clone() } else { stopped.cause.replace(id, "…") };
+    format!(
+        "it waits at line {}{event}, which it cannot apply: {cause}. Nothing is skipped, and signing in goes on. {}",
+        stopped.position,
+        advice(status)
+    )
 }
 
 /// An open transaction holds new lines back, and with them what pages show; signing in and ending
@@ -163,5 +231,68 @@ fn sequencer(horizon: &Horizon) -> Check {
             )),
         ),
         _ => Check::ok("sequencer"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use projections::Stopped;
+
+    use super::*;
+
+    fn status(state: ProjectionState, built: bool, lag_events: i64) -> ProjectionStatus {
+        ProjectionStatus {
+            name: "users",
+            version: 1,
+            position: 41,
+            head: 41 + lag_events,
+            lag_events,
+            lag_seconds: if lag_events > 0 { 600.0 } else { 0.0 },
+            state,
+            detail: None,
+            stopped: None,
+            built,
+            updated_at: None,
+        }
+    }
+
+    #[test]
+    fn only_what_was_never_complete_or_stood_still_at_the_start_is_waited_for() {
+        use ProjectionState::{Building, Live, Missing, Stopped};
+        use State::{Ok, Waiting, Warning};
+        for (state, built, lag, starting, expected) in [
+            (Missing, false, 0, false, Waiting),
+            (Building, false, 5, false, Waiting),
+            (Stopped, false, 5, false, Waiting),
+            (Live, true, 0, true, Ok),
+            (Live, true, LAG_AT_START, true, Ok),
+            (Live, true, LAG_AT_START + 1, true, Waiting),
+            (Live, true, LAG_AT_START + 1, false, Ok),
+            (Live, true, LAG + 1, false, Warning),
+            (Stopped, true, 1, true, Warning),
+            (Stopped, true, LAG + 1, true, Warning),
+        ] {
+            let check = projection(&status(state, built, lag), starting);
+            assert_eq!(check.state, expected, "{state} {built} {lag} {starting}: {check:?}");
+        }
+        // Where a thousand lines are written each second, two hundred are nothing.
+        let busy = ProjectionStatus { lag_seconds: 0.5, ..status(Live, true, 900) };
+        assert_eq!(projection(&busy, true).state, Ok);
+    }
+
+    #[test]
+    fn who_asks_hears_why_it_stopped_and_not_whose_event_it_was() {
+        let id = "0199a0b5-6c00-7000-8000-000000000001";
+        let status = ProjectionStatus {
+            stopped: Some(Stopped {
+                position: 42,
+                stream: Some(format!("User {id} number 3")),
+                event_type: Some("UserRenamed".to_owned()),
+                event_version: Some("2.0".to_owned()),
+                cause: format!("User {id}: an event of a newer version"),
+            }),
+            ..status(ProjectionState::Stopped, true, 1)
+        };
+        insta::assert_snapshot!(stopped(&status), @"it waits at line 42 (an event UserRenamed version 2.0 of a stream User), which it cannot apply: User …: an event of a newer version. Nothing is skipped, and signing in goes on. Run a version of Entrybook that can apply this event: the projection then goes on by itself, from this line.");
     }
 }

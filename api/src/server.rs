@@ -42,8 +42,9 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// After an error such as "too many open files".
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves until `shutdown` resolves; then takes no new connections, finishes the requests that are
-/// being answered, within the grace of the settings, and the commands that are running.
+/// Serves until `shutdown` resolves. Then `/readyz` says that this replica is leaving, and after the
+/// drain of the settings it takes no new connections, finishes the requests that are being answered,
+/// within the grace, and the commands that are running.
 pub async fn serve(
     listener: TcpListener,
     app: App,
@@ -54,12 +55,22 @@ pub async fn serve(
     let router = router(app.clone());
     let connections = Arc::new(Semaphore::new(app.settings().max_connections));
     let graceful = GracefulShutdown::new();
-    let mut shutdown = pin!(shutdown);
+    let drain = app.settings().shutdown_drain;
+    let mut closing = pin!(async {
+        shutdown.await;
+        app.readiness().leave();
+        if !drain.is_zero() {
+            tracing::info!(
+                "stopping: requests are taken for {drain:?} more, and /readyz answers 503"
+            );
+            tokio::time::sleep(drain).await;
+        }
+    });
     tracing::debug!(%address, "listening on http://{address}");
     loop {
         let (stream, peer, permit) = tokio::select! {
             biased;
-            () = &mut shutdown => break,
+            () = &mut closing => break,
             accepted = accept(&listener, &connections) => accepted,
         };
         let _ = stream.set_nodelay(true);
@@ -83,6 +94,7 @@ pub async fn serve(
         });
     }
     drop(listener);
+    app.standing().end();
     tracing::info!("stopping: finishing the requests that are being answered");
     if tokio::time::timeout(grace, graceful.shutdown()).await.is_err() {
         tracing::warn!("some requests were not finished within {} s", grace.as_secs());

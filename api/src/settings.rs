@@ -26,6 +26,8 @@ pub struct HttpSettings {
     pub request_timeout: Duration,
     /// How long requests in flight may take to finish when the server stops.
     pub shutdown_grace: Duration,
+    /// How long before that requests are still taken, while `/readyz` tells who follows it to turn away.
+    pub shutdown_drain: Duration,
 }
 
 impl Default for HttpSettings {
@@ -40,6 +42,7 @@ impl Default for HttpSettings {
             body_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(30),
             shutdown_grace: Duration::from_secs(20),
+            shutdown_drain: Duration::ZERO,
         }
     }
 }

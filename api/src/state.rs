@@ -21,7 +21,9 @@ use crate::{
     metrics::Metrics,
     problem::{ApiError, ApiResult},
     readiness::Readiness,
+    rebuilds::Rebuilds,
     settings::HttpSettings,
+    standing::Standing,
 };
 
 /// What an [`App`] is made of.
@@ -44,6 +46,8 @@ struct Inner {
     csrf: CsrfKey,
     metrics: Metrics,
     readiness: Readiness,
+    rebuilds: Rebuilds,
+    standing: Standing,
     requests: Arc<Semaphore>,
     commands: TaskTracker,
     command_permits: Arc<Semaphore>,
@@ -66,6 +70,8 @@ impl App {
             csrf: CsrfKey::new(secret),
             metrics: Metrics::new(),
             readiness: Readiness::default(),
+            rebuilds: Rebuilds::default(),
+            standing: Standing::default(),
             requests: Arc::new(Semaphore::new(parts.settings.max_concurrent_requests)),
             commands: TaskTracker::new(),
             command_permits: Arc::new(Semaphore::new(parts.settings.max_concurrent_requests)),
@@ -123,6 +129,14 @@ impl App {
 
     pub(crate) fn readiness(&self) -> &Readiness {
         &self.0.readiness
+    }
+
+    pub(crate) fn rebuilds(&self) -> &Rebuilds {
+        &self.0.rebuilds
+    }
+
+    pub(crate) fn standing(&self) -> &Standing {
+        &self.0.standing
     }
 
     pub(crate) fn csrf(&self) -> &CsrfKey {
@@ -188,6 +202,15 @@ impl App {
                 ) => return,
             }
         }
+    }
+
+    /// Refuses what reads a projection, until its tables have been complete once: a half-built table
+    /// would show a part as if it were the whole.
+    pub async fn needs(&self, projection: &str) -> ApiResult<()> {
+        if self.projector().is_built(projection).await? {
+            return Ok(());
+        }
+        Err(ApiError::projection_building(projection))
     }
 
     /// Remembers what a person has written, so that what they read next includes it.

@@ -462,14 +462,19 @@ impl Entrybook {
         })
     }
 
-    fn seal_email(&self, id: UserId, person: &PersonKey, email: &Email) -> SealedIdentifier {
+    pub(crate) fn seal_email(
+        &self,
+        id: UserId,
+        person: &PersonKey,
+        email: &Email,
+    ) -> SealedIdentifier {
         SealedIdentifier {
             sealed: self.keyring().seal(person, &place(id, "email"), email.as_str().as_bytes()),
             index: self.keyring().index(IdentifierKind::Email, &email.folded()),
         }
     }
 
-    fn seal_username(
+    pub(crate) fn seal_username(
         &self,
         id: UserId,
         person: &PersonKey,
@@ -485,7 +490,7 @@ impl Entrybook {
         }
     }
 
-    fn seal_full_name(
+    pub(crate) fn seal_full_name(
         &self,
         id: UserId,
         person: &PersonKey,

@@ -6,7 +6,7 @@
 //! role (a managed server without CREATEROLE) keeps its own rights, and the triggers of
 //! `0001_book.sql` remain; `doctor` tells which it is.
 
-use std::time::Duration;
+use std::{sync::LazyLock, time::Duration};
 
 use sqlx::{
     Connection, PgConnection, PgPool, Row,
@@ -19,12 +19,19 @@ use crate::StorageError;
 /// The role that the application takes. It owns nothing but the read tables.
 pub const APP_ROLE: &str = "entrybook_app";
 
-static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
+/// A database may be ahead of this binary, which a newer one has brought up to date: migrations only add,
+/// so that the older one still serves, beside it or after it was rolled back.
+static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
+    let mut migrations = sqlx::migrate!("../migrations");
+    migrations.set_ignore_missing(true);
+    migrations
+});
 
 /// What of each table the application may do. The columns of `events` that the database fills are
-/// left out, so that nobody can set them.
+/// left out, so that nobody can set them. Tables that a newer binary has added are not touched.
 const GRANTS: &[&str] = &[
-    "REVOKE ALL ON ALL TABLES IN SCHEMA public FROM entrybook_app",
+    "REVOKE ALL ON events, journal, sequencer, identifiers, snapshots, sealing_keys, signing_keys, \
+     projections, builds, replicas, _sqlx_migrations FROM entrybook_app",
     "GRANT USAGE ON SCHEMA public TO entrybook_app",
     "GRANT USAGE, CREATE ON SCHEMA ledger TO entrybook_app",
     "GRANT SELECT, INSERT (aggregate_type, aggregate_id, sequence, event_type, event_version, \
@@ -32,7 +39,8 @@ const GRANTS: &[&str] = &[
     "GRANT SELECT, INSERT ON journal, sealing_keys TO entrybook_app",
     "GRANT SELECT, UPDATE ON sequencer TO entrybook_app",
     "GRANT SELECT, INSERT, DELETE ON identifiers TO entrybook_app",
-    "GRANT SELECT, INSERT, UPDATE, DELETE ON snapshots, signing_keys, projections TO entrybook_app",
+    "GRANT SELECT, INSERT, UPDATE, DELETE ON snapshots, signing_keys, projections, builds, \
+     replicas TO entrybook_app",
     "GRANT SELECT ON _sqlx_migrations TO entrybook_app",
 ];
 

@@ -15,6 +15,10 @@ pub enum StorageError {
     /// An event or a snapshot that this binary can't read.
     #[error("stream {stream} can't be read: {cause}")]
     Unreadable { stream: String, cause: String },
+    /// An event that only a newer binary can read. Nothing is wrong with it; what is needed is to
+    /// upgrade this one.
+    #[error("stream {stream} can't be read: {cause}")]
+    Newer { stream: String, cause: String },
     #[error("the database can't be brought up to date: {0}")]
     Migration(String),
     #[error("the key ring failed: {0}")]
@@ -38,6 +42,7 @@ impl StorageError {
             Self::Keyring(_)
             | Self::Hashing(_)
             | Self::Unreadable { .. }
+            | Self::Newer { .. }
             | Self::Migration(_)
             | Self::Database(_) => false,
         }

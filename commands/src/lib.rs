@@ -16,6 +16,7 @@ mod error;
 mod executor;
 mod guard;
 pub mod hashing;
+pub mod history;
 pub mod keyring;
 mod origin;
 mod service;

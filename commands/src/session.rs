@@ -80,7 +80,7 @@ mod tests {
         Start {
             user_id: user_id(),
             user_version: 1,
-            method: SignInMethod::Password,
+            methods: vec![SignInMethod::Password],
             refresh: token("a"),
             remember_me: false,
             at: at(0),
@@ -89,11 +89,12 @@ mod tests {
     }
 
     fn started() -> SessionEvent {
-        let Start { user_id, user_version, method, refresh, remember_me, at, expires_at } = start();
+        let Start { user_id, user_version, methods, refresh, remember_me, at, expires_at } =
+            start();
         SessionEvent::Started {
             user_id,
             user_version,
-            method,
+            methods,
             refresh,
             remember_me,
             at,
@@ -136,6 +137,14 @@ mod tests {
             .given(vec![started()])
             .when(command())
             .then_expect_error_message(&SessionRefusal::AlreadyStarted.to_string());
+    }
+
+    #[test]
+    fn a_session_starts_with_something_proved() {
+        Framework::with(())
+            .given_no_previous_events()
+            .when(SessionCommand::Start(Start { methods: Vec::new(), ..start() }))
+            .then_expect_error_message(&SessionRefusal::NothingProved.to_string());
     }
 
     #[test]

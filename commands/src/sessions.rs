@@ -87,7 +87,9 @@ impl Entrybook {
                     RefreshError::TooManyInGrace
                 }
                 ExecuteError::Refused(
-                    SessionRefusal::AlreadyStarted | SessionRefusal::NotStarted,
+                    SessionRefusal::AlreadyStarted
+                    | SessionRefusal::NothingProved
+                    | SessionRefusal::NotStarted,
                 ) => RefreshError::Invalid,
             })?;
         if done.events.iter().any(|event| matches!(event, SessionEvent::Ended { .. })) {

@@ -304,7 +304,7 @@ impl Entrybook {
         let start = Start {
             user_id: account.id,
             user_version: account.version,
-            method,
+            methods: vec![method],
             refresh: hash,
             remember_me,
             at,

@@ -14,7 +14,7 @@ use cqrs_es::{
     Aggregate, AggregateContext, AggregateError, DomainEvent, EventEnvelope, EventStore,
     persist::{PersistedEventRepository, PersistenceError, SerializedEvent},
 };
-use domain::{IdentifierKind, Index, UserId};
+use domain::{IdentifierKind, Index, StreamEvent, UnreadableEvent, UserId};
 use hmac::{Hmac, KeyInit, Mac};
 use postgres_es::PostgresEventRepository;
 use serde_json::Value;
@@ -28,7 +28,7 @@ use crate::{StorageError, keyring::NewKey};
 pub const SNAPSHOT_EVERY: u64 = 32;
 
 /// What the store must know of an aggregate beside cqrs-es's trait.
-pub trait Stream: Aggregate {
+pub trait Stream: Aggregate<Event: StreamEvent> {
     /// The shape of its stored state. Change it with the state, and old snapshots are passed over.
     const SHAPE: i32;
 
@@ -64,6 +64,15 @@ pub struct Loaded<A> {
     id: String,
     sequence: u64,
     new_key: Option<NewKey>,
+}
+
+impl<A: Default> Loaded<A> {
+    /// A stream that is known to have no event: one with a new id. If it has one after all, appending
+    /// to it is a conflict.
+    #[must_use]
+    pub fn new_stream(id: String) -> Self {
+        Self { aggregate: A::default(), id, sequence: 0, new_key: None }
+    }
 }
 
 impl<A> Loaded<A> {
@@ -188,8 +197,7 @@ impl Store {
     }
 
     fn fold<A: Stream>(&self, id: &str, rows: Vec<PgRow>) -> Result<Loaded<A>, Unfit> {
-        let mut loaded =
-            Loaded { aggregate: A::default(), id: id.to_owned(), sequence: 0, new_key: None };
+        let mut loaded = Loaded::<A>::new_stream(id.to_owned());
         for row in rows {
             let sequence = u64::try_from(row.try_get::<i64, _>("sequence")?).unwrap_or(0);
             if let Some(snapshot) = row.try_get::<Option<Vec<u8>>, _>("snapshot")? {
@@ -206,7 +214,7 @@ impl Store {
                         loaded.sequence + 1
                     )));
                 }
-                loaded.aggregate.apply(read_event::<A>(id, sequence, &row)?);
+                loaded.aggregate.apply(read_event::<A>(sequence, &row)?);
             }
             loaded.sequence = sequence;
         }
@@ -331,7 +339,12 @@ impl Store {
         Ok(found.map(UserId))
     }
 
-    fn snapshot_mac<A: Stream>(&self, id: &str, sequence: u64, payload: &[u8]) -> Hmac<Sha256> {
+    pub(crate) fn snapshot_mac<A: Stream>(
+        &self,
+        id: &str,
+        sequence: u64,
+        payload: &[u8],
+    ) -> Hmac<Sha256> {
         // HMAC takes a key of any length, so this can't fail.
         #[expect(
             clippy::expect_used,
@@ -357,15 +370,20 @@ impl Store {
 enum Unfit {
     Snapshot,
     Event(String),
+    /// An event of a newer binary.
+    Newer(String),
 }
 
 impl Unfit {
     fn into_error<A: Stream>(self, id: &str) -> StorageError {
-        let cause = match self {
-            Self::Snapshot => "its snapshot is not sound".to_owned(),
-            Self::Event(cause) => cause,
-        };
-        StorageError::Unreadable { stream: format!("{} {id}", A::TYPE), cause }
+        let stream = format!("{} {id}", A::TYPE);
+        match self {
+            Self::Snapshot => {
+                StorageError::Unreadable { stream, cause: "its snapshot is not sound".to_owned() }
+            }
+            Self::Event(cause) => StorageError::Unreadable { stream, cause },
+            Self::Newer(cause) => StorageError::Newer { stream, cause },
+        }
     }
 }
 
@@ -375,19 +393,13 @@ impl From<sqlx::Error> for Unfit {
     }
 }
 
-fn read_event<A: Stream>(id: &str, sequence: u64, row: &PgRow) -> Result<A::Event, Unfit> {
-    let event = domain::upcast(SerializedEvent::new(
-        id.to_owned(),
-        usize::try_from(sequence).unwrap_or(usize::MAX),
-        A::TYPE.to_owned(),
-        row.try_get("event_type")?,
-        row.try_get("event_version")?,
-        row.try_get("payload")?,
-        Value::Null,
-    ));
-    let name = event.event_type;
-    serde_json::from_value(event.payload)
-        .map_err(|cause| Unfit::Event(format!("event {sequence}, {name}: {cause}")))
+fn read_event<A: Stream>(sequence: u64, row: &PgRow) -> Result<A::Event, Unfit> {
+    let (name, version): (String, String) =
+        (row.try_get("event_type")?, row.try_get("event_version")?);
+    domain::read_stored(&name, &version, row.try_get("payload")?).map_err(|unreadable| {
+        let cause = format!("event {sequence}: {unreadable}");
+        if unreadable.is_newer() { Unfit::Newer(cause) } else { Unfit::Event(cause) }
+    })
 }
 
 fn columns(claims: &[(IdentifierKind, Index)]) -> (Vec<&'static str>, Vec<String>) {
@@ -413,8 +425,22 @@ impl<A: Stream> EventStore<A> for Store {
         id: &str,
     ) -> Result<Vec<EventEnvelope<A>>, AggregateError<A::Error>> {
         let stored = PostgresEventRepository::new(self.pool.clone()).get_events::<A>(id).await?;
-        let read =
-            |event| EventEnvelope::try_from(domain::upcast(event)).map_err(AggregateError::from);
+        let unreadable = |cause: UnreadableEvent| {
+            AggregateError::from(PersistenceError::DeserializationError(Box::new(cause)))
+        };
+        let read = |event: SerializedEvent| {
+            Ok(EventEnvelope {
+                payload: domain::read_stored(
+                    &event.event_type,
+                    &event.event_version,
+                    event.payload,
+                )
+                .map_err(unreadable)?,
+                aggregate_id: event.aggregate_id,
+                sequence: event.sequence,
+                metadata: serde_json::from_value(event.metadata).map_err(PersistenceError::from)?,
+            })
+        };
         stored.into_iter().map(read).collect()
     }
 

@@ -1,9 +1,14 @@
 //! Any event of the book, read back from its stored form.
 
-use cqrs_es::persist::{EventUpcaster, SerializedEvent};
+use std::borrow::Cow;
+
+use cqrs_es::{
+    DomainEvent,
+    persist::{EventUpcaster, SerializedEvent},
+};
 use serde_json::Value;
 
-use crate::{SessionEvent, SignInGuardEvent, UserEvent};
+use crate::{SessionEvent, SignInGuardEvent, UserEvent, session};
 
 /// The types of streams, as stored in `aggregate_type`. They never change.
 pub mod stream {
@@ -20,29 +25,89 @@ pub enum Event {
     SignInGuard(SignInGuardEvent),
 }
 
-/// A stored event that this binary can't read: a newer one wrote it, or it was damaged.
+/// The events of one type of stream.
+pub trait StreamEvent: DomainEvent {
+    /// The type of the stream.
+    const STREAM: &'static str;
+
+    /// The version that events of this name have here; older ones are brought up to it as they are
+    /// read. Nothing where there is no such name.
+    fn version_of(name: &str) -> Option<&'static str>;
+
+    /// The name under which it is stored.
+    fn name(&self) -> &'static str;
+}
+
+/// A stored event that this binary can't read.
 #[derive(Debug, thiserror::Error)]
 pub enum UnreadableEvent {
-    #[error("events of stream type {aggregate_type:?} are not known to this version of Entrybook")]
-    UnknownStream { aggregate_type: String },
+    /// The type of stream, the type of event, or its version.
     #[error(
-        "{event_type} version {event_version} can't be read by this version of Entrybook: {cause}"
+        "{event_type} version {event_version} of a {aggregate_type} stream is not known here: a \
+         newer version of Entrybook wrote it"
     )]
+    Unknown { aggregate_type: String, event_type: String, event_version: String },
+    #[error("the payload of {event_type} version {event_version} is that of a {found}")]
+    Mistyped { event_type: String, event_version: String, found: &'static str },
+    #[error("the payload of {event_type} version {event_version} is damaged: {cause}")]
     Payload { event_type: String, event_version: String, cause: serde_json::Error },
 }
 
-/// Brings the stored forms of old versions up to the present one, in order.
-///
-/// There is one version of each event so far, so there is nothing to bring up yet.
-#[must_use]
-fn upcasters() -> Vec<Box<dyn EventUpcaster>> {
-    Vec::new()
+impl UnreadableEvent {
+    /// Whether a newer binary wrote it, and can read it: nothing is wrong with the event.
+    #[must_use]
+    pub fn is_newer(&self) -> bool {
+        matches!(self, Self::Unknown { .. })
+    }
+
+    fn unknown(aggregate_type: &str, event_type: &str, event_version: &str) -> Self {
+        Self::Unknown {
+            aggregate_type: aggregate_type.to_owned(),
+            event_type: event_type.to_owned(),
+            event_version: event_version.to_owned(),
+        }
+    }
 }
 
-/// The stored event in its present version.
-#[must_use]
-pub fn upcast(stored: SerializedEvent) -> SerializedEvent {
-    upcasters().iter().fold(stored, |event, upcaster| {
+/// Brings one event from one version to the next.
+///
+/// cqrs-es's own `SemanticVersionEventUpcaster` would turn any version below its own into `2.0.0`,
+/// and so make something of versions that never were.
+struct Upcaster {
+    event_type: &'static str,
+    from: &'static str,
+    to: &'static str,
+    payload: fn(Value) -> Value,
+}
+
+impl EventUpcaster for Upcaster {
+    fn can_upcast(&self, event_type: &str, event_version: &str) -> bool {
+        event_type == self.event_type && event_version == self.from
+    }
+
+    fn upcast(&self, event: SerializedEvent) -> SerializedEvent {
+        SerializedEvent {
+            event_version: self.to.to_owned(),
+            payload: (self.payload)(event.payload),
+            ..event
+        }
+    }
+}
+
+/// In order: what one writes, the next may bring further.
+static UPCASTERS: [Upcaster; 1] = [Upcaster {
+    event_type: "SessionStarted",
+    from: "1",
+    to: "2",
+    payload: session::method_to_methods,
+}];
+
+fn is_old(event_type: &str, event_version: &str) -> bool {
+    UPCASTERS.iter().any(|upcaster| upcaster.can_upcast(event_type, event_version))
+}
+
+fn upcast(stored: SerializedEvent) -> SerializedEvent {
+    UPCASTERS.iter().fold(stored, |event, upcaster| {
         if upcaster.can_upcast(&event.event_type, &event.event_version) {
             upcaster.upcast(event)
         } else {
@@ -51,39 +116,112 @@ pub fn upcast(stored: SerializedEvent) -> SerializedEvent {
     })
 }
 
+/// A payload as it came.
+enum Payload<'a> {
+    Text(&'a str),
+    Value(Value),
+}
+
+impl Payload<'_> {
+    fn into_value(self) -> serde_json::Result<Value> {
+        match self {
+            Self::Text(text) => serde_json::from_str(text),
+            Self::Value(value) => Ok(value),
+        }
+    }
+
+    fn read<E: StreamEvent>(self) -> serde_json::Result<E> {
+        match self {
+            Self::Text(text) => serde_json::from_str(text),
+            Self::Value(value) => serde_json::from_value(value),
+        }
+    }
+}
+
+fn read<E: StreamEvent>(
+    event_type: &str,
+    event_version: &str,
+    payload: Payload<'_>,
+) -> Result<E, UnreadableEvent> {
+    let damaged = |cause| UnreadableEvent::Payload {
+        event_type: event_type.to_owned(),
+        event_version: event_version.to_owned(),
+        cause,
+    };
+    let (version, payload) = if is_old(event_type, event_version) {
+        let current = upcast(SerializedEvent::new(
+            String::new(),
+            0,
+            E::STREAM.to_owned(),
+            event_type.to_owned(),
+            event_version.to_owned(),
+            payload.into_value().map_err(damaged)?,
+            Value::Null,
+        ));
+        (Cow::Owned(current.event_version), Payload::Value(current.payload))
+    } else {
+        (Cow::Borrowed(event_version), payload)
+    };
+    // Before anything of it is believed: what a newer binary wrote may well look like what is known.
+    if E::version_of(event_type) != Some(&*version) {
+        return Err(UnreadableEvent::unknown(E::STREAM, event_type, event_version));
+    }
+    let event: E = payload.read().map_err(damaged)?;
+    if event.name() != event_type {
+        return Err(UnreadableEvent::Mistyped {
+            event_type: event_type.to_owned(),
+            event_version: event_version.to_owned(),
+            found: event.name(),
+        });
+    }
+    Ok(event)
+}
+
+/// Reads a stored event of a stream whose type is known.
+pub fn read_stored<E: StreamEvent>(
+    event_type: &str,
+    event_version: &str,
+    payload: Value,
+) -> Result<E, UnreadableEvent> {
+    read(event_type, event_version, Payload::Value(payload))
+}
+
 impl Event {
-    /// Reads a stored event.
+    /// Reads a stored event. Old versions are brought up to the present one.
     pub fn from_stored(
         aggregate_type: &str,
         event_type: &str,
         event_version: &str,
         payload: Value,
     ) -> Result<Self, UnreadableEvent> {
-        let stored = SerializedEvent::new(
-            String::new(),
-            0,
-            aggregate_type.to_owned(),
-            event_type.to_owned(),
-            event_version.to_owned(),
-            payload,
-            Value::Null,
-        );
-        let current = upcast(stored);
-        let read = match aggregate_type {
-            stream::USER => serde_json::from_value(current.payload).map(Self::User),
-            stream::SESSION => serde_json::from_value(current.payload).map(Self::Session),
-            stream::SIGN_IN_GUARD => serde_json::from_value(current.payload).map(Self::SignInGuard),
-            _ => {
-                return Err(UnreadableEvent::UnknownStream {
-                    aggregate_type: aggregate_type.to_owned(),
-                });
+        Self::read(aggregate_type, event_type, event_version, Payload::Value(payload))
+    }
+
+    /// The same from the text of the payload. In its present version an event is parsed with nothing
+    /// in between, which is most of the time that reading the book takes.
+    pub fn from_stored_text(
+        aggregate_type: &str,
+        event_type: &str,
+        event_version: &str,
+        json: &str,
+    ) -> Result<Self, UnreadableEvent> {
+        Self::read(aggregate_type, event_type, event_version, Payload::Text(json))
+    }
+
+    fn read(
+        aggregate_type: &str,
+        event_type: &str,
+        event_version: &str,
+        payload: Payload<'_>,
+    ) -> Result<Self, UnreadableEvent> {
+        match aggregate_type {
+            stream::USER => read(event_type, event_version, payload).map(Self::User),
+            stream::SESSION => read(event_type, event_version, payload).map(Self::Session),
+            stream::SIGN_IN_GUARD => {
+                read(event_type, event_version, payload).map(Self::SignInGuard)
             }
-        };
-        read.map_err(|cause| UnreadableEvent::Payload {
-            event_type: event_type.to_owned(),
-            event_version: event_version.to_owned(),
-            cause,
-        })
+            _ => Err(UnreadableEvent::unknown(aggregate_type, event_type, event_version)),
+        }
     }
 
     /// The name under which it is stored.
@@ -93,6 +231,16 @@ impl Event {
             Self::User(event) => event.name(),
             Self::Session(event) => event.name(),
             Self::SignInGuard(event) => event.name(),
+        }
+    }
+
+    /// The version in which it is written.
+    #[must_use]
+    pub fn version(&self) -> &'static str {
+        match self {
+            Self::User(event) => event.version(),
+            Self::Session(event) => event.version(),
+            Self::SignInGuard(event) => event.version(),
         }
     }
 }

@@ -8,7 +8,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use cqrs_es::DomainEvent;
 use serde::{Deserialize, Serialize};
 
-use crate::{Index, Sealed, UserId};
+use crate::{Index, Sealed, StreamEvent, UserId, stream};
 
 /// Whom a guard watches.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -102,6 +102,17 @@ impl SignInGuardEvent {
         }
     }
 
+    /// The version in which each is written.
+    #[must_use]
+    pub fn version(&self) -> &'static str {
+        match self {
+            Self::Failed { .. }
+            | Self::Throttled { .. }
+            | Self::AttemptsBlocked { .. }
+            | Self::FailuresCleared { .. } => "1",
+        }
+    }
+
     #[must_use]
     pub fn subject(&self) -> &GuardSubject {
         match self {
@@ -113,13 +124,31 @@ impl SignInGuardEvent {
     }
 }
 
+impl StreamEvent for SignInGuardEvent {
+    const STREAM: &'static str = stream::SIGN_IN_GUARD;
+
+    fn version_of(name: &str) -> Option<&'static str> {
+        match name {
+            "SignInFailed"
+            | "SignInThrottled"
+            | "SignInAttemptsBlocked"
+            | "SignInFailuresCleared" => Some("1"),
+            _ => None,
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        self.name()
+    }
+}
+
 impl DomainEvent for SignInGuardEvent {
     fn event_type(&self) -> String {
         self.name().to_owned()
     }
 
     fn event_version(&self) -> String {
-        "1".to_owned()
+        self.version().to_owned()
     }
 }
 

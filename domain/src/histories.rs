@@ -29,8 +29,10 @@ fn stored_well<E: DomainEvent>(stream: &str, event: &E, read: impl Fn(Event) -> 
     let payload = serde_json::to_value(event).unwrap();
     let tags: Vec<_> = payload.as_object().unwrap().keys().cloned().collect();
     assert_eq!(tags, [event.event_type()]);
-    let back =
-        Event::from_stored(stream, &event.event_type(), &event.event_version(), payload).unwrap();
+    let text = payload.to_string();
+    let (name, version) = (event.event_type(), event.event_version());
+    let back = Event::from_stored(stream, &name, &version, payload).unwrap();
+    assert_eq!(Event::from_stored_text(stream, &name, &version, &text).unwrap(), back);
     assert_eq!(back.name(), event.event_type());
     assert_eq!(read(back).as_ref(), Some(event));
 }
@@ -106,7 +108,7 @@ proptest! {
                 0 => session.start(Start {
                     user_id: user_id(),
                     user_version: 1,
-                    method: SignInMethod::Password,
+                    methods: vec![SignInMethod::Password],
                     refresh: TokenHash("0".into()),
                     remember_me: false,
                     at: at(now),

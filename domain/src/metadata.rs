@@ -1,8 +1,12 @@
 //! Who, from where, for which request, and when: what every event carries beside its payload.
 
-use std::{collections::HashMap, fmt, str::FromStr};
+use std::{borrow::Cow, collections::HashMap, fmt, str::FromStr};
 
 use chrono::{DateTime, SecondsFormat, Utc};
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor},
+};
 
 use crate::{Index, Sealed, UserId};
 
@@ -87,23 +91,85 @@ impl Metadata {
     }
 
     pub fn from_map(map: &HashMap<String, String>) -> Result<Self, MalformedMetadata> {
-        let text = |key: &'static str| map.get(key).ok_or(MalformedMetadata(key));
-        let source = match (map.get("source"), map.get("address")) {
+        let text = |key: &str| map.get(key).map(|value| Cow::Borrowed(value.as_str()));
+        Self::read(Fields {
+            actor: text("actor"),
+            source: text("source"),
+            address: text("address"),
+            request_id: text("request_id"),
+            at: text("at"),
+        })
+    }
+
+    /// Reads the stored form as it is, with no map in between.
+    pub fn from_text(json: &str) -> Result<Self, MalformedMetadata> {
+        Self::read(serde_json::from_str(json).map_err(|_| MalformedMetadata("form"))?)
+    }
+
+    fn read(fields: Fields<'_>) -> Result<Self, MalformedMetadata> {
+        let source = match (fields.source, fields.address) {
             (None, None) => None,
             (Some(sealed), Some(address)) => Some(SealedSource {
-                sealed: Sealed(sealed.clone()),
-                address: Index(address.clone()),
+                sealed: Sealed(sealed.into_owned()),
+                address: Index(address.into_owned()),
             }),
             _ => return Err(MalformedMetadata("source")),
         };
         Ok(Self {
-            actor: text("actor")?.parse()?,
+            actor: fields.actor.ok_or(MalformedMetadata("actor"))?.parse()?,
             source,
-            request_id: text("request_id")?.clone(),
-            at: DateTime::parse_from_rfc3339(text("at")?)
+            request_id: fields.request_id.ok_or(MalformedMetadata("request_id"))?.into_owned(),
+            at: DateTime::parse_from_rfc3339(&fields.at.ok_or(MalformedMetadata("at"))?)
                 .map_err(|_| MalformedMetadata("at"))?
                 .with_timezone(&Utc),
         })
+    }
+}
+
+/// What is read of a flat object of texts. Other keys may be there, with texts as well: cqrs-es reads
+/// such an object into a map.
+#[derive(Default)]
+struct Fields<'a> {
+    actor: Option<Cow<'a, str>>,
+    source: Option<Cow<'a, str>>,
+    address: Option<Cow<'a, str>>,
+    request_id: Option<Cow<'a, str>>,
+    at: Option<Cow<'a, str>>,
+}
+
+/// A text that is copied only where it has escapes. serde borrows a `Cow` only where it is told to.
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl<'de> Deserialize<'de> for Fields<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+
+        impl<'de> Visitor<'de> for Object {
+            type Value = Fields<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of texts")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut fields = Fields::default();
+                while let Some((Text(key), Text(value))) = map.next_entry()? {
+                    let field = match &*key {
+                        "actor" => &mut fields.actor,
+                        "source" => &mut fields.source,
+                        "address" => &mut fields.address,
+                        "request_id" => &mut fields.request_id,
+                        "at" => &mut fields.at,
+                        _ => continue,
+                    };
+                    *field = Some(value);
+                }
+                Ok(fields)
+            }
+        }
+
+        deserializer.deserialize_map(Object)
     }
 }
 

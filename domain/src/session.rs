@@ -2,11 +2,12 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use cqrs_es::DomainEvent;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error};
+use serde_json::Value;
 
-use crate::{TokenHash, UserId};
+use crate::{StreamEvent, TokenHash, UserId, stream};
 
-/// How the person proved who they are.
+/// One way in which the person proved who they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SignInMethod {
@@ -58,7 +59,10 @@ pub enum SessionEvent {
         /// The version of the account whose credentials were verified. What changed the account
         /// since then can end the session, however the two writes raced.
         user_version: u64,
-        method: SignInMethod,
+        /// The ways in which the person proved who they are, in the order in which they were proved
+        /// (RFC 8176 has the idea). There is always one. Version 1 had one alone, as `method`.
+        #[serde(deserialize_with = "at_least_one")]
+        methods: Vec<SignInMethod>,
         refresh: TokenHash,
         remember_me: bool,
         at: DateTime<Utc>,
@@ -89,6 +93,31 @@ impl SessionEvent {
             Self::Ended { .. } => "SessionEnded",
         }
     }
+
+    /// The version in which each is written.
+    #[must_use]
+    pub fn version(&self) -> &'static str {
+        match self {
+            Self::Started { .. } => "2",
+            Self::Refreshed { .. } | Self::Ended { .. } => "1",
+        }
+    }
+}
+
+impl StreamEvent for SessionEvent {
+    const STREAM: &'static str = stream::SESSION;
+
+    fn version_of(name: &str) -> Option<&'static str> {
+        match name {
+            "SessionStarted" => Some("2"),
+            "SessionRefreshed" | "SessionEnded" => Some("1"),
+            _ => None,
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        self.name()
+    }
 }
 
 impl DomainEvent for SessionEvent {
@@ -97,7 +126,28 @@ impl DomainEvent for SessionEvent {
     }
 
     fn event_version(&self) -> String {
-        "1".to_owned()
+        self.version().to_owned()
+    }
+}
+
+/// `SessionStarted` from version 1 to 2: its one `method` becomes a list of one. A payload of any
+/// other form comes out as one that can't be read.
+pub(crate) fn method_to_methods(mut payload: Value) -> Value {
+    if let Some(started) = payload.get_mut("SessionStarted").and_then(Value::as_object_mut) {
+        match started.remove("method") {
+            Some(method) => started.insert("methods".to_owned(), Value::Array(vec![method])),
+            None => started.remove("methods"),
+        };
+    }
+    payload
+}
+
+fn at_least_one<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<SignInMethod>, D::Error> {
+    let methods = Vec::deserialize(from)?;
+    if methods.is_empty() {
+        Err(D::Error::invalid_length(0, &"at least one way"))
+    } else {
+        Ok(methods)
     }
 }
 
@@ -106,6 +156,8 @@ impl DomainEvent for SessionEvent {
 pub enum SessionRefusal {
     #[error("this session has already been started")]
     AlreadyStarted,
+    #[error("a session starts with a proof of who it is for")]
+    NothingProved,
     #[error("there is no such session")]
     NotStarted,
     #[error("this session has ended")]
@@ -119,7 +171,7 @@ pub enum SessionRefusal {
 pub struct Start {
     pub user_id: UserId,
     pub user_version: u64,
-    pub method: SignInMethod,
+    pub methods: Vec<SignInMethod>,
     pub refresh: TokenHash,
     pub remember_me: bool,
     pub at: DateTime<Utc>,
@@ -183,11 +235,14 @@ impl Session {
         if self.started.is_some() {
             return Err(SessionRefusal::AlreadyStarted);
         }
-        let Start { user_id, user_version, method, refresh, remember_me, at, expires_at } = facts;
+        let Start { user_id, user_version, methods, refresh, remember_me, at, expires_at } = facts;
+        if methods.is_empty() {
+            return Err(SessionRefusal::NothingProved);
+        }
         Ok(vec![SessionEvent::Started {
             user_id,
             user_version,
-            method,
+            methods,
             refresh,
             remember_me,
             at,
@@ -242,7 +297,7 @@ impl Session {
             SessionEvent::Started {
                 user_id,
                 user_version,
-                method: _,
+                methods: _,
                 refresh,
                 remember_me,
                 at,

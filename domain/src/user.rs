@@ -3,7 +3,10 @@
 use cqrs_es::DomainEvent;
 use serde::{Deserialize, Serialize};
 
-use crate::{EndReason, IdentifierKind, Role, Roles, Sealed, SealedIdentifier, SessionId};
+use crate::{
+    EndReason, IdentifierKind, Role, Roles, Sealed, SealedIdentifier, SessionId, StreamEvent,
+    stream,
+};
 
 /// From one value to another; both sealed, so that the history can show either.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,6 +73,45 @@ impl UserEvent {
             Self::Enabled {} => "UserEnabled",
         }
     }
+
+    /// The version in which each is written.
+    #[must_use]
+    pub fn version(&self) -> &'static str {
+        match self {
+            Self::Registered { .. }
+            | Self::ProfileChanged { .. }
+            | Self::PasswordChanged { .. }
+            | Self::PasswordRehashed { .. }
+            | Self::RoleGranted { .. }
+            | Self::RoleRevoked { .. }
+            | Self::SessionsEnded { .. }
+            | Self::Disabled {}
+            | Self::Enabled {} => "1",
+        }
+    }
+}
+
+impl StreamEvent for UserEvent {
+    const STREAM: &'static str = stream::USER;
+
+    fn version_of(name: &str) -> Option<&'static str> {
+        match name {
+            "UserRegistered"
+            | "UserProfileChanged"
+            | "UserPasswordChanged"
+            | "UserPasswordRehashed"
+            | "UserRoleGranted"
+            | "UserRoleRevoked"
+            | "UserSessionsEnded"
+            | "UserDisabled"
+            | "UserEnabled" => Some("1"),
+            _ => None,
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        self.name()
+    }
 }
 
 impl DomainEvent for UserEvent {
@@ -78,7 +120,7 @@ impl DomainEvent for UserEvent {
     }
 
     fn event_version(&self) -> String {
-        "1".to_owned()
+        self.version().to_owned()
     }
 }
 

@@ -7,18 +7,20 @@
 //! start in the right place and hide nothing, a second table holds the first and the last position
 //! of each span of ten minutes.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use chrono::{DateTime, DurationRound, TimeDelta, Utc};
 use domain::{
     Actor, Event, Index, Sealed, SessionEvent, SessionId, SignInGuardEvent, UserEvent, UserId,
 };
-use sqlx::PgConnection;
+use sqlx::{PgConnection, postgres::PgRow};
 
 use crate::{
-    projection::{self, CannotApply, Generation, Line, Table, View, table},
-    sessions::{method_name, session_of_stream},
+    copy::Fields,
+    projection::{self, CannotApply, Generation, Line, Table},
+    sessions::{methods_name, session_of_stream},
     users::user_of_stream,
+    view::{View, table},
 };
 
 mod page;
@@ -84,6 +86,7 @@ impl View for AuditHistory {
                       recorded_at    timestamptz NOT NULL,
                       request_id     text        NOT NULL",
             key: "position",
+            masked: &["source", "address", "identifier"],
             indexes: &[
                 projection::Index { name: "user", on: "(user_id, position)" },
                 projection::Index { name: "actor", on: "(actor_user_id, position)" },
@@ -101,6 +104,7 @@ impl View for AuditHistory {
                       first_position bigint      NOT NULL,
                       last_position  bigint      NOT NULL",
             key: "span",
+            masked: &[],
             indexes: &[],
         },
     ];
@@ -114,6 +118,10 @@ impl View for AuditHistory {
 
     fn key(line: &Line<'_>) -> Result<i64, CannotApply> {
         Ok(line.recorded.position)
+    }
+
+    fn begins(_line: &Line<'_>) -> bool {
+        true
     }
 
     fn fold(_none: Option<Row>, line: &Line<'_>) -> Result<Row, CannotApply> {
@@ -132,7 +140,7 @@ impl View for AuditHistory {
                 Actor::User(id) => Some(id),
                 Actor::Anonymous | Actor::System | Actor::Cli(_) => None,
             },
-            outcome: concern.outcome.map(str::to_owned),
+            outcome: concern.outcome.map(Cow::into_owned),
             source: metadata.source.as_ref().map(|source| source.sealed.clone()),
             address: metadata.source.as_ref().map(|source| source.address.clone()),
             identifier: concern.identifier,
@@ -142,24 +150,42 @@ impl View for AuditHistory {
         })
     }
 
+    fn key_of(row: &Row) -> i64 {
+        row.position
+    }
+
     fn position(row: &Row) -> i64 {
         row.position
     }
 
-    async fn load(
-        _conn: &mut PgConnection,
-        _generation: Generation,
-        _keys: &[i64],
-    ) -> Result<Vec<(i64, Row)>, sqlx::Error> {
-        Ok(Vec::new())
+    fn read(row: &PgRow) -> Result<Row, sqlx::Error> {
+        page::read(row)
     }
 
-    async fn write(
+    fn write(row: &Row, fields: &mut Fields) {
+        fields.put(row.position);
+        fields.put(row.event_type.as_str());
+        fields.put(row.aggregate_type.as_str());
+        fields.put(row.aggregate_id.as_str());
+        fields.put(row.sequence);
+        fields.put(row.user_id.map(|id| id.0));
+        fields.put(row.session_id.map(|id| id.0));
+        fields.put(row.actor.as_str());
+        fields.put(row.actor_user_id.map(|id| id.0));
+        fields.put(row.outcome.as_deref());
+        fields.put(row.source.as_ref().map(|source| source.0.as_str()));
+        fields.put(row.address.as_ref().map(|address| address.0.as_str()));
+        fields.put(row.identifier.as_ref().map(|identifier| identifier.0.as_str()));
+        fields.put(row.at);
+        fields.put(row.recorded_at);
+        fields.put(row.request_id.as_str());
+    }
+
+    async fn also_write(
         conn: &mut PgConnection,
         generation: Generation,
-        rows: &[Row],
+        rows: &[&Row],
     ) -> Result<(), sqlx::Error> {
-        write_rows(conn, generation, rows).await?;
         write_times(conn, generation, rows).await
     }
 }
@@ -169,7 +195,7 @@ impl View for AuditHistory {
 struct Concern {
     user: Option<UserId>,
     session: Option<SessionId>,
-    outcome: Option<&'static str>,
+    outcome: Option<Cow<'static, str>>,
     identifier: Option<Sealed>,
 }
 
@@ -179,7 +205,7 @@ fn concern(line: &Line<'_>, event: &Event) -> Result<Concern, CannotApply> {
             user: Some(user_of_stream(line.recorded)?),
             outcome: match event {
                 UserEvent::RoleGranted { role } | UserEvent::RoleRevoked { role } => {
-                    Some(role.as_str())
+                    Some(role.as_str().into())
                 }
                 UserEvent::Registered { .. }
                 | UserEvent::ProfileChanged { .. }
@@ -193,13 +219,15 @@ fn concern(line: &Line<'_>, event: &Event) -> Result<Concern, CannotApply> {
         },
         Event::Session(event) => {
             let (user, outcome) = match event {
-                SessionEvent::Started { user_id, method, .. } => {
-                    (user_id, Some(method_name(*method)))
+                SessionEvent::Started { user_id, methods, .. } => {
+                    (user_id, Some(methods_name(methods).into()))
                 }
                 SessionEvent::Refreshed { user_id, in_grace, .. } => {
-                    (user_id, in_grace.then_some("in_grace"))
+                    (user_id, in_grace.then_some("in_grace".into()))
                 }
-                SessionEvent::Ended { user_id, reason, .. } => (user_id, Some(reason.as_str())),
+                SessionEvent::Ended { user_id, reason, .. } => {
+                    (user_id, Some(reason.as_str().into()))
+                }
             };
             Concern {
                 user: Some(*user),
@@ -211,7 +239,7 @@ fn concern(line: &Line<'_>, event: &Event) -> Result<Concern, CannotApply> {
         Event::SignInGuard(event) => {
             let (outcome, identifier) = match event {
                 SignInGuardEvent::Failed { reason, identifier, .. } => {
-                    (Some(reason.as_str()), identifier.clone())
+                    (Some(reason.as_str().into()), identifier.clone())
                 }
                 SignInGuardEvent::Throttled { .. }
                 | SignInGuardEvent::AttemptsBlocked { .. }
@@ -222,48 +250,10 @@ fn concern(line: &Line<'_>, event: &Event) -> Result<Concern, CannotApply> {
     })
 }
 
-async fn write_rows(
-    conn: &mut PgConnection,
-    generation: Generation,
-    rows: &[Row],
-) -> Result<(), sqlx::Error> {
-    let text = |sealed: &Option<Sealed>| sealed.as_ref().map(|sealed| sealed.0.clone());
-    sqlx::query(&format!(
-        "INSERT INTO {} (position, event_type, aggregate_type, aggregate_id, sequence, user_id,
-                         session_id, actor, actor_user_id, outcome, source, address, identifier,
-                         at, recorded_at, request_id)
-         SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::bigint[],
-                              $6::uuid[], $7::uuid[], $8::text[], $9::uuid[], $10::text[],
-                              $11::text[], $12::text[], $13::text[], $14::timestamptz[],
-                              $15::timestamptz[], $16::text[])
-         ON CONFLICT (position) DO NOTHING",
-        table::<AuditHistory>("audit_history", generation)
-    ))
-    .bind(rows.iter().map(|r| r.position).collect::<Vec<_>>())
-    .bind(rows.iter().map(|r| r.event_type.as_str()).collect::<Vec<_>>())
-    .bind(rows.iter().map(|r| r.aggregate_type.as_str()).collect::<Vec<_>>())
-    .bind(rows.iter().map(|r| r.aggregate_id.as_str()).collect::<Vec<_>>())
-    .bind(rows.iter().map(|r| r.sequence).collect::<Vec<_>>())
-    .bind(rows.iter().map(|r| r.user_id.map(|id| id.0)).collect::<Vec<_>>())
-    .bind(rows.iter().map(|r| r.session_id.map(|id| id.0)).collect::<Vec<_>>())
-    .bind(rows.iter().map(|r| r.actor.as_str()).collect::<Vec<_>>())
-    .bind(rows.iter().map(|r| r.actor_user_id.map(|id| id.0)).collect::<Vec<_>>())
-    .bind(rows.iter().map(|r| r.outcome.as_deref()).collect::<Vec<_>>())
-    .bind(rows.iter().map(|r| text(&r.source)).collect::<Vec<_>>())
-    .bind(rows.iter().map(|r| r.address.as_ref().map(|i| i.0.as_str())).collect::<Vec<_>>())
-    .bind(rows.iter().map(|r| text(&r.identifier)).collect::<Vec<_>>())
-    .bind(rows.iter().map(|r| r.at).collect::<Vec<_>>())
-    .bind(rows.iter().map(|r| r.recorded_at).collect::<Vec<_>>())
-    .bind(rows.iter().map(|r| r.request_id.as_str()).collect::<Vec<_>>())
-    .execute(conn)
-    .await?;
-    Ok(())
-}
-
 async fn write_times(
     conn: &mut PgConnection,
     generation: Generation,
-    rows: &[Row],
+    rows: &[&Row],
 ) -> Result<(), sqlx::Error> {
     let mut spans: BTreeMap<DateTime<Utc>, (i64, i64)> = BTreeMap::new();
     for row in rows {

@@ -4,7 +4,6 @@
 
 use chrono::{DateTime, Utc};
 use domain::{Event, Metadata};
-use serde_json::Value;
 use sqlx::{PgConnection, PgPool, Row, postgres::PgRow};
 
 use crate::{
@@ -23,8 +22,9 @@ pub struct RecordedEvent {
     pub sequence: i64,
     pub event_type: String,
     pub event_version: String,
-    pub payload: Value,
-    pub metadata: Value,
+    /// As stored: JSON.
+    pub payload: String,
+    pub metadata: String,
     /// When the database wrote it.
     pub recorded_at: DateTime<Utc>,
     /// The transaction that wrote it, in the cluster where it was written.
@@ -60,20 +60,36 @@ impl JournalError {
 impl RecordedEvent {
     /// What happened. Old versions are brought up to the present one.
     pub fn event(&self) -> Result<Event, CannotApply> {
-        Event::from_stored(
+        Event::from_stored_text(
             &self.aggregate_type,
             &self.event_type,
             &self.event_version,
-            self.payload.clone(),
+            &self.payload,
         )
         .map_err(|cause| CannotApply::new(self, cause.to_string()))
     }
 
     /// Who did it, from where, for which request, and when.
     pub fn metadata(&self) -> Result<Metadata, CannotApply> {
-        let map = serde_json::from_value(self.metadata.clone())
-            .map_err(|cause| CannotApply::new(self, format!("the event's metadata: {cause}")))?;
-        Metadata::from_map(&map).map_err(|cause| CannotApply::new(self, cause.to_string()))
+        Metadata::from_text(&self.metadata)
+            .map_err(|cause| CannotApply::new(self, cause.to_string()))
+    }
+
+    /// The sample book, as if it had been recorded: what folds are fingerprinted with.
+    pub(crate) fn samples() -> impl Iterator<Item = Self> {
+        (1..).zip(domain::fixtures()).map(|(position, fixture)| Self {
+            position,
+            aggregate_type: fixture.aggregate_type.clone(),
+            aggregate_id: fixture.aggregate_id.clone(),
+            sequence: fixture.sequence,
+            event_type: fixture.event_type.clone(),
+            event_version: fixture.event_version.clone(),
+            payload: fixture.payload.to_string(),
+            metadata: fixture.metadata.to_string(),
+            recorded_at: DateTime::UNIX_EPOCH,
+            tx: 1,
+            id: position,
+        })
     }
 
     fn from_row(row: &PgRow, position: i64) -> Result<Self, JournalError> {
@@ -104,7 +120,8 @@ impl RecordedEvent {
 // A left join, so that a line whose event is missing is found and not passed over; it also keeps the
 // plan to a walk along the journal.
 const LINES: &str = "SELECT j.position, j.tx::text AS tx, e.id, e.aggregate_type, e.aggregate_id,
-            e.sequence, e.event_type, e.event_version, e.payload, e.metadata, e.recorded_at
+            e.sequence, e.event_type, e.event_version, e.payload::text AS payload,
+            e.metadata::text AS metadata, e.recorded_at
        FROM journal j LEFT JOIN events e ON e.tx = j.tx AND e.id = j.event_id";
 
 /// The lines after a position, in order, up to `limit`.
@@ -115,11 +132,28 @@ pub async fn read_after(
     after: i64,
     limit: i64,
 ) -> Result<Vec<RecordedEvent>, JournalError> {
-    let rows = sqlx::query(&format!(
-        "{LINES} WHERE j.position > $1 AND j.position <= $2 ORDER BY j.position"
-    ))
+    read_for(conn, after, limit, &[]).await
+}
+
+/// The same for a reader who passes some types of streams by: what their events say is left out.
+pub(crate) async fn read_for(
+    conn: &mut PgConnection,
+    after: i64,
+    limit: i64,
+    passed_by: &[&str],
+) -> Result<Vec<RecordedEvent>, JournalError> {
+    let rows = sqlx::query(
+        "SELECT j.position, j.tx::text AS tx, e.id, e.aggregate_type, e.aggregate_id, e.sequence,
+                e.event_type, e.event_version,
+                CASE WHEN e.aggregate_type = ANY($3) THEN '' ELSE e.payload::text END AS payload,
+                CASE WHEN e.aggregate_type = ANY($3) THEN '' ELSE e.metadata::text END AS metadata,
+                e.recorded_at
+           FROM journal j LEFT JOIN events e ON e.tx = j.tx AND e.id = j.event_id
+          WHERE j.position > $1 AND j.position <= $2 ORDER BY j.position",
+    )
     .bind(after)
     .bind(after.saturating_add(limit))
+    .bind(passed_by)
     .fetch_all(conn)
     .await?;
     let mut events = Vec::with_capacity(rows.len());
@@ -147,6 +181,11 @@ pub async fn read_one(pool: &PgPool, position: i64) -> Result<Option<RecordedEve
         .await?
         .map(|row| RecordedEvent::from_row(&row, position))
         .transpose()
+}
+
+/// The position of the last line, as the connection's transaction sees it.
+pub(crate) async fn head_of(conn: &mut PgConnection) -> Result<i64, sqlx::Error> {
+    Ok(Frontier::read(conn).await?.head.position)
 }
 
 /// The last line of the book.

@@ -13,8 +13,8 @@
 //!
 //! ```
 //! use domain::{Event, SessionEvent, UserId, stream};
-//! use projections::{CannotApply, Generation, Line, Projection, Table, View, table};
-//! use sqlx::PgConnection;
+//! use projections::{CannotApply, Fields, Generation, Line, Projection, Table, View, table};
+//! use sqlx::{Row as _, postgres::PgRow};
 //!
 //! /// How often each person has signed in.
 //! struct SignIns;
@@ -28,6 +28,7 @@
 //!         name: "sign_ins",
 //!         columns: "user_id uuid NOT NULL, count bigint NOT NULL, position bigint NOT NULL",
 //!         key: "user_id",
+//!         masked: &[],
 //!         indexes: &[],
 //!     }];
 //!
@@ -39,7 +40,7 @@
 //!     }
 //!
 //!     fn key(line: &Line<'_>) -> Result<UserId, CannotApply> {
-//!         let Event::Session(event) = &line.event else {
+//!         let Event::Session(event) = line.event else {
 //!             return Err(line.cannot_apply("this is not an event of a session"));
 //!         };
 //!         match event {
@@ -52,7 +53,7 @@
 //!     // Pure: the row and a line in, the row out. No `_ =>`, so that a new event asks to be dealt with.
 //!     fn fold(row: Option<Row>, line: &Line<'_>) -> Result<Row, CannotApply> {
 //!         let mut row = row.unwrap_or(Row { user_id: Self::key(line)?, count: 0, position: 0 });
-//!         match &line.event {
+//!         match line.event {
 //!             Event::Session(SessionEvent::Started { .. }) => row.count += 1,
 //!             Event::Session(SessionEvent::Refreshed { .. } | SessionEvent::Ended { .. }) => {}
 //!             Event::User(_) | Event::SignInGuard(_) => {}
@@ -61,46 +62,28 @@
 //!         Ok(row)
 //!     }
 //!
+//!     fn key_of(row: &Row) -> UserId {
+//!         row.user_id
+//!     }
+//!
 //!     // A line is never folded into a row twice.
 //!     fn position(row: &Row) -> i64 {
 //!         row.position
 //!     }
 //!
-//!     async fn load(
-//!         conn: &mut PgConnection,
-//!         generation: Generation,
-//!         keys: &[UserId],
-//!     ) -> Result<Vec<(UserId, Row)>, sqlx::Error> {
-//!         let rows: Vec<(uuid::Uuid, i64, i64)> = sqlx::query_as(&format!(
-//!             "SELECT user_id, count, position FROM {} WHERE user_id = ANY($1)",
-//!             table::<Self>("sign_ins", generation)
-//!         ))
-//!         .bind(keys.iter().map(|key| key.0).collect::<Vec<_>>())
-//!         .fetch_all(conn)
-//!         .await?;
-//!         Ok(rows
-//!             .into_iter()
-//!             .map(|(id, count, position)| (UserId(id), Row { user_id: UserId(id), count, position }))
-//!             .collect())
+//!     fn read(row: &PgRow) -> Result<Row, sqlx::Error> {
+//!         Ok(Row {
+//!             user_id: UserId(row.try_get("user_id")?),
+//!             count: row.try_get("count")?,
+//!             position: row.try_get("position")?,
+//!         })
 //!     }
 //!
-//!     async fn write(
-//!         conn: &mut PgConnection,
-//!         generation: Generation,
-//!         rows: &[Row],
-//!     ) -> Result<(), sqlx::Error> {
-//!         sqlx::query(&format!(
-//!             "INSERT INTO {} SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::bigint[])
-//!              ON CONFLICT (user_id) DO UPDATE
-//!                  SET count = excluded.count, position = excluded.position",
-//!             table::<Self>("sign_ins", generation)
-//!         ))
-//!         .bind(rows.iter().map(|row| row.user_id.0).collect::<Vec<_>>())
-//!         .bind(rows.iter().map(|row| row.count).collect::<Vec<_>>())
-//!         .bind(rows.iter().map(|row| row.position).collect::<Vec<_>>())
-//!         .execute(conn)
-//!         .await?;
-//!         Ok(())
+//!     // One value for each column, in their order.
+//!     fn write(row: &Row, fields: &mut Fields) {
+//!         fields.put(row.user_id.0);
+//!         fields.put(row.count);
+//!         fields.put(row.position);
 //!     }
 //! }
 //!
@@ -109,14 +92,22 @@
 //! ```
 
 pub mod audit_history;
+mod builder;
+mod builds;
 mod check_journal;
+mod compare;
+mod copy;
 mod follower;
 mod head;
 mod horizon;
+mod identifiers;
 pub mod journal;
+#[cfg(test)]
+mod pinned_folds;
 mod projection;
 mod projector;
 mod rebuild;
+mod replicas;
 mod restore;
 mod revocations;
 mod sequencer;
@@ -125,24 +116,29 @@ mod status;
 mod stored;
 mod tables;
 pub mod users;
-mod verify;
+mod view;
 
+pub use builds::{Build, BuildState, Phase, Progress, builds, cancel_build};
 pub use check_journal::{JournalReport, check_journal};
+pub use compare::{FoldState, RowDifference, TableDifference, Verified};
+pub use copy::Fields;
 pub use follower::Follower;
 pub use head::{Head, HeadWatch};
 pub use horizon::{Holder, Horizon};
+pub use identifiers::{IdentifierDifferences, verify_identifiers};
 pub use journal::{JournalError, RecordedEvent};
 pub use projection::{
-    ApplyError, CannotApply, Generation, Index, KeyedRows, Line, Page, Projection, Table, View,
-    table,
+    ApplyError, CannotApply, Entry, Fingerprint, Folding, Generation, Index, Line, Page,
+    Projection, Start, Table,
 };
 pub use projector::{Projector, ProjectorError, Receipt};
-pub use rebuild::{Phase, Progress, RebuildError, Rebuilt, rebuild};
+pub use rebuild::{Options, Outcome, RebuildError, Rebuilt, rebuild, verify};
+pub use replicas::{Heartbeat, Identity, Pruned, Replica, prune, replicas};
 pub use restore::{Adoption, adopt_cluster};
 pub use revocations::{Revocations, Verdict};
 pub use sequencer::{Batch, Sequencer, SequencerError};
-pub use status::{ProjectionState, ProjectionStatus, status};
-pub use verify::{IdentifierDifferences, TableDifference, Verified, verify, verify_identifiers};
+pub use status::{ProjectionState, ProjectionStatus, Stopped, status};
+pub use view::{Key, View, table};
 
 /// The projections that this binary keeps.
 #[must_use]
@@ -194,9 +190,9 @@ mod tests {
             projector.run(cancel.clone()).await;
             let user = domain::UserId(uuid::Uuid::nil());
             let session = domain::SessionId(uuid::Uuid::nil());
-            revocations.run(chrono::DateTime::UNIX_EPOCH, cancel).await;
+            revocations.run(chrono::DateTime::UNIX_EPOCH, cancel.clone()).await;
+            let _ = rebuild(&pool, &all(), Options::default(), &cancel, &mut |_| {}).await;
             for projection in all() {
-                let _ = rebuild(&pool, projection, |_| {}).await;
                 let _ = verify(&pool, projection).await;
             }
             let _ = users::get(&pool, user).await;

@@ -1,14 +1,11 @@
 //! What a projection is.
 //!
-//! [`View`] is the usual kind: rows with a key, each the fold of the events that concern it. Any
-//! other kind implements [`Projection`] itself. Neither knows when it is called, by whom, or on which
-//! generation of its tables: the projector, a rebuild and a verification all use the same fold.
+//! [`View`](crate::View) is the usual kind: rows with a key, each the fold of the lines that concern
+//! it. Any other kind implements [`Projection`] itself. Neither knows when it is called, by whom, or
+//! on which generation of its tables: the projector, a first build, a rebuild and a verification all
+//! use the same fold.
 
-use std::{
-    collections::{HashMap, HashSet},
-    fmt,
-    hash::Hash,
-};
+use std::{collections::BTreeMap, fmt, sync::OnceLock};
 
 use domain::{Event, Metadata};
 use futures_util::future::BoxFuture;
@@ -26,22 +23,57 @@ pub trait Projection: Send + Sync + 'static {
 
     fn tables(&self) -> &'static [Table];
 
-    /// Applies events in the order of the book, inside the caller's transaction.
-    ///
-    /// Applying an event again changes nothing. When an event can't be applied, the error names it
-    /// and nothing has been written: the caller tries again with the events before it.
-    fn apply<'a>(
-        &'a self,
-        conn: &'a mut PgConnection,
-        generation: Generation,
-        events: &'a [RecordedEvent],
-    ) -> BoxFuture<'a, Result<(), ApplyError>>;
+    /// Whether it is folded from streams of this type. The events of others are passed by, readable or
+    /// not.
+    fn concerns(&self, aggregate_type: &str) -> bool;
+
+    /// Begins to fold into a generation of its tables.
+    fn folding(&self, generation: Generation, start: Start) -> Box<dyn Folding>;
+
+    /// What the fold makes of the sample book ([`domain::fixtures`]): for each of its lines, named by
+    /// its number, type and version, a hash of the row after it. It tells a changed fold from a
+    /// damaged table. Lines are only ever added, so those that two programs know can be compared.
+    fn fingerprint(&self) -> Fingerprint;
 }
+
+/// See [`Projection::fingerprint`].
+pub type Fingerprint = BTreeMap<String, String>;
 
 impl fmt::Debug for dyn Projection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} v{}", self.name(), self.version())
     }
+}
+
+/// How much is known of the tables that are folded into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// They may hold anything: each row is looked for before it is folded, so that a line that is
+    /// applied again changes nothing.
+    Careful,
+    /// They hold exactly the lines up to the last checkpoint: a line that begins a row begins it.
+    Exact,
+}
+
+/// Lines on their way into a generation of tables. Rows are kept until they are written, so that each
+/// is written once, however many lines concern it.
+pub trait Folding: Send + Sync {
+    /// Folds lines in, in the order of the book. After an error it is of no more use: nothing of it
+    /// has been written.
+    fn absorb<'a>(
+        &'a mut self,
+        conn: &'a mut PgConnection,
+        entries: &'a [Entry],
+    ) -> BoxFuture<'a, Result<(), ApplyError>>;
+
+    /// How many rows it holds.
+    fn len(&self) -> usize;
+
+    /// Writes its rows, inside the caller's transaction, and forgets them.
+    fn write<'a>(
+        &'a mut self,
+        conn: &'a mut PgConnection,
+    ) -> BoxFuture<'a, Result<(), sqlx::Error>>;
 }
 
 /// Why events were not applied.
@@ -86,10 +118,8 @@ impl CannotApply {
 pub enum Generation {
     /// What readers see.
     Live,
-    /// Being built, to take the place of the live ones.
+    /// Being built, to be compared with the live ones and to take their place.
     New,
-    /// Built to compare the live ones with.
-    Check,
 }
 
 impl Generation {
@@ -97,7 +127,6 @@ impl Generation {
         match self {
             Self::Live => "",
             Self::New => "_new",
-            Self::Check => "_check",
         }
     }
 }
@@ -110,8 +139,10 @@ pub struct Table {
     /// What stands between the parentheses of CREATE TABLE, without constraints but these two:
     /// NOT NULL, and DEFAULT with a constant.
     pub columns: &'static str,
-    /// The columns of the primary key.
+    /// The column of the primary key.
     pub key: &'static str,
+    /// The columns that are not shown where rows are compared: sealed values, keyed hashes.
+    pub masked: &'static [&'static str],
     pub indexes: &'static [Index],
 }
 
@@ -132,18 +163,35 @@ impl Table {
     }
 }
 
-/// The full name of a table of a view.
-#[must_use]
-pub fn table<V: View>(name: &str, generation: Generation) -> String {
-    format!("ledger.{name}_v{}{}", V::VERSION, generation.suffix())
-}
-
 /// A line of the book, decoded.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub struct Line<'a> {
     pub recorded: &'a RecordedEvent,
-    pub event: Event,
-    pub metadata: Metadata,
+    pub event: &'a Event,
+    pub metadata: &'a Metadata,
+}
+
+/// A line of the book, decoded when it is first asked for and once for all who ask.
+#[derive(Debug)]
+pub struct Entry {
+    pub recorded: RecordedEvent,
+    content: OnceLock<Result<(Event, Metadata), CannotApply>>,
+}
+
+impl Entry {
+    #[must_use]
+    pub fn new(recorded: RecordedEvent) -> Self {
+        Self { recorded, content: OnceLock::new() }
+    }
+
+    pub fn line(&self) -> Result<Line<'_>, CannotApply> {
+        let content =
+            self.content.get_or_init(|| Ok((self.recorded.event()?, self.recorded.metadata()?)));
+        match content {
+            Ok((event, metadata)) => Ok(Line { recorded: &self.recorded, event, metadata }),
+            Err(cause) => Err(cause.clone()),
+        }
+    }
 }
 
 impl Line<'_> {
@@ -152,112 +200,6 @@ impl Line<'_> {
     pub fn cannot_apply(&self, cause: impl Into<String>) -> CannotApply {
         CannotApply::new(self.recorded, cause)
     }
-}
-
-/// Rows of a view, each with its key.
-pub type KeyedRows<V> = Vec<(<V as View>::Key, <V as View>::Row)>;
-
-/// A projection of rows with a key, each folded from the events that concern it.
-///
-/// The fold is pure. Around it, a batch reads the rows it needs and writes them once each.
-pub trait View: Sized + Send + Sync + 'static {
-    const NAME: &'static str;
-    const VERSION: i32;
-    const TABLES: &'static [Table];
-
-    type Key: Clone + Eq + Hash + Send + Sync;
-    type Row: Send + Sync;
-
-    /// Whether it is folded from streams of this type. The events of others are passed by, readable or
-    /// not.
-    fn concerns(aggregate_type: &str) -> bool;
-
-    /// Which row a line concerns.
-    fn key(line: &Line<'_>) -> Result<Self::Key, CannotApply>;
-
-    /// The row after a line.
-    fn fold(row: Option<Self::Row>, line: &Line<'_>) -> Result<Self::Row, CannotApply>;
-
-    /// The last line that was folded into a row: it is not folded in again.
-    fn position(row: &Self::Row) -> i64;
-
-    /// The stored rows of these keys. A view whose rows have one line each has none to read.
-    fn load(
-        conn: &mut PgConnection,
-        generation: Generation,
-        keys: &[Self::Key],
-    ) -> impl Future<Output = Result<KeyedRows<Self>, sqlx::Error>> + Send;
-
-    /// Inserts or replaces rows, in bulk.
-    fn write(
-        conn: &mut PgConnection,
-        generation: Generation,
-        rows: &[Self::Row],
-    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
-}
-
-impl<V: View> Projection for V {
-    fn name(&self) -> &'static str {
-        V::NAME
-    }
-
-    fn version(&self) -> i32 {
-        V::VERSION
-    }
-
-    fn tables(&self) -> &'static [Table] {
-        V::TABLES
-    }
-
-    fn apply<'a>(
-        &'a self,
-        conn: &'a mut PgConnection,
-        generation: Generation,
-        events: &'a [RecordedEvent],
-    ) -> BoxFuture<'a, Result<(), ApplyError>> {
-        Box::pin(apply_view::<V>(conn, generation, events))
-    }
-}
-
-async fn apply_view<V: View>(
-    conn: &mut PgConnection,
-    generation: Generation,
-    events: &[RecordedEvent],
-) -> Result<(), ApplyError> {
-    let mut lines = Vec::with_capacity(events.len());
-    let mut keys = HashSet::new();
-    for recorded in events {
-        if V::concerns(&recorded.aggregate_type) {
-            let line = Line { recorded, event: recorded.event()?, metadata: recorded.metadata()? };
-            let key = V::key(&line)?;
-            keys.insert(key.clone());
-            lines.push((key, line));
-        }
-    }
-    if lines.is_empty() {
-        return Ok(());
-    }
-    let keys: Vec<V::Key> = keys.into_iter().collect();
-    let mut rows: HashMap<V::Key, V::Row> =
-        V::load(conn, generation, &keys).await?.into_iter().collect();
-    let mut touched = HashSet::with_capacity(keys.len());
-    for (key, line) in &lines {
-        let row = rows.remove(key);
-        let row = match row {
-            Some(row) if V::position(&row) >= line.recorded.position => row,
-            row => {
-                touched.insert(key);
-                V::fold(row, line)?
-            }
-        };
-        rows.insert(key.clone(), row);
-    }
-    rows.retain(|key, _| touched.contains(key));
-    let rows: Vec<V::Row> = rows.into_values().collect();
-    if !rows.is_empty() {
-        V::write(conn, generation, &rows).await?;
-    }
-    Ok(())
 }
 
 /// The parts of a query's answer, one page.

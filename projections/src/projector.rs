@@ -7,9 +7,16 @@
 //! It never skips. At an event that can't be applied it stops, says so in the registry, and tries
 //! again now and then, so that it goes on by itself once a binary that can runs.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
-use sqlx::{PgPool, Row};
+use sqlx::{PgPool, Row, types::Json};
 use tokio::{
     sync::watch,
     time::{Instant, sleep},
@@ -18,10 +25,11 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     head::HeadWatch,
-    journal::{self, JournalError, RecordedEvent},
-    projection::{ApplyError, Generation, Projection},
+    journal::{self, JournalError},
+    projection::{ApplyError, CannotApply, Entry, Generation, Projection, Start},
+    rebuild::{Options, RebuildError, first_build},
     sequencer::back_off,
-    status::{ProjectionStatus, status},
+    status::{ProjectionStatus, Stopped, status},
     tables,
 };
 
@@ -62,7 +70,10 @@ pub struct Projector {
     head: HeadWatch,
     /// How far this process knows each projection to be.
     checkpoints: Arc<HashMap<&'static str, watch::Sender<i64>>>,
+    /// Those whose first build this process knows to be complete.
+    built: Arc<HashMap<&'static str, AtomicBool>>,
     try_again: Duration,
+    rows_in_memory: usize,
 }
 
 /// What one attempt came to.
@@ -78,6 +89,8 @@ enum Step {
     Stopped {
         detail: String,
     },
+    /// Its first build is not complete.
+    Unbuilt,
 }
 
 impl Projector {
@@ -87,12 +100,18 @@ impl Projector {
             .iter()
             .map(|projection| (projection.name(), watch::Sender::new(0)))
             .collect();
+        let built = projections
+            .iter()
+            .map(|projection| (projection.name(), AtomicBool::new(false)))
+            .collect();
         Self {
             pool,
             projections: projections.into(),
             head,
             checkpoints: Arc::new(checkpoints),
+            built: Arc::new(built),
             try_again: TRY_AGAIN,
+            rows_in_memory: Options::default().rows_in_memory,
         }
     }
 
@@ -100,6 +119,13 @@ impl Projector {
     #[must_use]
     pub fn trying_again_after(mut self, pause: Duration) -> Self {
         self.try_again = pause;
+        self
+    }
+
+    /// Keeps so many rows of a projection in memory while it builds it for the first time.
+    #[must_use]
+    pub fn keeping_in_memory(mut self, rows: usize) -> Self {
+        self.rows_in_memory = rows;
         self
     }
 
@@ -113,6 +139,26 @@ impl Projector {
             transaction.commit().await.map_err(database)?;
         }
         Ok(())
+    }
+
+    /// Whether the tables of a projection show a whole book, if not up to its last line. It asks
+    /// the database until they do.
+    pub async fn is_built(&self, name: &str) -> Result<bool, sqlx::Error> {
+        let Some(built) = self.built.get(name) else { return Ok(false) };
+        if built.load(Ordering::Relaxed) {
+            return Ok(true);
+        }
+        let Some(projection) = self.projections.iter().find(|one| one.name() == name) else {
+            return Ok(false);
+        };
+        let now: Option<bool> =
+            sqlx::query_scalar("SELECT built FROM projections WHERE name = $1 AND version = $2")
+                .bind(name)
+                .bind(projection.version())
+                .fetch_optional(&self.pool)
+                .await?;
+        built.store(now == Some(true), Ordering::Relaxed);
+        Ok(now == Some(true))
     }
 
     /// How the projections stand.
@@ -155,6 +201,7 @@ impl Projector {
                     Step::Stopped { detail } => {
                         return Err(ProjectorError::Stopped { projection: name, detail });
                     }
+                    Step::Unbuilt => {}
                 }
             }
         }
@@ -168,7 +215,7 @@ impl Projector {
         let mut failures = 0;
         loop {
             let position = match self.step(projection, &mut limit).await {
-                Ok(Step::Advanced { more: true, .. }) => {
+                Ok(Step::Advanced { more: true, .. } | Step::Unbuilt) => {
                     failures = 0;
                     continue;
                 }
@@ -250,12 +297,33 @@ impl Projector {
         limit: &mut i64,
     ) -> Result<Step, ProjectorError> {
         let name = projection.name();
+        let mut whatever_is_built = false;
         loop {
-            let failed = match self.apply_batch(projection, *limit).await {
+            let failed = match self.apply_batch(projection, *limit, whatever_is_built).await {
+                Ok(Step::Unbuilt) => {
+                    match first_build(&self.pool, projection, self.rows_in_memory).await {
+                        Ok(()) => return Ok(Step::Unbuilt),
+                        Err(RebuildError::UnderWay(_) | RebuildError::Displaced(_)) => {
+                            return Ok(Step::Busy);
+                        }
+                        Err(RebuildError::Database(cause)) if !about_rows(&cause) => {
+                            return Err(ProjectorError::Database { projection: name, cause });
+                        }
+                        // Step by step from where it came to, the line at fault is found and named.
+                        Err(cause) => {
+                            tracing::error!(projection = name, %cause, "{name} can't be built: {cause}");
+                            whatever_is_built = true;
+                            continue;
+                        }
+                    }
+                }
                 Ok(step) => {
                     *limit = limit.saturating_mul(2).min(BATCH);
-                    if let Step::Advanced { position, .. } = step {
+                    if let Step::Advanced { position, more } = step {
                         self.publish(name, position);
+                        if whatever_is_built && more {
+                            continue;
+                        }
                     }
                     return Ok(step);
                 }
@@ -271,9 +339,12 @@ impl Projector {
                 }
                 BatchError::Refused { .. } if *limit > 1 => *limit /= 2,
                 BatchError::Refused { event, cause } => {
-                    let detail =
-                        explain(&format!("{event}: the database refuses its rows: {cause}"));
-                    self.stop(projection, &detail)
+                    let stopped = Stopped {
+                        cause: format!("the database refuses its rows: {cause}"),
+                        ..event
+                    };
+                    let detail = explain(&stopped);
+                    self.stop(projection, &stopped, &detail)
                         .await
                         .map_err(|cause| ProjectorError::Database { projection: name, cause })?;
                     return Ok(Step::Stopped { detail });
@@ -286,10 +357,11 @@ impl Projector {
         &self,
         projection: &'static dyn Projection,
         limit: i64,
+        whatever_is_built: bool,
     ) -> Result<Step, BatchError> {
         let mut transaction = self.pool.begin().await?;
         let Some(checkpoint) = sqlx::query(
-            "SELECT position, state FROM projections WHERE name = $1 AND version = $2
+            "SELECT position, state, built FROM projections WHERE name = $1 AND version = $2
                 FOR UPDATE SKIP LOCKED",
         )
         .bind(projection.name())
@@ -307,37 +379,50 @@ impl Projector {
         };
         let position: i64 = checkpoint.try_get("position")?;
         let state: String = checkpoint.try_get("state")?;
+        let built: bool = checkpoint.try_get("built")?;
+        if !built && !whatever_is_built {
+            return Ok(Step::Unbuilt);
+        }
 
         let (events, mut stopped) =
             match journal::read_after(&mut transaction, position, limit).await {
                 Ok(events) => (events, None),
                 Err(JournalError::Database(cause)) => return Err(cause.into()),
-                Err(cause) => (Vec::new(), Some(cause.to_string())),
+                Err(cause) => (Vec::new(), Some(unreadable(position, &cause))),
             };
         let more = i64::try_from(events.len()).is_ok_and(|read| read >= limit);
-        let mut events = events.as_slice();
-        while !events.is_empty() {
-            match projection.apply(&mut transaction, Generation::Live, events).await {
-                Ok(()) => break,
-                Err(ApplyError::Event(cause)) => {
-                    events = before(events, cause.position);
-                    stopped = Some(cause.to_string());
+        let entries: Vec<Entry> = events.into_iter().map(Entry::new).collect();
+        let mut entries = entries.as_slice();
+        while !entries.is_empty() {
+            let mut folding = projection.folding(Generation::Live, Start::Careful);
+            match folding.absorb(&mut transaction, entries).await {
+                Ok(()) => {
+                    if let Err(cause) = folding.write(&mut transaction).await {
+                        return Err(refused(entries, cause));
+                    }
+                    break;
                 }
-                Err(ApplyError::Database(cause)) => return Err(refused(events, cause)),
+                Err(ApplyError::Event(cause)) => {
+                    entries = before(entries, cause.position);
+                    stopped = Some(Stopped::from(&cause));
+                }
+                Err(ApplyError::Database(cause)) => return Err(refused(entries, cause)),
             }
         }
 
-        let position = events.last().map_or(position, |last| last.position);
-        let detail = stopped.map(|cause| explain(&cause));
+        let position = entries.last().map_or(position, |last| last.recorded.position);
+        let detail = stopped.as_ref().map(explain);
         let next_state = match (&detail, more) {
             (Some(_), _) => "stopped",
+            (None, _) if !built => "building",
             (None, true) if state == "building" => "building",
             (None, _) => "live",
         };
-        if !events.is_empty() || next_state != state || detail.is_some() {
+        if !entries.is_empty() || next_state != state || detail.is_some() {
             sqlx::query(
                 "UPDATE projections
-                    SET position = $3, state = $4, detail = $5, updated_at = clock_timestamp()
+                    SET position = $3, state = $4, detail = $5, stopped = $6,
+                        updated_at = clock_timestamp()
                   WHERE name = $1 AND version = $2
                     AND (position, state, detail) IS DISTINCT FROM ($3, $4, $5)",
             )
@@ -346,6 +431,7 @@ impl Projector {
             .bind(position)
             .bind(next_state)
             .bind(&detail)
+            .bind(stopped.as_ref().map(Json))
             .execute(&mut *transaction)
             .await?;
             transaction.commit().await?;
@@ -362,15 +448,18 @@ impl Projector {
     async fn stop(
         &self,
         projection: &'static dyn Projection,
+        stopped: &Stopped,
         detail: &str,
     ) -> Result<(), sqlx::Error> {
         sqlx::query(
-            "UPDATE projections SET state = 'stopped', detail = $3, updated_at = clock_timestamp()
+            "UPDATE projections
+                SET state = 'stopped', detail = $3, stopped = $4, updated_at = clock_timestamp()
               WHERE name = $1 AND version = $2 AND (state, detail) IS DISTINCT FROM ('stopped', $3)",
         )
         .bind(projection.name())
         .bind(projection.version())
         .bind(detail)
+        .bind(Json(stopped))
         .execute(&self.pool)
         .await?;
         Ok(())
@@ -457,7 +546,7 @@ enum BatchError {
     Database(sqlx::Error),
     /// The database can't take the rows of these events; the first is named.
     Refused {
-        event: String,
+        event: Stopped,
         cause: sqlx::Error,
     },
 }
@@ -484,15 +573,25 @@ async fn standing(
     .await
 }
 
-/// The events before a position.
-pub(crate) fn before(events: &[RecordedEvent], position: i64) -> &[RecordedEvent] {
-    let end = events.partition_point(|event| event.position < position);
-    events.get(..end).unwrap_or_default()
+/// The entries before a position.
+fn before(entries: &[Entry], position: i64) -> &[Entry] {
+    let end = entries.partition_point(|entry| entry.recorded.position < position);
+    entries.get(..end).unwrap_or_default()
 }
 
 /// Tells rows that the database can't take from a database that is in trouble.
-fn refused(events: &[RecordedEvent], cause: sqlx::Error) -> BatchError {
-    let about_the_rows = match &cause {
+fn refused(entries: &[Entry], cause: sqlx::Error) -> BatchError {
+    match entries.first() {
+        Some(entry) if about_rows(&cause) => {
+            let event = Stopped::from(&CannotApply::new(&entry.recorded, String::new()));
+            BatchError::Refused { event, cause }
+        }
+        _ => BatchError::Database(cause),
+    }
+}
+
+fn about_rows(cause: &sqlx::Error) -> bool {
+    match cause {
         sqlx::Error::ColumnDecode { .. } | sqlx::Error::Encode(_) | sqlx::Error::Decode(_) => true,
         sqlx::Error::Database(error) => error.code().is_some_and(|code| {
             // Cardinality, data, integrity, and what does not exist (SQLSTATE classes, PostgreSQL
@@ -500,27 +599,24 @@ fn refused(events: &[RecordedEvent], cause: sqlx::Error) -> BatchError {
             ["21", "22", "23", "42"].iter().any(|class| code.starts_with(class))
         }),
         _ => false,
-    };
-    match events.first() {
-        Some(event) if about_the_rows => BatchError::Refused {
-            event: format!(
-                "line {} ({} {} number {}, {})",
-                event.position,
-                event.aggregate_type,
-                event.aggregate_id,
-                event.sequence,
-                event.event_type
-            ),
-            cause,
-        },
-        _ => BatchError::Database(cause),
+    }
+}
+
+/// The line after `position` can't even be read.
+fn unreadable(position: i64, cause: &JournalError) -> Stopped {
+    Stopped {
+        position: cause.position().unwrap_or(position + 1),
+        stream: None,
+        event_type: None,
+        event_version: None,
+        cause: cause.to_string(),
     }
 }
 
 /// What is said of a projection that is stopped.
-fn explain(cause: &str) -> String {
+fn explain(stopped: &Stopped) -> String {
     format!(
-        "{cause}. Nothing was skipped, and sign-in goes on. Run a version of Entrybook that can \
+        "{stopped}. Nothing was skipped, and sign-in goes on. Run a version of Entrybook that can \
          apply this event (or mend the table): the projection then goes on by itself"
     )
 }

@@ -1,28 +1,34 @@
-//! Rebuilds a projection beside the live one, and puts it in its place.
+//! Rebuilds projections beside the live ones, compares, and puts them in their place.
 //!
-//! Readers see the live tables until one short transaction swaps them. A crash at any moment leaves
-//! the live ones serving; what was half built is dropped at the next start. The fold is the live
-//! one's, so this file knows nothing of any projection.
+//! Readers see the live tables until one short transaction swaps them. However a rebuild ends, the
+//! live tables serve; what was built stays for a day, and the next rebuild goes on with it. The fold
+//! is the live one's, so this file knows nothing of any projection.
 
 use std::time::Duration;
 
-use sqlx::{Connection, PgConnection, PgPool, Row};
+use serde::Serialize;
+use sqlx::{Connection, PgConnection, PgPool, Row, types::Json};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
-    head::Frontier,
+    builder::{Part, fold_until},
+    builds::{Phase, Progress, Watch},
+    compare::{Verified, compare},
     journal::{self, JournalError},
-    projection::{ApplyError, CannotApply, Generation, Projection},
+    projection::{ApplyError, CannotApply, Entry, Generation, Projection, Start},
     tables,
 };
 
-/// How many lines one transaction applies.
-const BATCH: i64 = 10_000;
-/// So close to the head, the rest is applied under the lock.
+/// So close to the live tables, the rest is folded while these stand still.
 const CLOSE: i64 = 1_000;
-/// How long the swap waits for readers before it steps back …
-const LOCK_TIMEOUT: &str = "2s";
+/// How long the swap waits for readers before it steps back: new readers wait behind it …
+const LOCK_TIMEOUT: &str = "150ms";
+/// … how long it lets them go on …
+const STEP_BACK: Duration = Duration::from_millis(500);
 /// … and how often it tries.
-const SWAP_ATTEMPTS: u32 = 30;
+const SWAP_ATTEMPTS: u32 = 60;
+/// How long a broken-off statement of a build may take to end.
+const END_WITHIN_MS: i64 = 5_000;
 
 /// Why a rebuild or a verification did not come to its end. The live tables are as they were.
 #[derive(Debug, thiserror::Error)]
@@ -39,11 +45,41 @@ pub enum RebuildError {
         "the projection {0} is not registered; run `entrybook serve` or `entrybook migrate` first"
     )]
     NotRegistered(&'static str),
+    #[error("the projection {0} is being built for the first time; wait until it serves")]
+    FirstBuild(&'static str),
+    #[error("another process has taken over the building of {0}")]
+    Displaced(&'static str),
     #[error(
         "the new tables of {0} are ready, but readers held the old ones in every attempt to swap \
-         them; end long-running queries and rebuild again"
+         them; end long-running queries and rebuild again: it goes on where it was"
     )]
     Busy(&'static str),
+    #[error("it was cancelled; the next rebuild goes on where it was")]
+    Cancelled,
+}
+
+impl RebuildError {
+    /// Whether what was built is good to go on with.
+    fn leaves_good_tables(&self) -> bool {
+        match self {
+            Self::Database(_) | Self::Busy(_) | Self::Cancelled => true,
+            Self::Journal(_)
+            | Self::Event(_)
+            | Self::UnderWay(_)
+            | Self::NotRegistered(_)
+            | Self::FirstBuild(_)
+            | Self::Displaced(_) => false,
+        }
+    }
+
+    /// The line at fault, where it is one.
+    fn line(&self) -> Option<i64> {
+        match self {
+            Self::Event(cause) => Some(cause.position),
+            Self::Journal(cause) => cause.position(),
+            _ => None,
+        }
+    }
 }
 
 impl From<JournalError> for RebuildError {
@@ -64,180 +100,554 @@ impl From<ApplyError> for RebuildError {
     }
 }
 
-/// How far a rebuild is.
+/// How a rebuild is to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Progress {
-    pub phase: Phase,
-    /// The last line applied.
-    pub position: i64,
-    /// The last line of the book.
-    pub head: i64,
+pub struct Options {
+    /// Builds and compares, and swaps nothing. No indexes are made, for they change no row.
+    pub dry_run: bool,
+    /// Swaps although live and new differ: the book is right.
+    pub repair: bool,
+    /// So many rows of each projection are kept in memory before they are written.
+    pub rows_in_memory: usize,
+    /// So often the swap is tried while readers are in the way.
+    pub swap_attempts: u32,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
-    Folding,
-    Swapping,
-    Done,
+impl Default for Options {
+    fn default() -> Self {
+        Self { dry_run: false, repair: false, rows_in_memory: 50_000, swap_attempts: SWAP_ATTEMPTS }
+    }
 }
 
 /// What a rebuild came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Rebuilt {
-    /// How many lines were folded: all of them.
+    pub projection: &'static str,
+    pub version: i32,
+    pub outcome: Outcome,
+    /// The last line folded: all of them are.
     pub events: i64,
+    /// The line after which it went on with what an earlier build had left; 0 where it began anew.
+    pub resumed_at: i64,
+    pub verified: Verified,
+    pub seconds: f64,
+    /// The time spent in each phase, in seconds. The first two are shared by all that are built in
+    /// one pass.
+    pub phases: Vec<(Phase, f64)>,
 }
 
-/// Rebuilds one projection while it serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The new tables took the place of the live ones.
+    Swapped,
+    /// Live and new are equal, and nothing was to be swapped.
+    Compared,
+    /// Live and new differ, and nothing was swapped.
+    Differs,
+}
+
+/// Rebuilds projections while they serve. One pass over the book feeds them all; then each is made
+/// ready, compared and swapped by itself.
 pub async fn rebuild(
     pool: &PgPool,
-    projection: &'static dyn Projection,
-    mut progress: impl FnMut(Progress) + Send,
-) -> Result<Rebuilt, RebuildError> {
-    let mut builder = Builder::start(pool, projection, Generation::New).await?;
-    match build_and_swap(&mut builder, &mut progress).await {
-        Ok(rebuilt) => {
-            builder.close().await;
-            Ok(rebuilt)
-        }
-        Err(cause) => {
-            // If this fails as well, the next start drops it.
-            if let Err(left) = builder.discard().await {
-                tracing::warn!(cause = %left, "half-built tables were left behind: {left}");
-            }
-            Err(cause)
+    chosen: &[&'static dyn Projection],
+    options: Options,
+    cancel: &CancellationToken,
+    tell: &mut (dyn FnMut(&Progress) + Send),
+) -> Result<Vec<Rebuilt>, RebuildError> {
+    // One that is named twice is built once.
+    let mut once: Vec<&'static dyn Projection> = Vec::with_capacity(chosen.len());
+    for projection in chosen.iter().copied() {
+        if once.iter().all(|known| known.name() != projection.name()) {
+            once.push(projection);
         }
     }
+    let names = once.iter().map(|one| (one.name(), one.version())).collect();
+    let mut watch = Watch::new(pool.clone(), names, options.rows_in_memory, cancel, tell);
+    let mut rebuild = Rebuild::begin(pool, &once, options).await?;
+    let result = rebuild.run(&mut watch).await;
+    rebuild.end(result).await
 }
 
-async fn build_and_swap(
-    builder: &mut Builder,
-    progress: &mut (impl FnMut(Progress) + Send),
-) -> Result<Rebuilt, RebuildError> {
-    for _attempt in 0..SWAP_ATTEMPTS {
+/// Folds the whole book beside a projection, and compares.
+pub async fn verify(
+    pool: &PgPool,
+    projection: &'static dyn Projection,
+) -> Result<Verified, RebuildError> {
+    let options = Options { dry_run: true, ..Options::default() };
+    let cancel = CancellationToken::new();
+    let mut rebuilt = rebuild(pool, &[projection], options, &cancel, &mut |_| {}).await?;
+    rebuilt.pop().map(|rebuilt| rebuilt.verified).ok_or(RebuildError::UnderWay(projection.name()))
+}
+
+/// A rebuild under way, on a connection of its own that holds the right to do it.
+struct Rebuild {
+    pool: PgPool,
+    conn: PgConnection,
+    backend: i32,
+    options: Options,
+    parts: Vec<Part>,
+    resumed: Vec<i64>,
+    /// What is not yet decided.
+    open: Vec<&'static dyn Projection>,
+}
+
+impl Rebuild {
+    async fn begin(
+        pool: &PgPool,
+        chosen: &[&'static dyn Projection],
+        options: Options,
+    ) -> Result<Self, RebuildError> {
+        let mut conn = connect(pool).await?;
+        let backend = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut conn).await?;
+        let mut parts = Vec::with_capacity(chosen.len());
+        for projection in chosen.iter().copied() {
+            if !tables::try_build_lock(&mut conn, projection).await? {
+                return Err(RebuildError::UnderWay(projection.name()));
+            }
+            let (_, built) = live(&mut conn, projection).await?;
+            if !built {
+                return Err(RebuildError::FirstBuild(projection.name()));
+            }
+        }
+        for projection in chosen.iter().copied() {
+            let checkpoint = open_tables(&mut conn, projection, options.dry_run).await?;
+            parts.push(Part::new(projection, Generation::New, checkpoint));
+        }
+        let resumed = parts.iter().map(|part| part.position).collect();
+        let open = chosen.to_vec();
+        Ok(Self { pool: pool.clone(), conn, backend, options, parts, resumed, open })
+    }
+
+    async fn run(&mut self, watch: &mut Watch<'_>) -> Result<Vec<Rebuilt>, RebuildError> {
+        let from = self.resumed.iter().copied().min().unwrap_or(0);
+        watch.starts_at(from, journal::head(&self.pool).await?.position);
+        // No further than the live ones are, for there they are compared.
         loop {
-            let head = Frontier::read(&mut builder.conn).await?.head.position;
-            let position = builder.position;
-            progress(Progress { phase: Phase::Folding, position, head });
-            if head - position <= CLOSE {
+            let mut target = i64::MAX;
+            for projection in &self.open {
+                target = target.min(live(&mut self.conn, *projection).await?.0);
+            }
+            if self.parts.iter().all(|part| part.position + CLOSE >= target) {
                 break;
             }
-            builder.fold_until(head.min(position + BATCH)).await?;
+            let (conn, pool, parts) = (&mut self.conn, &self.pool, &mut self.parts);
+            fold_until(conn, pool, parts, target, Phase::Folding, watch).await?;
         }
-        let position = builder.position;
-        progress(Progress { phase: Phase::Swapping, position, head: position });
-        if builder.swap().await? {
-            let events = builder.position;
-            progress(Progress { phase: Phase::Done, position: events, head: events });
-            return Ok(Rebuilt { events });
+        let mut rebuilt = Vec::with_capacity(self.parts.len());
+        let parts = std::mem::take(&mut self.parts);
+        let (shared, _) = watch.times();
+        for (mut part, resumed_at) in parts.into_iter().zip(self.resumed.clone()) {
+            watch.only(part.projection);
+            let before = watch.times();
+            let (outcome, verified) = self.finish(&mut part, watch).await?;
+            let after = watch.times();
+            let own = |phase: Phase| {
+                let of = |times: &[(Phase, f64)]| {
+                    times.iter().find(|(known, _)| *known == phase).map_or(0.0, |(_, time)| *time)
+                };
+                of(&after.0) - of(&before.0) + of(&shared)
+            };
+            let phases: Vec<_> = after.0.iter().map(|(phase, _)| (*phase, own(*phase))).collect();
+            rebuilt.push(Rebuilt {
+                projection: part.projection.name(),
+                version: part.projection.version(),
+                outcome,
+                events: part.position,
+                resumed_at,
+                seconds: phases.iter().map(|(_, seconds)| seconds).sum(),
+                phases,
+                verified,
+            });
+            self.decided(part.projection, rebuilt.last()).await?;
         }
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
-    Err(RebuildError::Busy(builder.projection.name()))
-}
-
-/// Another generation of a projection's tables, on a connection of its own that holds the right to
-/// build it.
-pub(crate) struct Builder {
-    pub(crate) conn: PgConnection,
-    projection: &'static dyn Projection,
-    generation: Generation,
-    /// The last line applied.
-    pub(crate) position: i64,
-}
-
-impl Builder {
-    /// Begins with empty tables.
-    pub(crate) async fn start(
-        pool: &PgPool,
-        projection: &'static dyn Projection,
-        generation: Generation,
-    ) -> Result<Self, RebuildError> {
-        // Detached: the lock goes with the connection, however this ends.
-        let mut conn = pool.acquire().await?.detach();
-        if !tables::try_build_lock(&mut conn, projection).await? {
-            return Err(RebuildError::UnderWay(projection.name()));
-        }
-        let mut transaction = conn.begin().await?;
-        tables::drop_tables(&mut transaction, projection, generation).await?;
-        tables::create_tables(&mut transaction, projection, generation).await?;
-        transaction.commit().await?;
-        Ok(Self { conn, projection, generation, position: 0 })
+        Ok(rebuilt)
     }
 
-    /// Applies the lines up to a position, in transactions of bounded size.
-    pub(crate) async fn fold_until(&mut self, target: i64) -> Result<(), RebuildError> {
-        while self.position < target {
-            let mut transaction = self.conn.begin().await?;
-            let position =
-                apply(&mut transaction, self.projection, self.generation, self.position, target)
-                    .await?;
-            transaction.commit().await?;
-            self.position = position;
+    /// What is done for each by itself: from the common pass to its swap.
+    async fn finish(
+        &mut self,
+        part: &mut Part,
+        watch: &mut Watch<'_>,
+    ) -> Result<(Outcome, Verified), RebuildError> {
+        let projection = part.projection;
+        if !self.options.dry_run {
+            watch.enter(Phase::Indexing);
+            let indexing = tables::create_indexes(&mut self.conn, projection, Generation::New);
+            watch.during(indexing).await?;
         }
-        Ok(())
+        let verified = self.compare(part, watch).await?;
+        if self.options.dry_run {
+            let outcome = if verified.is_equal() { Outcome::Compared } else { Outcome::Differs };
+            return Ok((outcome, verified));
+        }
+        if !verified.is_equal() && !self.options.repair {
+            return Ok((Outcome::Differs, verified));
+        }
+        for _attempt in 0..self.options.swap_attempts {
+            let head = journal::head(&self.pool).await?.position;
+            self.catch_up(part, head - CLOSE, watch).await?;
+            watch.enter(Phase::Swapping);
+            if self.swap(part).await? {
+                return Ok((Outcome::Swapped, verified));
+            }
+            watch
+                .during(async { Ok::<_, RebuildError>(tokio::time::sleep(STEP_BACK).await) })
+                .await?;
+        }
+        Err(RebuildError::Busy(projection.name()))
     }
 
-    /// Applies what is left and swaps, in one transaction; `false` if readers were in the way.
-    async fn swap(&mut self) -> Result<bool, RebuildError> {
-        let (name, version) = (self.projection.name(), self.projection.version());
-        let mut transaction = self.conn.begin().await?;
-        let conn = &mut *transaction;
-        sqlx::query(&format!("SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
-            .execute(&mut *conn)
+    async fn catch_up(
+        &mut self,
+        part: &mut Part,
+        target: i64,
+        watch: &mut Watch<'_>,
+    ) -> Result<(), RebuildError> {
+        let parts = std::slice::from_mut(part);
+        fold_until(&mut self.conn, &self.pool, parts, target, Phase::CatchingUp, watch).await
+    }
+
+    /// Brings the new tables level with the live ones, and compares both in one snapshot.
+    async fn compare(
+        &mut self,
+        part: &mut Part,
+        watch: &mut Watch<'_>,
+    ) -> Result<Verified, RebuildError> {
+        let projection = part.projection;
+        let position = live(&mut self.conn, projection).await?.0;
+        self.catch_up(part, position, watch).await?;
+        // The live tables stand still only while the new ones take the last steps and the snapshot is
+        // taken; the comparison holds up nobody.
+        let mut fence = self.pool.begin().await?;
+        let position = lock_checkpoint(&mut fence, projection).await?;
+        self.catch_up(part, position, watch).await?;
+        watch.enter(Phase::Comparing);
+        let mut snapshot = self.pool.begin().await?;
+        sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            .execute(&mut *snapshot)
             .await?;
-        let live = match checkpoint(conn, self.projection).await {
-            Ok(live) => live,
-            Err(RebuildError::Database(cause)) if lock_timed_out(&cause) => return Ok(false),
-            Err(cause) => return Err(cause),
-        };
-        // Readers must not see less than before.
-        let target = Frontier::read(&mut *conn).await?.head.position.max(live);
-        let mut position = self.position;
-        while position < target {
-            position = apply(conn, self.projection, self.generation, position, target).await?;
-        }
-        match tables::swap_tables(conn, self.projection).await {
-            Ok(()) => {}
-            Err(cause) if lock_timed_out(&cause) => return Ok(false),
-            Err(cause) => return Err(cause.into()),
-        }
-        sqlx::query(
-            "UPDATE projections
-                SET position = $3, state = 'live', detail = NULL, updated_at = clock_timestamp()
-              WHERE name = $1 AND version = $2",
-        )
-        .bind(name)
-        .bind(version)
-        .bind(position)
-        .execute(&mut *conn)
-        .await?;
-        transaction.commit().await?;
-        self.position = position;
-        Ok(true)
+        sqlx::query("SELECT position FROM sequencer").execute(&mut *snapshot).await?;
+        fence.rollback().await?;
+        let verified = watch.during(compare(&mut snapshot, projection, position)).await?;
+        snapshot.rollback().await?;
+        Ok(verified)
     }
 
-    /// Drops what was built.
-    pub(crate) async fn discard(mut self) -> Result<(), RebuildError> {
-        tables::drop_tables(&mut self.conn, self.projection, self.generation).await?;
-        self.close().await;
+    /// Folds what is left and swaps, in one transaction; `false` if readers were in the way.
+    async fn swap(&mut self, part: &mut Part) -> Result<bool, RebuildError> {
+        let mut transaction = self.conn.begin().await?;
+        match swap(&mut transaction, part.projection, part.position).await {
+            Ok(position) => {
+                transaction.commit().await?;
+                part.position = position;
+                Ok(true)
+            }
+            Err(RebuildError::Database(cause)) if lock_timed_out(&cause) => {
+                // Now, and not with the next statement: its locks would be held until then.
+                transaction.rollback().await?;
+                Ok(false)
+            }
+            Err(cause) => Err(cause),
+        }
+    }
+
+    /// Writes down what became of one, and drops tables that nobody needs any more.
+    async fn decided(
+        &mut self,
+        projection: &'static dyn Projection,
+        rebuilt: Option<&Rebuilt>,
+    ) -> Result<(), RebuildError> {
+        let Some(rebuilt) = rebuilt else { return Ok(()) };
+        let (state, detail) = match rebuilt.outcome {
+            Outcome::Swapped => ("swapped", None),
+            Outcome::Compared => ("compared", None),
+            Outcome::Differs => ("differs", Some(rebuilt.verified.to_string())),
+        };
+        tables::drop_tables(&mut self.conn, projection, Generation::New).await?;
+        settle(&mut self.conn, projection, state, detail.as_deref()).await?;
+        self.open.retain(|open| open.name() != projection.name());
         Ok(())
     }
 
     /// Gives the right to build back before it returns; dropping the connection would do so later.
-    async fn close(mut self) {
-        let closed = match tables::build_unlock(&mut self.conn, self.projection).await {
-            Ok(()) => self.conn.close().await,
-            Err(cause) => Err(cause),
-        };
-        if let Err(cause) = closed {
-            tracing::debug!(%cause, "a connection broke while it was closed: {cause}");
+    async fn end(
+        self,
+        result: Result<Vec<Rebuilt>, RebuildError>,
+    ) -> Result<Vec<Rebuilt>, RebuildError> {
+        if let Err(RebuildError::Displaced(_)) = &result {
+            // The tables and what is written of them are another's.
+            return result;
         }
+        if let Err(cause) = &result {
+            let state =
+                if matches!(cause, RebuildError::Cancelled) { "cancelled" } else { "failed" };
+            let left = leave(&self.pool, self.conn, self.backend, &self.open, state, cause);
+            // If this fails as well, it is found to be interrupted, and the next one goes on.
+            if let Err(left) = left.await {
+                tracing::warn!(cause = %left, "how a rebuild ended could not be written down: {left}");
+            }
+            return result;
+        }
+        give_back(self.conn).await;
+        result
     }
 }
 
+/// A connection of the build's own: its locks go with it, however the build ends.
+async fn connect(pool: &PgPool) -> Result<PgConnection, sqlx::Error> {
+    let mut conn = pool.acquire().await?.detach();
+    // So that a long statement, and the right to build, don't outlive a process that was killed.
+    // There are systems where it can't be had; there they do.
+    let _ = sqlx::query("SELECT set_config('client_connection_check_interval', '1s', false)")
+        .execute(&mut conn)
+        .await;
+    Ok(conn)
+}
+
+/// Gives the right to build back. The server would do so some time after the connection is closed.
+async fn give_back(mut conn: PgConnection) {
+    let given = tables::build_unlock(&mut conn).await;
+    if let Err(cause) = given.and(conn.close().await) {
+        tracing::debug!(%cause, "a connection broke while it was closed: {cause}");
+    }
+}
+
+/// Writes down how builds ended early, and gives the right to build back: whoever asks next has it.
+async fn leave(
+    pool: &PgPool,
+    conn: PgConnection,
+    backend: i32,
+    open: &[&'static dyn Projection],
+    state: &str,
+    cause: &RebuildError,
+) -> Result<(), sqlx::Error> {
+    // The statement that was broken off may still run on the connection.
+    drop(conn);
+    let mut ending = pool.begin().await?;
+    // The role that the pool acts with may not end what its login has begun.
+    sqlx::query("SET LOCAL ROLE NONE").execute(&mut *ending).await?;
+    sqlx::query(
+        "SELECT pg_terminate_backend(pid, $3)
+           FROM (SELECT DISTINCT pid FROM pg_locks
+                  WHERE pid = $1 AND locktype = 'advisory' AND classid = $2::bigint::oid) AS ours",
+    )
+    .bind(backend)
+    .bind(i64::from(tables::BUILD_LOCK))
+    .bind(END_WITHIN_MS)
+    .execute(&mut *ending)
+    .await?;
+    ending.commit().await?;
+    let mut transaction = pool.begin().await?;
+    for projection in open.iter().copied() {
+        // Somebody else may have taken over already.
+        if !tables::try_build_lock_here(&mut transaction, projection).await? {
+            continue;
+        }
+        settle(&mut transaction, projection, state, Some(&cause.to_string())).await?;
+        if !cause.leaves_good_tables() {
+            tables::drop_tables(&mut transaction, projection, Generation::New).await?;
+        }
+    }
+    transaction.commit().await
+}
+
+/// Folds the lines after `position` and swaps, inside the caller's transaction; the position then.
+async fn swap(
+    conn: &mut PgConnection,
+    projection: &'static dyn Projection,
+    mut position: i64,
+) -> Result<i64, RebuildError> {
+    tables::send_vacuum_away(conn, projection).await?;
+    sqlx::query(&format!("SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")).execute(&mut *conn).await?;
+    let live = lock_checkpoint(conn, projection).await?;
+    // Readers must not see less than before.
+    let target = journal::head_of(conn).await?.max(live);
+    let mut folding = projection.folding(Generation::New, Start::Exact);
+    while position < target {
+        let events = journal::read_after(conn, position, CLOSE.min(target - position)).await?;
+        let entries: Vec<_> = events.into_iter().map(Entry::new).collect();
+        let Some(last) = entries.last().map(|entry| entry.recorded.position) else {
+            return Err(JournalError::Gap { expected: position + 1, found: target }.into());
+        };
+        folding.absorb(conn, &entries).await?;
+        position = last;
+    }
+    folding.write(conn).await?;
+    tables::swap_tables(conn, projection).await?;
+    sqlx::query(
+        "UPDATE projections
+            SET position = $3, state = 'live', detail = NULL, stopped = NULL, fold = $4,
+                updated_at = clock_timestamp()
+          WHERE name = $1 AND version = $2",
+    )
+    .bind(projection.name())
+    .bind(projection.version())
+    .bind(position)
+    .bind(Json(projection.fingerprint()))
+    .execute(&mut *conn)
+    .await?;
+    settle(conn, projection, "swapped", None).await?;
+    Ok(position)
+}
+
+/// Builds a projection for the first time, or goes on with that: its rows, then its indexes. What
+/// comes meanwhile is left to the projector.
+pub(crate) async fn first_build(
+    pool: &PgPool,
+    projection: &'static dyn Projection,
+    rows_in_memory: usize,
+) -> Result<(), RebuildError> {
+    let mut conn = connect(pool).await?;
+    let backend = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut conn).await?;
+    if !tables::try_build_lock(&mut conn, projection).await? {
+        return Err(RebuildError::UnderWay(projection.name()));
+    }
+    let (position, built) = live(&mut conn, projection).await?;
+    if built {
+        return Ok(());
+    }
+    begin(&mut conn, projection, position, false).await?;
+    let cancel = CancellationToken::new();
+    let mut tell = |_: &Progress| {};
+    let names = vec![(projection.name(), projection.version())];
+    let mut watch = Watch::new(pool.clone(), names, rows_in_memory, &cancel, &mut tell);
+    let work = async {
+        let mut parts = [Part::new(projection, Generation::Live, position)];
+        watch.starts_at(position, journal::head(pool).await?.position);
+        loop {
+            let target = journal::head(pool).await?.position;
+            let close = parts.iter().all(|part| part.position + CLOSE >= target);
+            let folded =
+                fold_until(&mut conn, pool, &mut parts, target, Phase::Folding, &mut watch).await;
+            if let Err(cause) = folded {
+                // What is before a line that can't be applied is shown.
+                if let Some(line) = cause.line() {
+                    let [part] = &parts;
+                    let mut parts = [Part::new(projection, Generation::Live, part.checkpoint)];
+                    let (conn, watch) = (&mut conn, &mut watch);
+                    fold_until(conn, pool, &mut parts, line - 1, Phase::Folding, watch).await?;
+                }
+                return Err(cause);
+            }
+            if close {
+                break;
+            }
+        }
+        watch.enter(Phase::Indexing);
+        watch.during(tables::create_indexes(&mut conn, projection, Generation::Live)).await?;
+        let mut transaction = conn.begin().await?;
+        sqlx::query(
+            "UPDATE projections SET built = true, detail = NULL, stopped = NULL
+              WHERE name = $1 AND version = $2",
+        )
+        .bind(projection.name())
+        .bind(projection.version())
+        .execute(&mut *transaction)
+        .await?;
+        settle(&mut transaction, projection, "built", None).await?;
+        transaction.commit().await?;
+        Ok(())
+    };
+    let result: Result<(), RebuildError> = work.await;
+    match &result {
+        Ok(()) => {
+            give_back(conn).await;
+        }
+        Err(cause) => {
+            let open = [projection];
+            let left = leave(pool, conn, backend, &open, "failed", cause);
+            if let Err(left) = left.await {
+                tracing::warn!(cause = %left, "how a build ended could not be written down: {left}");
+            }
+        }
+    }
+    result
+}
+
+/// Finds tables to go on with, or makes new ones; the line up to which they are built.
+async fn open_tables(
+    conn: &mut PgConnection,
+    projection: &dyn Projection,
+    dry_run: bool,
+) -> Result<i64, sqlx::Error> {
+    let mut transaction = conn.begin().await?;
+    let checkpoint = match tables::resumable(&mut transaction, projection).await? {
+        Some(position) => position,
+        None => {
+            tables::drop_tables(&mut transaction, projection, Generation::New).await?;
+            tables::create_tables(&mut transaction, projection, Generation::New).await?;
+            0
+        }
+    };
+    begin(&mut transaction, projection, checkpoint, dry_run).await?;
+    transaction.commit().await?;
+    Ok(checkpoint)
+}
+
+/// Writes down that a build begins.
+pub(crate) async fn begin(
+    conn: &mut PgConnection,
+    projection: &dyn Projection,
+    checkpoint: i64,
+    dry_run: bool,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "INSERT INTO builds (name, version, state, phase, dry_run, fold, position, events_done)
+         VALUES ($1, $2, 'running', 'folding', $3, $4, $5, $5)
+         ON CONFLICT (name, version) DO UPDATE
+            SET state = 'running', phase = 'folding', dry_run = $3, fold = $4, position = $5,
+                events_done = $5, events_total = 0, events_per_second = 0, seconds_left = NULL,
+                cancel = false, detail = NULL, started_at = clock_timestamp(),
+                updated_at = clock_timestamp()",
+    )
+    .bind(projection.name())
+    .bind(projection.version())
+    .bind(dry_run)
+    .bind(Json(projection.fingerprint()))
+    .bind(checkpoint)
+    .execute(conn)
+    .await
+    .map(drop)
+}
+
+/// Writes down how a build ended.
+pub(crate) async fn settle(
+    conn: &mut PgConnection,
+    projection: &dyn Projection,
+    state: &str,
+    detail: Option<&str>,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "UPDATE builds SET state = $3, detail = $4, seconds_left = NULL,
+                updated_at = clock_timestamp()
+          WHERE name = $1 AND version = $2 AND state = 'running'",
+    )
+    .bind(projection.name())
+    .bind(projection.version())
+    .bind(state)
+    .bind(detail)
+    .execute(conn)
+    .await
+    .map(drop)
+}
+
+/// The position of the live tables, and whether their first build is complete.
+async fn live(
+    conn: &mut PgConnection,
+    projection: &dyn Projection,
+) -> Result<(i64, bool), RebuildError> {
+    sqlx::query_as("SELECT position, built FROM projections WHERE name = $1 AND version = $2")
+        .bind(projection.name())
+        .bind(projection.version())
+        .fetch_optional(conn)
+        .await?
+        .ok_or(RebuildError::NotRegistered(projection.name()))
+}
+
 /// Locks the fence of a projection; its live position.
-pub(crate) async fn checkpoint(
+async fn lock_checkpoint(
     conn: &mut PgConnection,
     projection: &dyn Projection,
 ) -> Result<i64, RebuildError> {
@@ -249,26 +659,6 @@ pub(crate) async fn checkpoint(
             .await?
             .ok_or(RebuildError::NotRegistered(projection.name()))?;
     Ok(row.try_get("position")?)
-}
-
-/// Applies one batch of the lines up to `target`; the position it came to.
-async fn apply(
-    conn: &mut PgConnection,
-    projection: &dyn Projection,
-    generation: Generation,
-    position: i64,
-    target: i64,
-) -> Result<i64, RebuildError> {
-    let events = journal::read_after(conn, position, BATCH.min(target - position)).await?;
-    let Some(last) = events.last().map(|event| event.position) else {
-        // The caller knows that the line is there: an end before it is no end.
-        return Err(RebuildError::Journal(JournalError::Gap {
-            expected: position + 1,
-            found: target,
-        }));
-    };
-    projection.apply(conn, generation, &events).await?;
-    Ok(last)
 }
 
 fn lock_timed_out(cause: &sqlx::Error) -> bool {

@@ -23,10 +23,10 @@ use crate::{
     follower::Follower,
     head::{Frontier, Head, HeadWatch},
     journal::JournalError,
-    projection::View,
     sequencer::back_off,
     sessions::{self, Sessions},
     users::{self, Users},
+    view::View,
 };
 
 /// Clocks of replicas differ; what could matter within this is kept.

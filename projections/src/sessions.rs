@@ -3,13 +3,15 @@
 
 use chrono::{DateTime, Utc};
 use domain::{Event, Sealed, SessionEvent, SessionId, SignInMethod, UserId, stream};
-use sqlx::{PgConnection, PgPool, postgres::PgRow};
+use sqlx::{PgPool, postgres::PgRow};
 use uuid::Uuid;
 
 use crate::{
+    copy::Fields,
     journal::RecordedEvent,
-    projection::{CannotApply, Generation, Index, Line, Table, View, table},
+    projection::{CannotApply, Generation, Index, Line, Table},
     stored,
+    view::{View, table},
 };
 
 /// The view.
@@ -62,6 +64,7 @@ impl View for Sessions {
                   end_reason     text,
                   position       bigint      NOT NULL",
         key: "session_id",
+        masked: &["started_source", "last_source"],
         indexes: &[
             Index {
                 name: "open_of_user",
@@ -83,6 +86,10 @@ impl View for Sessions {
         session_of_stream(line.recorded)
     }
 
+    fn begins(line: &Line<'_>) -> bool {
+        matches!(line.event, Event::Session(SessionEvent::Started { .. }))
+    }
+
     fn fold(row: Option<Row>, line: &Line<'_>) -> Result<Row, CannotApply> {
         let Event::Session(event) = &line.event else {
             return Err(line.cannot_apply("this is not an event of a session"));
@@ -94,7 +101,7 @@ impl View for Sessions {
                 SessionEvent::Started {
                     user_id,
                     user_version,
-                    method,
+                    methods,
                     refresh: _,
                     remember_me,
                     at,
@@ -104,7 +111,7 @@ impl View for Sessions {
                 session_id: session_of_stream(line.recorded)?,
                 user_id: *user_id,
                 user_version: *user_version,
-                method: method_name(*method).to_owned(),
+                method: methods_name(methods),
                 remember_me: *remember_me,
                 started_at: *at,
                 last_seen_at: *at,
@@ -140,64 +147,33 @@ impl View for Sessions {
         Ok(row)
     }
 
+    fn key_of(row: &Row) -> SessionId {
+        row.session_id
+    }
+
     fn position(row: &Row) -> i64 {
         row.position
     }
 
-    async fn load(
-        conn: &mut PgConnection,
-        generation: Generation,
-        keys: &[SessionId],
-    ) -> Result<Vec<(SessionId, Row)>, sqlx::Error> {
-        let ids: Vec<Uuid> = keys.iter().map(|key| key.0).collect();
-        let rows = sqlx::query(&format!(
-            "SELECT * FROM {} WHERE session_id = ANY($1)",
-            table::<Self>("sessions", generation)
-        ))
-        .bind(ids)
-        .fetch_all(conn)
-        .await?;
-        rows.iter().map(|row| read(row).map(|row| (row.session_id, row))).collect()
+    fn read(row: &PgRow) -> Result<Row, sqlx::Error> {
+        read(row)
     }
 
-    async fn write(
-        conn: &mut PgConnection,
-        generation: Generation,
-        rows: &[Row],
-    ) -> Result<(), sqlx::Error> {
-        let text = |sealed: &Option<Sealed>| sealed.as_ref().map(|sealed| sealed.0.clone());
-        sqlx::query(&format!(
-            "INSERT INTO {} (session_id, user_id, user_version, method, remember_me, started_at,
-                             last_seen_at, expires_at, refreshes, started_source, last_source,
-                             ended_at, end_reason, position)
-             SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::text[], $5::boolean[],
-                                  $6::timestamptz[], $7::timestamptz[], $8::timestamptz[],
-                                  $9::bigint[], $10::text[], $11::text[], $12::timestamptz[],
-                                  $13::text[], $14::bigint[])
-             ON CONFLICT (session_id) DO UPDATE SET
-                 last_seen_at = excluded.last_seen_at, expires_at = excluded.expires_at,
-                 refreshes = excluded.refreshes, last_source = excluded.last_source,
-                 ended_at = excluded.ended_at, end_reason = excluded.end_reason,
-                 position = excluded.position",
-            table::<Self>("sessions", generation)
-        ))
-        .bind(rows.iter().map(|r| r.session_id.0).collect::<Vec<_>>())
-        .bind(rows.iter().map(|r| r.user_id.0).collect::<Vec<_>>())
-        .bind(rows.iter().map(|r| stored::bigint(r.user_version)).collect::<Vec<_>>())
-        .bind(rows.iter().map(|r| r.method.as_str()).collect::<Vec<_>>())
-        .bind(rows.iter().map(|r| r.remember_me).collect::<Vec<_>>())
-        .bind(rows.iter().map(|r| r.started_at).collect::<Vec<_>>())
-        .bind(rows.iter().map(|r| r.last_seen_at).collect::<Vec<_>>())
-        .bind(rows.iter().map(|r| r.expires_at).collect::<Vec<_>>())
-        .bind(rows.iter().map(|r| r.refreshes).collect::<Vec<_>>())
-        .bind(rows.iter().map(|r| text(&r.started_source)).collect::<Vec<_>>())
-        .bind(rows.iter().map(|r| text(&r.last_source)).collect::<Vec<_>>())
-        .bind(rows.iter().map(|r| r.ended_at).collect::<Vec<_>>())
-        .bind(rows.iter().map(|r| r.end_reason.as_deref()).collect::<Vec<_>>())
-        .bind(rows.iter().map(|r| r.position).collect::<Vec<_>>())
-        .execute(conn)
-        .await?;
-        Ok(())
+    fn write(row: &Row, fields: &mut Fields) {
+        fields.put(row.session_id.0);
+        fields.put(row.user_id.0);
+        fields.put(stored::bigint(row.user_version));
+        fields.put(row.method.as_str());
+        fields.put(row.remember_me);
+        fields.put(row.started_at);
+        fields.put(row.last_seen_at);
+        fields.put(row.expires_at);
+        fields.put(row.refreshes);
+        fields.put(row.started_source.as_ref().map(|source| source.0.as_str()));
+        fields.put(row.last_source.as_ref().map(|source| source.0.as_str()));
+        fields.put(row.ended_at);
+        fields.put(row.end_reason.as_deref());
+        fields.put(row.position);
     }
 }
 
@@ -209,12 +185,13 @@ pub(crate) fn session_of_stream(recorded: &RecordedEvent) -> Result<SessionId, C
         .map_err(|_| CannotApply::new(recorded, "the stream's id is not the id of a session"))
 }
 
-/// The name under which a way to sign in is stored.
-pub(crate) fn method_name(method: SignInMethod) -> &'static str {
-    match method {
+/// The name under which the ways of a sign-in are stored, in the order they were proved.
+pub(crate) fn methods_name(methods: &[SignInMethod]) -> String {
+    let name = |method: &SignInMethod| match method {
         SignInMethod::Password => "password",
         SignInMethod::Registration => "registration",
-    }
+    };
+    methods.iter().map(name).collect::<Vec<_>>().join("+")
 }
 
 fn read(row: &PgRow) -> Result<Row, sqlx::Error> {

@@ -3,10 +3,10 @@
 use std::fmt;
 
 use chrono::{DateTime, Utc};
-use serde::Serialize;
-use sqlx::{PgPool, Row};
+use serde::{Deserialize, Serialize};
+use sqlx::{PgPool, Row, types::Json};
 
-use crate::projection::Projection;
+use crate::projection::{CannotApply, Projection};
 
 /// How one projection stands.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -23,7 +23,46 @@ pub struct ProjectionStatus {
     pub state: ProjectionState,
     /// Why it is stopped, where, and what to do.
     pub detail: Option<String>,
+    /// The same in parts.
+    pub stopped: Option<Stopped>,
+    /// Its first build is complete: its tables show a whole book, if not up to the last line.
+    pub built: bool,
     pub updated_at: Option<DateTime<Utc>>,
+}
+
+/// The line at which a projection is stopped, and why. It holds no personal data.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stopped {
+    pub position: i64,
+    /// The stream and the place in it, where the line can be read that far.
+    pub stream: Option<String>,
+    pub event_type: Option<String>,
+    pub event_version: Option<String>,
+    pub cause: String,
+}
+
+impl From<&CannotApply> for Stopped {
+    fn from(cannot: &CannotApply) -> Self {
+        Self {
+            position: cannot.position,
+            stream: Some(cannot.stream.clone()),
+            event_type: Some(cannot.event_type.clone()),
+            event_version: Some(cannot.event_version.clone()),
+            cause: cannot.cause.clone(),
+        }
+    }
+}
+
+impl fmt::Display for Stopped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {}", self.position)?;
+        if let (Some(stream), Some(event), Some(version)) =
+            (&self.stream, &self.event_type, &self.event_version)
+        {
+            write!(f, " ({stream}, {event} version {version})")?;
+        }
+        write!(f, ": {}", self.cause)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -72,6 +111,7 @@ pub async fn status(
 ) -> Result<Vec<ProjectionStatus>, sqlx::Error> {
     let rows = sqlx::query(
         "SELECT coalesce(p.position, 0) AS position, s.position AS head, p.state, p.detail,
+                p.stopped, coalesce(p.built, false) AS built,
                 p.updated_at,
                 coalesce(greatest(extract(epoch FROM clock_timestamp() - oldest.recorded_at), 0),
                          0)::float8 AS lag_seconds
@@ -105,6 +145,8 @@ pub async fn status(
                 lag_seconds: row.try_get("lag_seconds")?,
                 state: ProjectionState::from_stored(state.as_deref()),
                 detail: row.try_get("detail")?,
+                stopped: row.try_get::<Option<Json<_>>, _>("stopped")?.map(|Json(stopped)| stopped),
+                built: row.try_get("built")?,
                 updated_at: row.try_get("updated_at")?,
             })
         })

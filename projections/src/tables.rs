@@ -3,14 +3,14 @@
 //! Names of tables and indexes are constants of this crate, a version and a generation, so that
 //! putting them into the text of a statement is safe.
 
-use sqlx::PgConnection;
+use sqlx::{PgConnection, types::Json};
 
 use crate::projection::{Generation, Projection};
 
 /// Serialises the making of tables. The second number is the projection's.
 const ENSURE_LOCK: i32 = 0x0E17_B001;
 /// Held, for as long as it takes, by a session that builds another generation of a projection.
-const BUILD_LOCK: i32 = 0x0E17_B002;
+pub(crate) const BUILD_LOCK: i32 = 0x0E17_B002;
 
 /// Makes the live tables if they are not there, and registers the projection.
 pub(crate) async fn ensure(
@@ -30,27 +30,61 @@ pub(crate) async fn ensure(
     .fetch_one(&mut *conn)
     .await?;
     if registered {
-        // What a crash of a rebuild left behind, unless one is under way.
-        let idle: bool = sqlx::query_scalar("SELECT pg_try_advisory_xact_lock($1, hashtext($2))")
-            .bind(BUILD_LOCK)
-            .bind(projection.name())
-            .fetch_one(&mut *conn)
-            .await?;
-        if idle {
+        // What a crash of a rebuild left behind, unless one is under way or may go on with it.
+        let idle = try_build_lock_here(conn, projection).await?;
+        if idle && resumable(conn, projection).await?.is_none() {
             drop_tables(conn, projection, Generation::New).await?;
-            drop_tables(conn, projection, Generation::Check).await?;
         }
         return Ok(());
     }
     // Without its row a table tells nothing of how far it came.
     drop_tables(conn, projection, Generation::Live).await?;
     create_tables(conn, projection, Generation::Live).await?;
-    sqlx::query("INSERT INTO projections (name, version, state) VALUES ($1, $2, 'building')")
-        .bind(projection.name())
-        .bind(projection.version())
-        .execute(conn)
-        .await?;
+    sqlx::query(
+        "INSERT INTO projections (name, version, state, fold, tables)
+         VALUES ($1, $2, 'building', $3, $4)",
+    )
+    .bind(projection.name())
+    .bind(projection.version())
+    .bind(Json(projection.fingerprint()))
+    .bind(
+        projection
+            .tables()
+            .iter()
+            .map(|t| t.relation(projection.version(), Generation::Live))
+            .collect::<Vec<_>>(),
+    )
+    .execute(conn)
+    .await?;
     Ok(())
+}
+
+/// The line up to which new tables are built that somebody left behind, where a build may go on with
+/// them: they are there, not old, made by the same fold, and no further than the live ones, with which
+/// they are to be compared.
+pub(crate) async fn resumable(
+    conn: &mut PgConnection,
+    projection: &dyn Projection,
+) -> Result<Option<i64>, sqlx::Error> {
+    let tables: Vec<String> = projection
+        .tables()
+        .iter()
+        .map(|table| format!("ledger.{}", table.relation(projection.version(), Generation::New)))
+        .collect();
+    sqlx::query_scalar(
+        "SELECT b.position FROM builds AS b JOIN projections AS p USING (name, version)
+          WHERE name = $1 AND version = $2 AND b.state IN ('running', 'failed', 'cancelled')
+            AND b.fold = $3 AND b.updated_at > clock_timestamp() - interval '1 day'
+            AND b.position <= p.position
+            AND NOT EXISTS (SELECT FROM unnest($4::text[]) AS needed (name)
+                             WHERE to_regclass(needed.name) IS NULL)",
+    )
+    .bind(projection.name())
+    .bind(projection.version())
+    .bind(Json(projection.fingerprint()))
+    .bind(tables)
+    .fetch_optional(conn)
+    .await
 }
 
 /// Takes the right to build another generation, for as long as the connection lives. `false`: somebody
@@ -66,19 +100,24 @@ pub(crate) async fn try_build_lock(
         .await
 }
 
-/// Gives the right back.
-pub(crate) async fn build_unlock(
+/// The same until the transaction ends.
+pub(crate) async fn try_build_lock_here(
     conn: &mut PgConnection,
     projection: &dyn Projection,
-) -> Result<(), sqlx::Error> {
-    sqlx::query("SELECT pg_advisory_unlock($1, hashtext($2))")
+) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("SELECT pg_try_advisory_xact_lock($1, hashtext($2))")
         .bind(BUILD_LOCK)
         .bind(projection.name())
-        .execute(conn)
+        .fetch_one(conn)
         .await
-        .map(drop)
 }
 
+/// Gives back all the rights that the connection has taken.
+pub(crate) async fn build_unlock(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query("SELECT pg_advisory_unlock_all()").execute(&mut *conn).await.map(drop)
+}
+
+/// Makes the tables with their keys alone: indexes are made when the rows are there.
 pub(crate) async fn create_tables(
     conn: &mut PgConnection,
     projection: &dyn Projection,
@@ -94,18 +133,31 @@ pub(crate) async fn create_tables(
             ),
         )
         .await?;
+    }
+    Ok(())
+}
+
+/// Makes the indexes, and lets the planner know the tables.
+pub(crate) async fn create_indexes(
+    conn: &mut PgConnection,
+    projection: &dyn Projection,
+    generation: Generation,
+) -> Result<(), sqlx::Error> {
+    run(conn, "SET maintenance_work_mem = '128MB'").await?;
+    for table in projection.tables() {
+        let relation = table.relation(projection.version(), generation);
         for index in table.indexes {
+            let name = index.name;
+            let on = index.on;
             run(
                 conn,
-                &format!(
-                    "CREATE INDEX {relation}_{} ON ledger.{relation} {}",
-                    index.name, index.on
-                ),
+                &format!("CREATE INDEX IF NOT EXISTS {relation}_{name} ON ledger.{relation} {on}"),
             )
             .await?;
         }
+        run(conn, &format!("ANALYZE ledger.{relation}")).await?;
     }
-    Ok(())
+    run(conn, "RESET maintenance_work_mem").await
 }
 
 pub(crate) async fn drop_tables(
@@ -116,6 +168,20 @@ pub(crate) async fn drop_tables(
     for table in projection.tables() {
         let relation = table.relation(projection.version(), generation);
         run(conn, &format!("DROP TABLE IF EXISTS ledger.{relation}")).await?;
+    }
+    Ok(())
+}
+
+/// Autovacuum leaves a table to who waits for it longer than `deadlock_timeout`, a second. The swap
+/// doesn't wait so long, for new readers wait behind it; this lock does, and nobody waits behind it.
+pub(crate) async fn send_vacuum_away(
+    conn: &mut PgConnection,
+    projection: &dyn Projection,
+) -> Result<(), sqlx::Error> {
+    run(conn, "SET LOCAL lock_timeout = '5s'").await?;
+    for table in projection.tables() {
+        let live = table.relation(projection.version(), Generation::Live);
+        run(conn, &format!("LOCK TABLE ledger.{live} IN SHARE UPDATE EXCLUSIVE MODE")).await?;
     }
     Ok(())
 }

@@ -5,13 +5,14 @@
 
 use chrono::{DateTime, Utc};
 use domain::{Event, Index, Role, Roles, Sealed, SealedIdentifier, UserEvent, UserId, stream};
-use sqlx::{PgConnection, PgPool, postgres::PgRow};
-use uuid::Uuid;
+use sqlx::{PgPool, postgres::PgRow};
 
 use crate::{
+    copy::Fields,
     journal::RecordedEvent,
-    projection::{self, CannotApply, Generation, Line, Page, Table, View, table},
+    projection::{self, CannotApply, Generation, Line, Page, Table},
     stored,
+    view::{View, table},
 };
 
 /// The view.
@@ -68,6 +69,7 @@ impl View for Users {
                   version         bigint      NOT NULL,
                   position        bigint      NOT NULL",
         key: "user_id",
+        masked: &["email_sealed", "email_index", "username_sealed", "username_index", "full_name"],
         indexes: &[
             projection::Index { name: "email", on: "(email_index)" },
             projection::Index { name: "username", on: "(username_index)" },
@@ -85,6 +87,10 @@ impl View for Users {
 
     fn key(line: &Line<'_>) -> Result<UserId, CannotApply> {
         user_of_stream(line.recorded)
+    }
+
+    fn begins(line: &Line<'_>) -> bool {
+        matches!(line.event, Event::User(UserEvent::Registered { .. }))
     }
 
     fn fold(row: Option<Row>, line: &Line<'_>) -> Result<Row, CannotApply> {
@@ -143,67 +149,31 @@ impl View for Users {
         Ok(row)
     }
 
+    fn key_of(row: &Row) -> UserId {
+        row.user_id
+    }
+
     fn position(row: &Row) -> i64 {
         row.position
     }
 
-    async fn load(
-        conn: &mut PgConnection,
-        generation: Generation,
-        keys: &[UserId],
-    ) -> Result<Vec<(UserId, Row)>, sqlx::Error> {
-        let ids: Vec<Uuid> = keys.iter().map(|key| key.0).collect();
-        let rows = sqlx::query(&format!(
-            "SELECT * FROM {} WHERE user_id = ANY($1)",
-            table::<Self>("users", generation)
-        ))
-        .bind(ids)
-        .fetch_all(conn)
-        .await?;
-        rows.iter().map(|row| read(row).map(|row| (row.user_id, row))).collect()
+    fn read(row: &PgRow) -> Result<Row, sqlx::Error> {
+        read(row)
     }
 
-    async fn write(
-        conn: &mut PgConnection,
-        generation: Generation,
-        rows: &[Row],
-    ) -> Result<(), sqlx::Error> {
-        let roles = |row: &Row| row.roles.iter().map(|role| role.as_str()).collect::<Vec<_>>();
-        sqlx::query(&format!(
-            "INSERT INTO {} (user_id, email_sealed, email_index, username_sealed, username_index,
-                             full_name, roles, disabled, registered_at, updated_at, version, position)
-             SELECT user_id, email_sealed, email_index, username_sealed, username_index,
-                    full_name, string_to_array(roles, ','), disabled, registered_at, updated_at,
-                    version, position
-               FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[],
-                           $7::text[], $8::boolean[], $9::timestamptz[], $10::timestamptz[],
-                           $11::bigint[], $12::bigint[])
-                 AS n (user_id, email_sealed, email_index, username_sealed, username_index,
-                       full_name, roles, disabled, registered_at, updated_at, version, position)
-             ON CONFLICT (user_id) DO UPDATE SET
-                 email_sealed = excluded.email_sealed, email_index = excluded.email_index,
-                 username_sealed = excluded.username_sealed,
-                 username_index = excluded.username_index, full_name = excluded.full_name,
-                 roles = excluded.roles, disabled = excluded.disabled,
-                 registered_at = excluded.registered_at, updated_at = excluded.updated_at,
-                 version = excluded.version, position = excluded.position",
-            table::<Self>("users", generation)
-        ))
-        .bind(rows.iter().map(|r| r.user_id.0).collect::<Vec<_>>())
-        .bind(rows.iter().map(|r| r.email.sealed.0.as_str()).collect::<Vec<_>>())
-        .bind(rows.iter().map(|r| r.email.index.0.as_str()).collect::<Vec<_>>())
-        .bind(rows.iter().map(|r| r.username.sealed.0.as_str()).collect::<Vec<_>>())
-        .bind(rows.iter().map(|r| r.username.index.0.as_str()).collect::<Vec<_>>())
-        .bind(rows.iter().map(|r| r.full_name.as_ref().map(|s| s.0.as_str())).collect::<Vec<_>>())
-        .bind(rows.iter().map(|r| roles(r).join(",")).collect::<Vec<_>>())
-        .bind(rows.iter().map(|r| r.disabled).collect::<Vec<_>>())
-        .bind(rows.iter().map(|r| r.registered_at).collect::<Vec<_>>())
-        .bind(rows.iter().map(|r| r.updated_at).collect::<Vec<_>>())
-        .bind(rows.iter().map(|r| stored::bigint(r.version)).collect::<Vec<_>>())
-        .bind(rows.iter().map(|r| r.position).collect::<Vec<_>>())
-        .execute(conn)
-        .await?;
-        Ok(())
+    fn write(row: &Row, fields: &mut Fields) {
+        fields.put(row.user_id.0);
+        fields.put(row.email.sealed.0.as_str());
+        fields.put(row.email.index.0.as_str());
+        fields.put(row.username.sealed.0.as_str());
+        fields.put(row.username.index.0.as_str());
+        fields.put(row.full_name.as_ref().map(|name| name.0.as_str()));
+        fields.put(row.roles.iter().map(|role| role.as_str()).collect::<Vec<_>>());
+        fields.put(row.disabled);
+        fields.put(row.registered_at);
+        fields.put(row.updated_at);
+        fields.put(stored::bigint(row.version));
+        fields.put(row.position);
     }
 }
 

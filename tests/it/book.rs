@@ -59,6 +59,11 @@ impl Desk {
         Self { book, clock, pool, _database: database }
     }
 
+    /// A pool of the database's owner.
+    pub fn owner(&self) -> &PgPool {
+        self._database.pool()
+    }
+
     pub fn origin(&self) -> Origin {
         Origin {
             by: By::Anonymous,

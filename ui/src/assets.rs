@@ -39,6 +39,16 @@ pub(crate) static STYLESHEET: LazyLock<File> = LazyLock::new(|| {
     )
 });
 
+/// Of the one page that changes while somebody looks at it.
+pub(crate) static PROJECTIONS_SCRIPT: LazyLock<File> = LazyLock::new(|| {
+    File::new(
+        "projections",
+        "js",
+        "text/javascript; charset=utf-8",
+        include_bytes!("../static/projections.js"),
+    )
+});
+
 pub(crate) static LOGO: LazyLock<File> = LazyLock::new(|| {
     File::new("entrybook", "svg", "image/svg+xml", include_bytes!("../static/entrybook.svg"))
 });
@@ -80,7 +90,9 @@ impl File {
 #[must_use]
 pub fn static_asset(path: &str) -> Option<Asset> {
     let name = path.strip_prefix("/static/")?;
-    let file = [&*STYLESHEET, &*LOGO].into_iter().find(|file| file.has_name(name))?;
+    let file = [&*STYLESHEET, &*PROJECTIONS_SCRIPT, &*LOGO]
+        .into_iter()
+        .find(|file| file.has_name(name))?;
     Some(Asset {
         bytes: file.bytes,
         content_type: file.content_type,

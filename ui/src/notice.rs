@@ -22,12 +22,17 @@ pub enum Notice {
     UserUnknown,
     NotYourself,
     LastAdmin,
+    RebuildBegun,
+    CheckBegun,
+    BuildCancelled,
+    BuildUnderWay,
+    NoBuild,
     FormExpired,
     Unavailable,
 }
 
 impl Notice {
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 23] = [
         Self::SignedOut,
         Self::SignInFirst,
         Self::Registered,
@@ -44,6 +49,11 @@ impl Notice {
         Self::UserUnknown,
         Self::NotYourself,
         Self::LastAdmin,
+        Self::RebuildBegun,
+        Self::CheckBegun,
+        Self::BuildCancelled,
+        Self::BuildUnderWay,
+        Self::NoBuild,
         Self::FormExpired,
         Self::Unavailable,
     ];
@@ -78,6 +88,11 @@ impl Notice {
             Self::UserUnknown => MessageId("notice-user-unknown"),
             Self::NotYourself => MessageId("notice-not-yourself"),
             Self::LastAdmin => MessageId("notice-last-admin"),
+            Self::RebuildBegun => MessageId("notice-rebuild-begun"),
+            Self::CheckBegun => MessageId("notice-check-begun"),
+            Self::BuildCancelled => MessageId("notice-build-cancelled"),
+            Self::BuildUnderWay => MessageId("notice-build-under-way"),
+            Self::NoBuild => MessageId("notice-no-build"),
             Self::FormExpired => MessageId("notice-form-expired"),
             Self::Unavailable => MessageId("notice-unavailable"),
         }
@@ -90,6 +105,8 @@ impl Notice {
             | Self::UserUnknown
             | Self::NotYourself
             | Self::LastAdmin
+            | Self::BuildUnderWay
+            | Self::NoBuild
             | Self::FormExpired
             | Self::Unavailable => true,
             Self::SignedOut
@@ -103,6 +120,9 @@ impl Notice {
             | Self::UserEnabled
             | Self::RoleGranted
             | Self::RoleRevoked
+            | Self::RebuildBegun
+            | Self::CheckBegun
+            | Self::BuildCancelled
             | Self::NothingChanged => false,
         }
     }

@@ -36,6 +36,20 @@ pub const USER_ROLE_GRANT: &str = "/users/{id}/roles/grant";
 /// POST `role` (`auditor` or `admin`), `csrf`.
 pub const USER_ROLE_REVOKE: &str = "/users/{id}/roles/revoke";
 pub const PROJECTIONS: &str = "/projections";
+/// GET, as server-sent events: what changes on the page.
+pub const PROJECTIONS_PROGRESS: &str = "/projections/progress";
+/// POST `csrf`: all of them.
+pub const PROJECTIONS_REBUILD: &str = "/projections/rebuild";
+/// POST `csrf`: all of them.
+pub const PROJECTIONS_CHECK: &str = "/projections/check";
+/// POST `csrf`.
+pub const PROJECTION_REBUILD: &str = "/projections/{id}/rebuild";
+/// POST `csrf`.
+pub const PROJECTION_CHECK: &str = "/projections/{id}/check";
+/// POST `csrf`.
+pub const PROJECTION_REPAIR: &str = "/projections/{id}/repair";
+/// POST `csrf`.
+pub const PROJECTION_CANCEL: &str = "/projections/{id}/cancel";
 /// GET, answered by [`crate::static_asset`].
 pub const STATIC: &str = "/static/{file}";
 
@@ -66,6 +80,26 @@ pub fn user_role_grant(id: &str) -> String {
 #[must_use]
 pub fn user_role_revoke(id: &str) -> String {
     with_id(USER_ROLE_REVOKE, id)
+}
+
+#[must_use]
+pub fn projection_rebuild(name: &str) -> String {
+    with_id(PROJECTION_REBUILD, name)
+}
+
+#[must_use]
+pub fn projection_check(name: &str) -> String {
+    with_id(PROJECTION_CHECK, name)
+}
+
+#[must_use]
+pub fn projection_repair(name: &str) -> String {
+    with_id(PROJECTION_REPAIR, name)
+}
+
+#[must_use]
+pub fn projection_cancel(name: &str) -> String {
+    with_id(PROJECTION_CANCEL, name)
 }
 
 #[cfg(test)]

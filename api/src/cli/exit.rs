@@ -3,6 +3,7 @@
 use crate::bootstrap::DatabaseUnavailable;
 use crate::config::ConfigError;
 use commands::{CommandError, RegisterError, StorageError};
+use projections::RebuildError;
 use std::io::{self, Write};
 
 /// The exit codes. Scripts rely on them; they do not change.
@@ -15,8 +16,12 @@ pub enum Exit {
     DatabaseUnavailable = 3,
     Refused = 4,
     Unhealthy = 5,
+    /// What was compared with the book differs from it.
+    Differs = 6,
     /// As a shell reports SIGINT.
     Interrupted = 130,
+    /// As a shell reports SIGTERM.
+    Terminated = 143,
 }
 
 /// What was asked for is not there, or may not be done.
@@ -89,6 +94,14 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
             RegisterError::IdentifierTaken(_) => Some(Exit::Refused),
             RegisterError::TooMany { .. } | RegisterError::Overloaded => None,
             RegisterError::Storage(error) => unavailable(error.is_temporary()),
+        }
+    } else if let Some(error) = cause.downcast_ref::<RebuildError>() {
+        match error {
+            RebuildError::UnderWay(_)
+            | RebuildError::FirstBuild(_)
+            | RebuildError::NotRegistered(_) => Some(Exit::Refused),
+            // Its cause may tell more.
+            _ => None,
         }
     } else if let Some(error) = cause.downcast_ref::<StorageError>() {
         unavailable(error.is_temporary())

@@ -1,10 +1,18 @@
-//! `entrybook projections`: how far the read tables are, and building them anew.
+//! `entrybook projections`: how far the read tables are, checking them, and building them anew.
 
-use super::table::table;
-use super::{Out, Refused, with_services};
+mod progress;
+mod rebuild;
+mod report;
+mod status;
+mod verify;
+mod work;
+
+pub(super) use status::unfinished;
+
+use super::{Exit, Out, Refused, prune};
 use crate::config::Config;
-use ::projections::{Progress, Projection, ProjectionState, ProjectionStatus};
-use std::io::{IsTerminal, Write, stderr};
+use crate::routes::projections::advice;
+use ::projections::{Projection, ProjectionStatus};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -14,121 +22,52 @@ pub(super) struct Arguments {
 
 #[derive(Debug, clap::Subcommand)]
 enum Verb {
-    /// Show how far each projection is behind the book
-    #[command(
-        after_help = "Example:\n  entrybook projections status --json | jq '.[] | select(.lag_events > 0)'"
-    )]
-    Status {
-        /// Answer in JSON: [{"name", "version", "position", "head", "lag_events", "lag_seconds", "state", "detail", "updated_at"}]
-        #[arg(long)]
-        json: bool,
-    },
-    /// Build projections anew from the events, beside the live ones, and swap
-    #[command(
-        long_about = "Builds projections anew from the events, beside the live ones, and swaps them in when they have caught up. Reading goes on \
-            meanwhile. Broken off, it leaves the live ones as they are.",
-        after_help = "Examples:\n  entrybook projections rebuild users\n  entrybook projections rebuild --all"
-    )]
-    Rebuild {
-        /// Which: see `entrybook projections status`
-        #[arg(value_name = "NAME", required_unless_present = "all")]
-        names: Vec<String>,
-        /// All of them
-        #[arg(long, conflicts_with = "names")]
-        all: bool,
-    },
+    Status(status::Arguments),
+    Rebuild(rebuild::Arguments),
+    Verify(verify::Arguments),
+    Prune(prune::Arguments),
 }
 
 pub(super) async fn run(
     config: &Config,
     arguments: &Arguments,
     out: &mut Out,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Exit> {
     match &arguments.verb {
-        Verb::Status { json } => status(config, *json, out).await,
-        Verb::Rebuild { names, all } => {
-            let chosen = if *all { ::projections::all() } else { named(names)? };
-            rebuild(config, &chosen, out).await
-        }
+        Verb::Status(arguments) => status::run(config, arguments, out).await?,
+        Verb::Rebuild(arguments) => return rebuild::run(config, arguments, out).await,
+        Verb::Verify(arguments) => return verify::run(config, arguments, out).await,
+        Verb::Prune(arguments) => prune::run(config, arguments, out).await?,
     }
+    Ok(Exit::Done)
 }
 
-fn named(names: &[String]) -> anyhow::Result<Vec<&'static dyn Projection>> {
-    let find = |name: &String| {
-        ::projections::named(name).ok_or_else(|| {
-            let known: Vec<_> = ::projections::all().iter().map(|known| known.name()).collect();
-            Refused(format!("There is no projection {name:?}; there are {}.", known.join(", ")))
-                .into()
-        })
+/// The projections of these names, each once; all, where none is named.
+fn named(names: &[String], also: &[&str]) -> anyhow::Result<Vec<&'static dyn Projection>> {
+    let all = ::projections::all();
+    let unknown = names.iter().find(|name| {
+        !also.contains(&name.as_str()) && all.iter().all(|known| known.name() != *name)
+    });
+    if let Some(name) = unknown {
+        let known = all.iter().map(|known| known.name()).chain(also.iter().copied());
+        let known = known.collect::<Vec<_>>().join(", ");
+        return Err(Refused(format!("There is no projection {name:?}; there are {known}.")).into());
+    }
+    let wanted = |known: &&'static dyn Projection| {
+        names.is_empty() || names.iter().any(|name| name == known.name())
     };
-    names.iter().map(find).collect()
+    Ok(all.into_iter().filter(wanted).collect())
 }
 
-async fn status(config: &Config, json: bool, out: &mut Out) -> anyhow::Result<()> {
-    let status =
-        with_services(config, async |services| Ok(services.projector.status().await?)).await?;
-    if json {
-        return Ok(out.json(&status)?);
-    }
-    let mut lines = table(&["name", "version", "state", "position", "head", "behind", "for"]);
-    for one in &status {
-        lines.add_row([
-            one.name.to_owned(),
-            one.version.to_string(),
-            one.state.to_string(),
-            one.position.to_string(),
-            one.head.to_string(),
-            one.lag_events.to_string(),
-            format!("{:.1} s", one.lag_seconds),
-        ]);
-    }
-    out.table(&lines)?;
-    for one in status.iter().filter(|one| one.state == ProjectionState::Stopped) {
-        out.line(stopped(one))?;
-    }
-    Ok(())
-}
-
-pub(super) fn stopped(status: &ProjectionStatus) -> String {
-    format!(
-        "{} is stopped after position {}: {}",
-        status.name,
-        status.position,
-        status.detail.as_deref().unwrap_or("no cause was noted")
-    )
-}
-
-async fn rebuild(
-    config: &Config,
-    chosen: &[&'static dyn Projection],
-    out: &mut Out,
-) -> anyhow::Result<()> {
-    with_services(config, async |services| {
-        services.sequencer.drain().await?;
-        for projection in chosen {
-            let name = projection.name();
-            let terminal = stderr().is_terminal();
-            let rebuilt =
-                ::projections::rebuild(&services.pool, *projection, |progress: Progress| {
-                    if terminal {
-                        // It is for the eye only.
-                        let _ = write!(
-                            stderr(),
-                            "\r{name}: {:?}, position {} of {}\x1b[K",
-                            progress.phase,
-                            progress.position,
-                            progress.head
-                        );
-                    }
-                })
-                .await;
-            if terminal {
-                let _ = write!(stderr(), "\r\x1b[K");
-            }
-            let rebuilt = rebuilt?;
-            out.line(format!("{name}: built anew from {} events.", rebuilt.events))?;
+/// Where and why one is stopped, and what to do, in two sentences.
+pub(super) fn stopped(status: &ProjectionStatus) -> (String, &'static str) {
+    let name = status.name;
+    let finding = match (&status.stopped, &status.detail) {
+        (Some(stopped), _) => format!("{name} is stopped at {stopped}"),
+        (None, Some(detail)) => {
+            format!("{name} is stopped after line {}: {detail}", status.position)
         }
-        Ok(())
-    })
-    .await
+        (None, None) => format!("{name} is stopped after line {}", status.position),
+    };
+    (finding, advice(status))
 }

@@ -67,6 +67,9 @@ keys! {
          start on a database that `entrybook migrate` has not brought up to date.";
     SERVER Serve "shutdown_timeout" "ENTRYBOOK_SHUTDOWN_TIMEOUT" "DURATION" = "25s",
         "How long requests in flight may take after SIGTERM or Ctrl-C. A second signal ends them at once.";
+    SERVER Serve "shutdown_drain" "ENTRYBOOK_SHUTDOWN_DRAIN" "DURATION" = "0s",
+        "How long after SIGTERM or Ctrl-C requests are still taken, while /readyz answers 503. Behind a load balancer that follows /readyz, set \
+         it longer than the balancer needs to notice, and no request is lost when a replica stops: a few seconds.";
 
     DATA Everywhere "data_dir" "ENTRYBOOK_DATA_DIR" "DIR" = ".entrybook",
         "The directory of the private PostgreSQL and the master key. Made when missing; to begin anew, delete it.";

@@ -6,6 +6,7 @@ use ui::pages::OverviewPage;
 use super::{PageResult, Visit, history::row, html, role_of, sessions::current_first};
 use crate::{
     history::{self, Filter, Order},
+    problem::{ApiResult, Kind},
     routes,
     state::App,
     views::{registered_at, role_names},
@@ -18,11 +19,13 @@ const LATELY: i64 = 8;
 pub(super) async fn show(State(app): State<App>, visit: Visit) -> PageResult {
     let identity = visit.identity(&app)?;
     let (chrome, account) = visit.framed(&app, identity).await?;
-    let mut sessions = current_first(routes::sessions::mine(&app, identity).await?);
+    let (mine, sessions_building) = unless_building(routes::sessions::mine(&app, identity).await)?;
+    let mut sessions = current_first(mine.unwrap_or_default());
     let session_count = sessions.len() as u64;
     sessions.truncate(FEW);
     let mine = Filter { user: Some(identity.user_id), ..Filter::default() };
-    let page = history::page(&app, identity, mine, Order::Newest, None, LATELY).await?;
+    let lately = history::page(&app, identity, mine, Order::Newest, None, LATELY).await;
+    let (lately, history_building) = unless_building(lately)?;
     let page = OverviewPage {
         chrome,
         account: ui::pages::Account {
@@ -34,7 +37,18 @@ pub(super) async fn show(State(app): State<App>, visit: Visit) -> PageResult {
         },
         sessions,
         session_count,
-        history: page.lines.into_iter().map(row).collect(),
+        history: lately.map(|page| page.lines).unwrap_or_default().into_iter().map(row).collect(),
+        sessions_building,
+        history_building,
     };
     Ok(html(StatusCode::OK, &page)?)
+}
+
+/// Who signs in comes here first: a part that is still being built must not keep them from the rest.
+fn unless_building<T>(part: ApiResult<T>) -> ApiResult<(Option<T>, bool)> {
+    match part {
+        Ok(part) => Ok((Some(part), false)),
+        Err(error) if error.kind == Kind::ProjectionBuilding => Ok((None, true)),
+        Err(error) => Err(error),
+    }
 }

@@ -74,6 +74,7 @@ async fn list_sessions(
 
 /// One's live sessions, newest first, with where they were last seen.
 pub(crate) async fn mine(app: &App, identity: &Identity) -> ApiResult<Vec<SessionView>> {
+    app.needs("sessions").await?;
     app.see_own_writes(identity.user_id, "sessions").await;
     let rows = sessions::live_of_user(app.pool(), identity.user_id, app.now(), LISTED).await?;
     let mut views = Vec::with_capacity(rows.len());

@@ -136,6 +136,7 @@ pub(crate) async fn page(
         };
         return Ok((found.map(UserView::from).into_iter().collect(), None));
     }
+    app.needs("users").await?;
     app.see_own_writes(admin.user_id, "users").await;
     let page = users::page(app.pool(), after, limit).await?;
     let next = page.rows.last().filter(|_| page.more).map(|row| write_cursor(&row.cursor()));

@@ -5,7 +5,10 @@ use domain::{Index, Sealed, SessionId, UserId};
 use sqlx::{PgPool, Postgres, QueryBuilder, Row as _, postgres::PgRow};
 
 use super::{AuditHistory, Row, span_of};
-use crate::projection::{Generation, Page, table};
+use crate::{
+    projection::{Generation, Page},
+    view::table,
+};
 
 /// What a page shows; all that is given must hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -161,7 +164,7 @@ fn narrow<'a>(query: &mut QueryBuilder<'a, Postgres>, filter: &'a Filter) {
     }
 }
 
-fn read(row: &PgRow) -> Result<Row, sqlx::Error> {
+pub(super) fn read(row: &PgRow) -> Result<Row, sqlx::Error> {
     Ok(Row {
         position: row.try_get("position")?,
         event_type: row.try_get("event_type")?,

@@ -7,6 +7,7 @@ mod bad_input;
 mod documents;
 mod history;
 mod privacy;
+mod projections;
 mod races;
 mod refreshing;
 mod sessions;

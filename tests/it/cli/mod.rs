@@ -1,6 +1,7 @@
 //! The `entrybook` program as people run it: what it prints, how it exits, and what it leaves behind.
 
 mod configuring;
+mod projections;
 mod running;
 mod verbs;
 

@@ -4,6 +4,7 @@ mod admins;
 mod cookies;
 mod forgery;
 mod people;
+mod projections;
 mod refusals;
 mod return_to;
 mod screenshots;

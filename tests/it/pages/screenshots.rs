@@ -4,9 +4,11 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
+use sqlx::{ConnectOptions, Connection};
 
 use crate::support::{
     browser::{Browser, JavaScript},
+    held::{half_done, poison},
     http::{Api, Ask, password_of},
     server::{ADMIN_PASSWORD, Tokens, eventually},
     shared::Running,
@@ -42,7 +44,7 @@ const PICTURES: [(&str, &str, u32); 4] = [
     ("sign-in", "sign-in", 720),
     ("overview", "dashboard", 800),
     ("history", "history", 980),
-    ("projections", "projections", 560),
+    ("projections", "projections", 830),
 ];
 
 fn folder(path: &str) -> PathBuf {
@@ -237,6 +239,31 @@ async fn every_page_fits_and_can_be_read() {
     browser.open("/users").await;
     browser.press("Manage").await;
     wrong.extend(look(&browser, "users-managed").await);
+
+    // One that differs from the book, one that is rebuilt, and one that is stopped.
+    let mut database = running.database.connect_options().connect().await.unwrap();
+    let damage = "UPDATE ledger.users_v1 SET disabled = NOT disabled";
+    sqlx::raw_sql(damage).execute(&mut database).await.unwrap();
+    database.close().await.unwrap();
+    let check = api.post("/api/v1/admin/projections/users/verify").bearer(&admin.access);
+    check.send().await.is(202);
+    let view = async |is_it: &dyn Fn(&Value) -> bool| {
+        let view = projections().await.json();
+        view["projections"].as_array().unwrap().iter().any(is_it).then_some(())
+    };
+    eventually("it is found to differ", async || {
+        view(&|one| one["build"]["state"] == "differs").await
+    })
+    .await;
+    let found =
+        api.get("/api/v1/admin/users?q=katherine").bearer(&admin.access).send().await.json();
+    poison(&running.database, found["users"][0]["id"].as_str().unwrap()).await;
+    eventually("one is stopped", async || view(&|one| one["state"] == "stopped").await).await;
+    let building = half_done(&running.database, "sessions").await;
+    browser.open("/projections").await;
+    browser.press("Repair …").await;
+    wrong.extend(look(&browser, "projections-busy").await);
+    building.close().await.unwrap();
     wrong.extend(browser.complaints().await);
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     browser.close().await;

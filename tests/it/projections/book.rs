@@ -37,11 +37,31 @@ pub struct Book {
     sequences: HashMap<(String, String), i64>,
     pub now: DateTime<Utc>,
     pub actor: Actor,
+    /// Written by `write_held`, where there is one.
+    held: Option<Held>,
+}
+
+/// Events to be written at once: what stands in each column.
+#[derive(Default)]
+struct Held {
+    streams: Vec<String>,
+    ids: Vec<String>,
+    sequences: Vec<i64>,
+    names: Vec<String>,
+    versions: Vec<String>,
+    payloads: Vec<Value>,
+    metadata: Vec<Value>,
 }
 
 impl Book {
     pub fn new(pool: &PgPool) -> Self {
-        Self { pool: pool.clone(), sequences: HashMap::new(), now: dawn(), actor: Actor::Anonymous }
+        Self {
+            pool: pool.clone(),
+            sequences: HashMap::new(),
+            now: dawn(),
+            actor: Actor::Anonymous,
+            held: None,
+        }
     }
 
     pub fn pool(&self) -> PgPool {
@@ -61,36 +81,89 @@ impl Book {
         serde_json::to_value(metadata.to_map()).unwrap()
     }
 
+    /// An event of version 1.
     pub async fn raw(&mut self, stream: &str, id: &str, name: &str, payload: Value) -> Receipt {
+        self.stored(stream, id, (name, "1"), payload).await
+    }
+
+    pub async fn stored(
+        &mut self,
+        stream: &str,
+        id: &str,
+        (name, version): (&str, &str),
+        payload: Value,
+    ) -> Receipt {
         self.now += TimeDelta::seconds(1);
         let key = (stream.to_owned(), id.to_owned());
         let sequence = self.sequences.entry(key).or_insert(0);
         *sequence += 1;
         let sequence = *sequence;
+        let metadata = self.metadata();
+        if let Some(held) = &mut self.held {
+            held.streams.push(stream.to_owned());
+            held.ids.push(id.to_owned());
+            held.sequences.push(sequence);
+            held.names.push(name.to_owned());
+            held.versions.push(version.to_owned());
+            held.payloads.push(payload);
+            held.metadata.push(metadata);
+            return Receipt { tx: 0, event_id: 0 };
+        }
         let row = sqlx::query(INSERT)
             .bind(stream)
             .bind(id)
             .bind(sequence)
             .bind(name)
             .bind(payload)
-            .bind(self.metadata())
+            .bind(metadata)
+            .bind(version)
             .fetch_one(&self.pool)
             .await
             .unwrap();
         Receipt { tx: row.get::<String, _>("tx").parse().unwrap(), event_id: row.get("id") }
     }
 
+    /// From now on events are held, until they are written all at once. Their receipts say nothing.
+    pub fn hold(&mut self) {
+        self.held = Some(Held::default());
+    }
+
+    pub async fn write_held(&mut self) {
+        let held = self.held.take().unwrap();
+        sqlx::query(
+            "INSERT INTO events
+                 (aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata)
+             SELECT stream, id, sequence, name, version, payload, metadata
+               FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::jsonb[],
+                           $7::jsonb[]) WITH ORDINALITY
+                    AS t (stream, id, sequence, name, version, payload, metadata, place)
+              ORDER BY place",
+        )
+        .bind(held.streams)
+        .bind(held.ids)
+        .bind(held.sequences)
+        .bind(held.names)
+        .bind(held.versions)
+        .bind(held.payloads)
+        .bind(held.metadata)
+        .execute(&self.pool)
+        .await
+        .unwrap();
+    }
+
     pub async fn user(&mut self, id: UserId, event: UserEvent) -> Receipt {
-        self.raw(stream::USER, &id.to_string(), event.name(), body(&event)).await
+        self.stored(stream::USER, &id.to_string(), (event.name(), event.version()), body(&event))
+            .await
     }
 
     pub async fn session(&mut self, id: SessionId, event: SessionEvent) -> Receipt {
-        self.raw(stream::SESSION, &id.to_string(), event.name(), body(&event)).await
+        self.stored(stream::SESSION, &id.to_string(), (event.name(), event.version()), body(&event))
+            .await
     }
 
     pub async fn guard(&mut self, event: SignInGuardEvent) -> Receipt {
         let id = event.subject().stream_id();
-        self.raw(stream::SIGN_IN_GUARD, &id, event.name(), body(&event)).await
+        self.stored(stream::SIGN_IN_GUARD, &id, (event.name(), event.version()), body(&event)).await
     }
 
     /// An account with the identifiers `<name>@x` and `<name>`, and its claims.
@@ -142,7 +215,7 @@ impl Book {
             SessionEvent::Started {
                 user_id,
                 user_version,
-                method: SignInMethod::Password,
+                methods: vec![SignInMethod::Password],
                 refresh: TokenHash("hash".into()),
                 remember_me: false,
                 at,
@@ -206,7 +279,7 @@ impl Book {
 
 pub const INSERT: &str = "INSERT INTO events
      (aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata)
-     VALUES ($1, $2, $3, $4, '1', $5, $6) RETURNING tx::text AS tx, id";
+     VALUES ($1, $2, $3, $4, $7, $5, $6) RETURNING tx::text AS tx, id";
 
 /// The payload of an event.
 fn body(event: &impl serde::Serialize) -> Value {

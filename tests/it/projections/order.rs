@@ -62,6 +62,7 @@ async fn write(pool: PgPool, number: u64, committed: Arc<AtomicU64>) {
                 .bind("Tested")
                 .bind(json!({}))
                 .bind(json!({}))
+                .bind("1")
                 .execute(&mut *transaction)
                 .await;
             if inserted.is_err() {

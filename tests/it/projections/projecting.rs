@@ -9,12 +9,12 @@ use std::{
 };
 
 use ::projections::{
-    CannotApply, Generation, KeyedRows, Line, Projection, ProjectionState, ProjectionStatus,
-    Projector, Receipt, Sequencer, Table, View, table, users, verify,
+    CannotApply, Fields, Generation, Line, Projection, ProjectionState, ProjectionStatus,
+    Projector, Receipt, Sequencer, Table, View, users, verify,
 };
 use domain::{Actor, UserEvent};
 use serde_json::json;
-use sqlx::{PgConnection, PgPool};
+use sqlx::{PgConnection, PgPool, Row, postgres::PgRow};
 use tokio::{sync::Notify, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
@@ -35,6 +35,7 @@ impl View for Picky {
         name: "picky",
         columns: "position bigint NOT NULL",
         key: "position",
+        masked: &[],
         indexes: &[],
     }];
     type Key = i64;
@@ -59,49 +60,45 @@ impl View for Picky {
         *row
     }
 
-    async fn load(
-        _conn: &mut PgConnection,
-        _generation: Generation,
-        _keys: &[i64],
-    ) -> Result<KeyedRows<Self>, sqlx::Error> {
-        Ok(Vec::new())
+    fn key_of(row: &i64) -> i64 {
+        *row
     }
 
-    async fn write(
+    fn read(row: &PgRow) -> Result<i64, sqlx::Error> {
+        row.try_get("position")
+    }
+
+    fn write(row: &i64, fields: &mut Fields) {
+        fields.put(*row);
+    }
+
+    async fn also_write(
         conn: &mut PgConnection,
-        generation: Generation,
-        rows: &[i64],
+        _generation: Generation,
+        _rows: &[&i64],
     ) -> Result<(), sqlx::Error> {
         // Whoever else is writing holds this until its transaction ends.
-        let alone: bool = sqlx::query_scalar("SELECT pg_try_advisory_xact_lock(7301, 2)")
-            .fetch_one(&mut *conn)
-            .await?;
+        let alone: bool =
+            sqlx::query_scalar("SELECT pg_try_advisory_xact_lock(7301, 2)").fetch_one(conn).await?;
         if !alone {
             OVERLAPPED.store(true, Ordering::Relaxed);
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
-        sqlx::query(&format!(
-            "INSERT INTO {} SELECT unnest($1::bigint[]) ON CONFLICT DO NOTHING",
-            table::<Self>("picky", generation)
-        ))
-        .bind(rows)
-        .execute(conn)
-        .await
-        .map(drop)
+        Ok(())
     }
 }
 
 /// A server's read side, running.
-struct Running {
-    wake: Arc<Notify>,
-    sequencer: Sequencer,
-    projector: Projector,
+pub struct Running {
+    pub wake: Arc<Notify>,
+    pub sequencer: Sequencer,
+    pub projector: Projector,
     cancel: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
 }
 
 impl Running {
-    async fn start(pool: &PgPool, all: Vec<&'static dyn Projection>) -> Self {
+    pub async fn start(pool: &PgPool, all: Vec<&'static dyn Projection>) -> Self {
         let Reader { sequencer, projector, .. } = Reader::of(pool, all).await;
         let (wake, cancel) = (Arc::new(Notify::new()), CancellationToken::new());
         let settling = {
@@ -115,12 +112,12 @@ impl Running {
         Self { wake, sequencer, projector, cancel, tasks: vec![settling, projecting] }
     }
 
-    async fn status(&self, name: &str) -> ProjectionStatus {
+    pub async fn status(&self, name: &str) -> ProjectionStatus {
         let all = self.projector.status().await.unwrap();
         all.into_iter().find(|status| status.name == name).unwrap()
     }
 
-    async fn caught_up(&self, receipt: Receipt) {
+    pub async fn caught_up(&self, receipt: Receipt) {
         eventually("every projection has come to the head", || async {
             self.sequencer.head().borrow().covers(receipt.tx, receipt.event_id)
                 && self
@@ -134,7 +131,7 @@ impl Running {
         .await;
     }
 
-    async fn stop(self) {
+    pub async fn stop(self) {
         self.cancel.cancel();
         for task in self.tasks {
             task.await.unwrap();

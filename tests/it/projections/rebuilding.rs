@@ -1,18 +1,59 @@
 //! A rebuild beside the live tables, and the comparison with a fold of everything.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
-use ::projections::{Phase, RebuildError, rebuild, sessions, users, verify, verify_identifiers};
+use ::projections::{
+    BuildState, Options, Outcome, Phase, Progress, Projection, RebuildError, Rebuilt, builds,
+    rebuild, sessions, users, verify, verify_identifiers,
+};
 use serde_json::json;
+use sqlx::PgPool;
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     book::{Book, Reader, eventually, session, user},
+    projecting::Running,
+    random_book::RandomBook,
     views::contents,
 };
 use crate::support::database::TestDatabase;
+
+pub fn named(name: &str) -> &'static dyn Projection {
+    ::projections::named(name).unwrap()
+}
+
+/// A rebuild that nobody watches.
+pub async fn rebuild_with(
+    pool: &PgPool,
+    chosen: &[&'static dyn Projection],
+    options: Options,
+) -> Result<Vec<Rebuilt>, RebuildError> {
+    rebuild(pool, chosen, options, &CancellationToken::new(), &mut |_| {}).await
+}
+
+/// Rows are written after every few lines.
+pub fn few_rows(rows_in_memory: usize) -> Options {
+    Options { rows_in_memory, ..Options::default() }
+}
+
+/// Applies the whole book to emptied tables line after line, as it is done while they serve.
+async fn apply_again(reader: &Reader, pool: &PgPool) {
+    for projection in ::projections::all() {
+        for table in projection.tables() {
+            let live = table.relation(projection.version(), ::projections::Generation::Live);
+            sqlx::raw_sql(&format!("TRUNCATE ledger.{live}")).execute(pool).await.unwrap();
+        }
+    }
+    sqlx::raw_sql("UPDATE projections SET position = 0, built = true").execute(pool).await.unwrap();
+    reader.projector.catch_up().await.unwrap();
+}
 
 #[tokio::test]
 async fn a_rebuild_equals_the_live_tables() {
@@ -24,11 +65,21 @@ async fn a_rebuild_equals_the_live_tables() {
     let before = contents(pool).await;
     let head = reader.settle().await;
     for projection in ::projections::all() {
-        let mut phases = Vec::new();
+        let mut told = Vec::new();
+        let mut tell = |progress: &Progress| told.push(progress.clone());
+        let cancel = CancellationToken::new();
         let rebuilt =
-            rebuild(pool, projection, |progress| phases.push(progress.phase)).await.unwrap();
-        assert_eq!(rebuilt.events, head);
-        assert_eq!(phases.last(), Some(&Phase::Done));
+            rebuild(pool, &[projection], Options::default(), &cancel, &mut tell).await.unwrap();
+        let [rebuilt] = &rebuilt[..] else { panic!("one was chosen: {rebuilt:?}") };
+        assert_eq!(
+            (rebuilt.projection, rebuilt.version),
+            (projection.name(), projection.version())
+        );
+        assert_eq!((rebuilt.events, rebuilt.resumed_at), (head, 0));
+        assert_eq!(rebuilt.outcome, Outcome::Swapped);
+        assert!(rebuilt.verified.is_equal());
+        assert_eq!(told.last().unwrap().phase, Phase::Swapping);
+        assert!(told.iter().all(|one| one.events_done <= head && one.events_total == head));
         assert!(verify(pool, projection).await.unwrap().is_equal());
     }
     assert_eq!(contents(pool).await, before);
@@ -37,9 +88,62 @@ async fn a_rebuild_equals_the_live_tables() {
                   WHERE relnamespace = 'ledger'::regnamespace";
     let rebuilt: Vec<String> = sqlx::query_scalar(names).fetch_one(pool).await.unwrap();
     let fresh = TestDatabase::create().await;
-    Reader::new(fresh.pool()).await;
+    Reader::new(fresh.pool()).await.read().await;
     let made: Vec<String> = sqlx::query_scalar(names).fetch_one(fresh.pool()).await.unwrap();
     assert_eq!(rebuilt, made);
+}
+
+/// Whatever is in the book, however few rows are kept in memory: alone, together, while it is written.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebuild_of_any_history_equals_what_was_applied_line_by_line() {
+    for seed in [1, 2] {
+        let database = TestDatabase::create().await;
+        let pool = database.pool();
+        let mut random = RandomBook::new(Book::new(pool), seed);
+        random.write(2_500).await;
+        let reader = Reader::new(pool).await;
+        reader.read().await;
+        let first_built = contents(pool).await;
+        apply_again(&reader, pool).await;
+        let applied = contents(pool).await;
+        assert!(first_built == applied, "a first build equals what is applied line by line");
+        for (projection, rows) in ::projections::all().into_iter().zip([3, 7, 50]) {
+            let rebuilt = rebuild_with(pool, &[projection], few_rows(rows)).await.unwrap();
+            assert_eq!((rebuilt[0].events, rebuilt[0].outcome), (2_500, Outcome::Swapped));
+            assert!(contents(pool).await == applied, "{projection:?} with {rows} rows in memory");
+        }
+        let mut twice = ::projections::all();
+        twice.extend(::projections::all());
+        let rebuilt = rebuild_with(pool, &twice, few_rows(3)).await.unwrap();
+        assert_eq!(rebuilt.len(), 3, "who is named twice is built once");
+        assert!(contents(pool).await == applied, "all in one pass");
+
+        // While the book grows and is applied.
+        let running = Running::start(pool, ::projections::all()).await;
+        let wake = running.wake.clone();
+        let growing = tokio::spawn(async move {
+            for _ in 0..40 {
+                random.write(20).await;
+                wake.notify_one();
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            random.book.register(user(1), "last").await
+        });
+        let mut rounds = 0;
+        while !growing.is_finished() {
+            let rebuilt = rebuild_with(pool, &::projections::all(), few_rows(300)).await.unwrap();
+            for one in &rebuilt {
+                assert_eq!(one.outcome, Outcome::Swapped, "{}", one.verified);
+            }
+            rounds += 1;
+        }
+        assert!(rounds > 0);
+        running.caught_up(growing.await.unwrap()).await;
+        running.stop().await;
+        let rebuilt = contents(pool).await;
+        apply_again(&reader, pool).await;
+        assert!(contents(pool).await == rebuilt, "the tables swapped in while the book grew");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -78,7 +182,8 @@ async fn readers_and_the_live_projection_go_on_during_a_rebuild() {
     });
     for _ in 0..5 {
         for projection in ::projections::all() {
-            rebuild(&pool, projection, |_| {}).await.unwrap();
+            let rebuilt = rebuild_with(&pool, &[projection], Options::default()).await.unwrap();
+            assert_eq!(rebuilt[0].outcome, Outcome::Swapped, "{}", rebuilt[0].verified);
         }
     }
     stop.store(true, Ordering::Relaxed);
@@ -89,34 +194,6 @@ async fn readers_and_the_live_projection_go_on_during_a_rebuild() {
         let verified = verify(&pool, projection).await.unwrap();
         assert!(verified.is_equal(), "{verified:?}");
     }
-}
-
-#[tokio::test]
-async fn a_verification_finds_what_differs() {
-    let database = TestDatabase::create().await;
-    let pool = database.pool();
-    Book::new(pool).fill().await;
-    Reader::new(pool).await.read().await;
-    let users = ::projections::named("users").unwrap();
-
-    sqlx::query("UPDATE ledger.users_v1 SET disabled = true WHERE user_id = $1")
-        .bind(user(1).0)
-        .execute(pool)
-        .await
-        .unwrap();
-    sqlx::query("DELETE FROM ledger.users_v1 WHERE user_id = $1")
-        .bind(user(2).0)
-        .execute(pool)
-        .await
-        .unwrap();
-    let found = verify(pool, users).await.unwrap();
-    assert!(!found.is_equal());
-    let table = &found.tables[0];
-    assert_eq!((table.rows, table.missing, table.surplus), (2, 2, 1));
-    assert_eq!(table.first_keys, [user(1).to_string(), user(2).to_string()]);
-
-    rebuild(pool, users, |_| {}).await.unwrap();
-    assert!(verify(pool, users).await.unwrap().is_equal());
 }
 
 #[tokio::test]
@@ -159,53 +236,135 @@ async fn a_rebuild_that_meets_a_poisoned_event_changes_nothing() {
     let before = contents(pool).await;
     book.raw("User", &user(1).to_string(), "UserErased", json!({"UserErased": {}})).await;
     let head = reader.settle().await;
-    let users = ::projections::named("users").unwrap();
-    let refused = rebuild(pool, users, |_| {}).await;
+    let refused = rebuild_with(pool, &[named("users")], Options::default()).await;
     assert!(
         matches!(&refused, Err(RebuildError::Event(cause)) if cause.position == head),
         "{refused:?}"
     );
     assert_eq!(contents(pool).await, before);
     assert_eq!(leftovers(pool).await, 0);
+    let build = builds(pool).await.unwrap().into_iter().find(|one| one.name == "users").unwrap();
+    assert_eq!(build.state, BuildState::Failed);
+    assert!(build.detail.unwrap().contains(&format!("line {head} ")));
 }
 
-#[tokio::test]
-async fn what_a_crash_left_behind_is_dropped_at_the_next_start() {
+#[tokio::test(flavor = "multi_thread")]
+async fn a_projection_is_rebuilt_by_one_at_a_time_and_others_beside_it() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool().clone();
+    RandomBook::new(Book::new(&pool), 3).write(300).await;
+    Reader::new(&pool).await.read().await;
+    let before = contents(&pool).await;
+    let mut meanwhile = None;
+    let mut tell = |_: &Progress| {
+        if meanwhile.is_some() {
+            return;
+        }
+        let found = tokio::task::block_in_place(|| {
+            Handle::current().block_on(async {
+                let running = builds(&pool).await.unwrap();
+                (
+                    running.into_iter().find(|one| one.name == "users").unwrap().state,
+                    rebuild_with(&pool, &[named("users")], Options::default()).await,
+                    rebuild_with(&pool, &::projections::all(), Options::default()).await,
+                    verify(&pool, named("users")).await,
+                    rebuild_with(&pool, &[named("sessions")], Options::default()).await,
+                )
+            })
+        });
+        meanwhile = Some(found);
+    };
+    let cancel = CancellationToken::new();
+    let rebuilt =
+        rebuild(&pool, &[named("users")], few_rows(50), &cancel, &mut tell).await.unwrap();
+    assert_eq!((rebuilt[0].outcome, rebuilt[0].events), (Outcome::Swapped, 300));
+    let (state, same, all, verified, other) = meanwhile.unwrap();
+    assert_eq!(state, BuildState::Running);
+    assert!(matches!(same, Err(RebuildError::UnderWay("users"))), "{same:?}");
+    assert!(matches!(all, Err(RebuildError::UnderWay("users"))), "{all:?}");
+    assert!(matches!(verified, Err(RebuildError::UnderWay("users"))), "{verified:?}");
+    assert_eq!(other.unwrap()[0].outcome, Outcome::Swapped);
+    assert!(contents(&pool).await == before);
+    // And whoever comes next is turned away by nothing that is left.
+    rebuild_with(&pool, &::projections::all(), Options::default()).await.unwrap();
+}
+
+/// Breaks a rebuild of `users` off after its first rows are written.
+async fn break_off(pool: &PgPool) {
+    let cancel = CancellationToken::new();
+    let mut tell = |progress: &Progress| {
+        if progress.phase == Phase::Indexing {
+            cancel.cancel();
+        }
+    };
+    let broken = rebuild(pool, &[named("users")], few_rows(50), &cancel, &mut tell).await;
+    assert!(matches!(broken, Err(RebuildError::Cancelled)), "{broken:?}");
+    assert_eq!(leftovers(pool).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_dead_rebuild_left_is_used_or_dropped() {
     let database = TestDatabase::create().await;
     let pool = database.pool();
+    RandomBook::new(Book::new(pool), 4).write(1_500).await;
     let reader = Reader::new(pool).await;
-    sqlx::raw_sql(
-        "CREATE TABLE ledger.users_v1_new (user_id uuid); CREATE TABLE ledger.sessions_v1_check ()",
-    )
-    .execute(pool)
-    .await
-    .unwrap();
+    reader.read().await;
+    let before = contents(pool).await;
+    let run = |statement: &'static str| async move {
+        sqlx::raw_sql(statement).execute(pool).await.unwrap();
+    };
+    let rebuilt = || async {
+        let rebuilt = rebuild_with(pool, &[named("users")], Options::default()).await.unwrap();
+        assert_eq!((rebuilt[0].outcome, rebuilt[0].events), (Outcome::Swapped, 1_500));
+        assert!(contents(pool).await == before);
+        rebuilt[0].resumed_at
+    };
 
-    // Not while another process is at it.
-    let mut building = pool.acquire().await.unwrap().detach();
-    sqlx::query("SELECT pg_advisory_lock(236433410, hashtext('users'))")
-        .execute(&mut building)
-        .await
-        .unwrap();
+    break_off(pool).await;
+    let build = builds(pool).await.unwrap().into_iter().find(|one| one.name == "users").unwrap();
+    assert_eq!(build.state, BuildState::Cancelled);
     reader.projector.ensure().await.unwrap();
-    assert_eq!(leftovers(pool).await, 1);
-    let users = ::projections::named("users").unwrap();
-    let refused = rebuild(pool, users, |_| {}).await;
-    assert!(matches!(refused, Err(RebuildError::UnderWay("users"))), "{refused:?}");
+    assert_eq!(leftovers(pool).await, 1, "it may be gone on with");
+    assert_eq!(rebuilt().await, 1_500);
 
-    sqlx::Connection::close(building).await.unwrap();
-    eventually("the next start drops it", || async {
+    for (why, statement) in [
+        ("it is old", "UPDATE builds SET updated_at = updated_at - interval '25 hours'"),
+        ("another fold made it", "UPDATE builds SET fold = '{}'"),
+        (
+            "it is ahead of the live tables",
+            "UPDATE projections SET position = 0; TRUNCATE ledger.users_v1",
+        ),
+    ] {
+        break_off(pool).await;
+        run(statement).await;
+        assert_eq!(rebuilt().await, 0, "{why}");
+
+        break_off(pool).await;
+        run(statement).await;
+        // Not while another process is at it.
+        let mut building = pool.acquire().await.unwrap().detach();
+        sqlx::query("SELECT pg_advisory_lock(236433410, hashtext('users'))")
+            .execute(&mut building)
+            .await
+            .unwrap();
         reader.projector.ensure().await.unwrap();
-        leftovers(pool).await == 0
-    })
-    .await;
+        assert_eq!(leftovers(pool).await, 1, "{why}");
+        let refused = rebuild_with(pool, &[named("users")], Options::default()).await;
+        assert!(matches!(refused, Err(RebuildError::UnderWay("users"))), "{refused:?}");
+        sqlx::Connection::close(building).await.unwrap();
+        eventually(why, || async {
+            reader.projector.ensure().await.unwrap();
+            leftovers(pool).await == 0
+        })
+        .await;
+        reader.projector.catch_up().await.unwrap();
+    }
 }
 
-async fn leftovers(pool: &sqlx::PgPool) -> i64 {
+pub async fn leftovers(pool: &PgPool) -> i64 {
     sqlx::query_scalar(
         "SELECT count(*) FROM pg_class
-          WHERE relnamespace = 'ledger'::regnamespace AND relkind = 'r'
-            AND relname ~ '_(new|check)$'",
+          WHERE relnamespace = 'ledger'::regnamespace AND relkind = 'r' AND relname ~ '_new$'",
     )
     .fetch_one(pool)
     .await

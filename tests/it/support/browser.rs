@@ -27,7 +27,7 @@ pub struct Browser {
     driver: Driver,
 }
 
-/// Whether the pages may run scripts, of which they have none.
+/// Whether pages may run scripts. One has one, and works without.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JavaScript {
     On,

@@ -2,8 +2,12 @@
 
 pub mod browser;
 pub mod database;
+pub mod held;
 pub mod http;
+pub mod next_build;
 pub mod raw;
+pub mod ready_proxy;
+pub mod replica;
 pub mod server;
 pub mod shared;
 pub mod tools;

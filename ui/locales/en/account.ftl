@@ -38,6 +38,7 @@ overview-all-sessions = { $count ->
 overview-history = What happened lately
 overview-all-history = See my whole history
 overview-no-history = Nothing is written here yet.
+overview-building = This is being put together just now. It will be here in a moment.
 
 sessions-title = My sessions
 sessions-lead = Each line is one device that is signed in to your account. If you do not know one, end it and change your password.

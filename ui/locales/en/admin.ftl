@@ -24,24 +24,3 @@ users-disable-hint = Ends all its sessions at once.
 users-grant = Grant { $role }
 users-revoke = Revoke { $role }
 users-see-history = See history
-
-projections-title = Projections
-projections-lead = What is read is posted from the book. Here is how far each projection has read it.
-projections-head = The book has { $lines } lines.
-projections-table = Projections
-projections-name = Name
-projections-version = Version
-projections-position = Position
-projections-lag = Behind
-projections-age = Age of the lag
-projections-state = State
-projections-level = Level with the book
-projections-events-behind = { $count ->
-    [one] one event
-   *[other] { $number } events
-}
-projections-none = No projection is registered.
-projection-live = Live
-projection-missing = Not made
-projection-building = Building
-projection-stopped = Stopped

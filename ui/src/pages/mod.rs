@@ -16,7 +16,11 @@ pub use history::{HistoryFilter, HistoryFilterProblems, HistoryPage, HistoryScop
 pub use overview::{Account, OverviewPage};
 pub use password::{PasswordPage, PasswordProblems};
 pub use profile::{ProfilePage, ProfileProblems};
-pub use projections::{ProjectionRow, ProjectionState, ProjectionsPage};
+pub(crate) use projections::can_rebuild_all;
+pub use projections::{
+    BuildPhase, BuildState, ProjectionBuild, ProjectionRow, ProjectionState, ProjectionStop,
+    ProjectionsPage,
+};
 pub use register::{RegisterPage, RegisterProblems};
 pub use sessions::SessionsPage;
 pub use sign_in::{SignInPage, SignInProblems};

@@ -17,6 +17,9 @@ pub struct OverviewPage {
     pub session_count: u64,
     /// The last few, newest first.
     pub history: Vec<HistoryRow>,
+    /// Whether the list of sessions, and the history, are still being built: then they are empty.
+    pub sessions_building: bool,
+    pub history_building: bool,
 }
 
 /// Who is signed in.

@@ -144,15 +144,87 @@ fn users(words: Words) -> Vec<UserRow> {
     ]
 }
 
-fn projections() -> Vec<(&'static str, u64, u64, u64, ProjectionState)> {
-    vec![
-        ("audit_history", 48_211, 0, 0, ProjectionState::Live),
-        ("login_lookup", 48_211, 0, 0, ProjectionState::Live),
-        ("sessions", 48_170, 41, 2, ProjectionState::Live),
-        ("transparency", 12_000, 36_211, 9_000, ProjectionState::Building),
-        ("login_guard", 0, 48_211, 9_000, ProjectionState::Missing),
-        ("users", 48_210, 1, 754, ProjectionState::Stopped),
-    ]
+fn build(state: BuildState) -> ProjectionBuild {
+    ProjectionBuild {
+        state,
+        phase: BuildPhase::Folding,
+        check_only: state == BuildState::Differs,
+        events_done: 12_000,
+        events_total: 48_211,
+        events_per_second: 92_150,
+        seconds_left: Some(4),
+        seconds: 12,
+        updated: at("2025-11-21T11:38:07Z"),
+        detail: None,
+    }
+}
+
+pub(crate) fn projections_page(words: Words) -> ProjectionsPage {
+    let row = |name: &str, lag_events, lag_seconds, state| ProjectionRow {
+        name: name.into(),
+        version: 3,
+        position: 48_211 - lag_events,
+        lag_events,
+        lag_seconds,
+        state,
+        built: matches!(state, ProjectionState::Live | ProjectionState::Stopped),
+        stopped: None,
+        build: None,
+    };
+    let rows = vec![
+        ProjectionRow {
+            build: Some(build(BuildState::Swapped)),
+            ..row("audit_history", 0, 0, ProjectionState::Live)
+        },
+        ProjectionRow {
+            build: Some(ProjectionBuild {
+                detail: Some(words.note.into()),
+                ..build(BuildState::Differs)
+            }),
+            ..row("login_lookup", 0, 0, ProjectionState::Live)
+        },
+        ProjectionRow {
+            build: Some(build(BuildState::Running)),
+            ..row("sessions", 41, 2, ProjectionState::Live)
+        },
+        row("transparency", 36_211, 9_000, ProjectionState::Building),
+        row("login_guard", 48_211, 9_000, ProjectionState::Missing),
+        ProjectionRow {
+            stopped: Some(ProjectionStop {
+                position: 48_211,
+                stream: Some(format!("User {} number 4", words.id)),
+                event: Some("UserErased, version 2.0".into()),
+                cause: words.note.into(),
+                advice: words.note.into(),
+            }),
+            ..row("users", 1, 754, ProjectionState::Stopped)
+        },
+    ];
+    ProjectionsPage { chrome: signed_in(words, paths::PROJECTIONS), head: 48_211, rows }
+}
+
+/// Each of the ways in which a build can end.
+fn projections_at_rest(words: Words) -> ProjectionsPage {
+    let mut page = projections_page(words);
+    let ends = [
+        BuildState::Built,
+        BuildState::Swapped,
+        BuildState::Compared,
+        BuildState::Differs,
+        BuildState::Failed,
+        BuildState::Cancelled,
+        BuildState::Interrupted,
+    ];
+    let row = ProjectionRow { built: true, ..page.rows.remove(0) };
+    let rows = ends.into_iter().flat_map(|state| {
+        [true, false].map(|check_only| {
+            let build = ProjectionBuild { check_only, ..build(state) };
+            let name = format!("{state:?}_{check_only}").to_lowercase();
+            ProjectionRow { name, build: Some(build), ..row.clone() }
+        })
+    });
+    page.rows = rows.collect();
+    page
 }
 
 /// All forms that come back with something wrong.
@@ -288,6 +360,26 @@ pub(crate) fn all(words: Words) -> Vec<(&'static str, Box<dyn Page>)> {
                 sessions: sessions(words),
                 session_count: 4,
                 history: history(words).into_iter().take(5).collect(),
+                sessions_building: false,
+                history_building: false,
+            }),
+        ),
+        (
+            "overview-building",
+            Box::new(OverviewPage {
+                chrome: signed_in(words, paths::OVERVIEW),
+                account: Account {
+                    email: words.email.into(),
+                    username: words.username.into(),
+                    full_name: None,
+                    roles: vec![Role::User],
+                    registered: at("2025-03-04T16:20:00Z"),
+                },
+                sessions: Vec::new(),
+                session_count: 0,
+                history: Vec::new(),
+                sessions_building: true,
+                history_building: true,
             }),
         ),
         (
@@ -335,25 +427,8 @@ pub(crate) fn all(words: Words) -> Vec<(&'static str, Box<dyn Page>)> {
                 next: Some(words.id.into()),
             }),
         ),
-        (
-            "projections",
-            Box::new(ProjectionsPage {
-                chrome: signed_in(words, paths::PROJECTIONS),
-                head: 48_211,
-                rows: projections()
-                    .into_iter()
-                    .map(|(name, position, lag_events, lag_seconds, state)| ProjectionRow {
-                        name: name.into(),
-                        version: 3,
-                        position,
-                        lag_events,
-                        lag_seconds,
-                        state,
-                        detail: (state == ProjectionState::Stopped).then(|| words.note.into()),
-                    })
-                    .collect(),
-            }),
-        ),
+        ("projections", Box::new(projections_page(words))),
+        ("projections-at-rest", Box::new(projections_at_rest(words))),
     ];
     pages.extend(refused(words));
     pages.extend(errors(words));

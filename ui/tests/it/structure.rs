@@ -47,12 +47,17 @@ fn no_text_is_left_unfilled() {
 
 #[test]
 fn nothing_is_inline_and_nothing_comes_from_elsewhere() {
-    each(|name, _, tags| {
+    each(|name, html, tags| {
         for tag in tags {
             assert!(
-                !["script", "style", "iframe", "object", "base"].contains(&&*tag.name),
+                !["style", "iframe", "object", "base"].contains(&&*tag.name),
                 "{name}: {tag:?}"
             );
+            if tag.name == "script" {
+                assert!(name.starts_with("projections"), "{name}: no other page has a script");
+                assert!(tag.get("src").is_some_and(|src| src.starts_with("/static/")), "{tag:?}");
+                assert!(html.contains("defer></script>"), "{name}: it holds nothing");
+            }
             for (attribute, value) in &tag.attributes {
                 assert!(attribute != "style" && !attribute.starts_with("on"), "{name}: {tag:?}");
                 if ["href", "src", "action"].contains(&&**attribute) {
@@ -163,6 +168,67 @@ fn an_admin_can_not_lock_out_themselves() {
     let own = part(&html, "<tbody", "</tr>");
     assert!(own.contains(PLAIN.username) && !own.contains("<form"), "{own}");
     assert!(html.contains("/disable\">") && html.contains("/enable\">"));
+}
+
+#[test]
+fn a_projection_that_stopped_says_where_why_and_what_to_do() {
+    let html = page("projections");
+    insta::assert_snapshot!(part(&html, "<div class=\"notice bad\" id=\"stopped-users\"", "</dl>"), @r##"
+    <div class="notice bad" id="stopped-users">
+    <p><strong>It waits at line 48,211, which it cannot apply.</strong> Nothing is skipped; signing in and the other projections go on.</p>
+    <dl class="lines">
+    <div><dt>Stream</dt><dd class="code">User 0197f0c2-6b1e-7a54-9d3c-5e8f1a2b3c4d number 4</dd></div>
+    <div><dt>Event</dt><dd class="code">UserErased, version 2.0</dd></div>
+    <div><dt>Cause</dt><dd>event 48211 of kind UserErased is not known to this version</dd></div>
+    <div><dt>What to do</dt><dd>event 48211 of kind UserErased is not known to this version</dd></div>
+    </dl>
+    "##);
+}
+
+#[test]
+fn a_build_that_runs_shows_how_far_it_is() {
+    let html = page("projections");
+    insta::assert_snapshot!(part(&html, "<div class=\"build\" id=\"build-sessions\"", "</div>"), @r##"
+    <div class="build" id="build-sessions">
+    <p role="status"><strong>Rebuilding:</strong> reading the book</p>
+    <progress max="48211" value="12000" aria-label="Progress of sessions"></progress>
+    <p class="muted steady-digits">12,000 of 48,211 events · 92,150 events a second · about 4 s left</p>
+    </div>
+    "##);
+    // Without a script the page is asked for again; at rest it is not.
+    assert!(html.contains("<noscript><meta http-equiv=\"refresh\" content=\"2\"></noscript>"));
+    assert!(!page("projections-at-rest").contains("http-equiv"));
+}
+
+#[test]
+fn only_a_difference_can_be_repaired_and_only_what_is_built_rebuilt() {
+    let html = page("projections");
+    assert_eq!(html.matches("/repair\"").count(), 1, "login_lookup differs");
+    assert!(html.contains("/projections/login_lookup/repair"));
+    for (name, action, there) in [
+        ("login_lookup", "rebuild", true),
+        ("login_lookup", "cancel", false),
+        ("sessions", "rebuild", false),
+        ("sessions", "cancel", true),
+        ("transparency", "rebuild", false),
+        ("transparency", "cancel", false),
+        ("users", "rebuild", true),
+    ] {
+        let path = format!("/projections/{name}/{action}\"");
+        assert_eq!(html.contains(&path), there, "{path}");
+    }
+    assert!(!html.contains("/projections/rebuild"), "not all can be rebuilt");
+    assert!(page("projections-at-rest").contains("/projections/rebuild"));
+}
+
+/// What the script puts into the page is the part of it that changes, to the letter.
+#[test]
+fn the_live_part_is_a_part_of_the_page() {
+    let page = crate::samples::projections_page(PLAIN);
+    let whole = ui::Page::render(&page).unwrap();
+    let live = page.live().unwrap();
+    assert!(live.starts_with("<div id=\"projections\"") && live.ends_with("</div>"), "{live}");
+    assert!(whole.contains(&live));
 }
 
 #[test]

@@ -121,7 +121,7 @@ impl<'a> Opener<'a> {
         let (address, user_agent) =
             self.source(sealed, &recorded.aggregate_type, &recorded.aggregate_id).await?;
         let stream = format!("{}/{}", recorded.aggregate_type, recorded.aggregate_id);
-        let mut payload = recorded.payload;
+        let mut payload = serde_json::from_str(&recorded.payload)?;
         self.open_payload(&mut payload, &stream).await?;
         Ok(Whole {
             position: recorded.position,

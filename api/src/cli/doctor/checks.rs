@@ -1,5 +1,6 @@
 //! The checks of `doctor`. Each looks, and changes nothing.
 
+use super::super::projections::{stopped, unfinished};
 use super::{Check, Status};
 use crate::bootstrap::{Database, Owner, Waiting, login, master_key_of};
 use crate::config::{Config, ConfigError};
@@ -7,7 +8,7 @@ use chrono::Utc;
 use commands::clock::{Clock, SystemClock, SystemEntropy};
 use commands::keyring::{Keyring, KeyringError};
 use nix::sys::statvfs::statvfs;
-use projections::{Horizon, ProjectionState};
+use projections::{Horizon, ProjectionState, ProjectionStatus};
 use sqlx::{Connection, PgConnection, PgPool};
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
@@ -379,22 +380,43 @@ async fn sequencer(pool: &PgPool) -> Check {
 
 async fn read_tables(pool: &PgPool) -> Vec<Check> {
     let name = "read tables";
-    let status = match projections::status(pool, &projections::all()).await {
-        Ok(status) => status,
+    let found = async {
+        let status = projections::status(pool, &projections::all()).await?;
+        Ok::<_, sqlx::Error>((status, projections::builds(pool).await?))
+    };
+    let (status, builds) = match found.await {
+        Ok(found) => found,
         Err(error) => return vec![Check::broken(name, error)],
     };
-    let check = |one: projections::ProjectionStatus| match one.state {
+    let mut checks = Vec::new();
+    for one in &status {
+        checks.push(read_table(name, one));
+        let build =
+            builds.iter().find(|build| build.name == one.name && build.version == one.version);
+        if let Some((finding, advice)) = build.and_then(unfinished) {
+            checks.push(Check::warn(name, finding, advice));
+        }
+    }
+    checks
+}
+
+fn read_table(name: &'static str, one: &ProjectionStatus) -> Check {
+    match one.state {
         ProjectionState::Missing => {
             Check::warn(name, format!("{} was never made", one.name), "`entrybook serve` makes it.")
         }
-        ProjectionState::Stopped => Check::fail(
-            name,
-            super::super::projections::stopped(&one),
-            "This binary cannot apply that event: run the version that wrote it, or a newer one.",
-        ),
+        ProjectionState::Stopped => {
+            let (finding, advice) = stopped(one);
+            Check::fail(name, finding, advice)
+        }
         ProjectionState::Building => Check::warn(
             name,
             format!("{} is being built: {} of {} events", one.name, one.position, one.head),
+            "A server goes on with it.",
+        ),
+        ProjectionState::Live if !one.built => Check::warn(
+            name,
+            format!("{} has not yet been built for the first time", one.name),
             "A server goes on with it.",
         ),
         ProjectionState::Live if one.lag_seconds > WAITING.as_secs_f64() => Check::warn(
@@ -408,6 +430,5 @@ async fn read_tables(pool: &PgPool) -> Vec<Check> {
         ProjectionState::Live => {
             Check::ok(name, format!("{}, events behind: {}", one.name, one.lag_events))
         }
-    };
-    status.into_iter().map(check).collect()
+    }
 }

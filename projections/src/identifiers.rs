@@ -1,122 +1,16 @@
-//! Compares read tables with a fold of the whole book, and claimed identifiers with their events.
-//!
-//! The comparison is at one equal position and holds up nobody: the projection waits only while the
-//! copy comes level with it, and rows are then compared in a snapshot.
+//! Compares the table of claimed identifiers with a fold of the accounts' events.
 
 use std::collections::BTreeMap;
 
 use domain::{Event, SealedIdentifier, UserEvent, UserId, stream};
 use futures_util::TryStreamExt;
-use serde_json::Value;
 use sqlx::{PgConnection, PgPool, Row};
 use uuid::Uuid;
 
-use crate::{
-    projection::{Generation, Projection, Table},
-    rebuild::{Builder, RebuildError, checkpoint},
-};
+use crate::rebuild::RebuildError;
 
 /// How many differing keys are named.
 const NAMED: usize = 10;
-
-/// What a verification found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Verified {
-    pub projection: &'static str,
-    /// The line at which both were compared.
-    pub position: i64,
-    pub tables: Vec<TableDifference>,
-}
-
-impl Verified {
-    #[must_use]
-    pub fn is_equal(&self) -> bool {
-        self.tables.iter().all(|table| table.missing == 0 && table.surplus == 0)
-    }
-}
-
-/// How one table differs from the fold. A row that is there with other values counts on both sides.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TableDifference {
-    pub table: &'static str,
-    pub rows: i64,
-    /// Rows of the fold that the table lacks.
-    pub missing: i64,
-    /// Rows of the table that the fold lacks.
-    pub surplus: i64,
-    /// The keys of the first of them.
-    pub first_keys: Vec<String>,
-}
-
-/// Folds the whole book beside a projection and compares.
-pub async fn verify(
-    pool: &PgPool,
-    projection: &'static dyn Projection,
-) -> Result<Verified, RebuildError> {
-    let mut builder = Builder::start(pool, projection, Generation::Check).await?;
-    let live: i64 =
-        sqlx::query_scalar("SELECT position FROM projections WHERE name = $1 AND version = $2")
-            .bind(projection.name())
-            .bind(projection.version())
-            .fetch_optional(pool)
-            .await?
-            .ok_or(RebuildError::NotRegistered(projection.name()))?;
-    builder.fold_until(live).await?;
-
-    // The fence is held while the copy takes the last steps and the snapshot is taken; under it
-    // both stand still.
-    let mut fence = pool.begin().await?;
-    let live = checkpoint(&mut fence, projection).await?;
-    builder.fold_until(live).await?;
-    let mut snapshot = pool.begin().await?;
-    sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        .execute(&mut *snapshot)
-        .await?;
-    sqlx::query("SELECT position FROM sequencer").execute(&mut *snapshot).await?;
-    fence.rollback().await?;
-
-    let mut tables = Vec::with_capacity(projection.tables().len());
-    for table in projection.tables() {
-        tables.push(compare(&mut snapshot, table, projection.version()).await?);
-    }
-    snapshot.rollback().await?;
-    builder.discard().await?;
-    Ok(Verified { projection: projection.name(), position: live, tables })
-}
-
-async fn compare(
-    conn: &mut PgConnection,
-    table: &Table,
-    version: i32,
-) -> Result<TableDifference, RebuildError> {
-    let live = table.relation(version, Generation::Live);
-    let check = table.relation(version, Generation::Check);
-    let key = table.key;
-    let difference = |one: &str, other: &str| {
-        format!("SELECT * FROM ledger.{one} EXCEPT ALL SELECT * FROM ledger.{other}")
-    };
-    let row = sqlx::query(&format!(
-        "WITH missing AS ({missing}), surplus AS ({surplus})
-         SELECT (SELECT count(*) FROM ledger.{live}) AS rows,
-                (SELECT count(*) FROM missing) AS missing,
-                (SELECT count(*) FROM surplus) AS surplus,
-                ARRAY(SELECT key FROM (SELECT concat_ws(' ', {key}) AS key FROM missing
-                                 UNION SELECT concat_ws(' ', {key}) FROM surplus) AS keys
-                       ORDER BY key LIMIT $1) AS first_keys",
-        missing = difference(&check, &live),
-        surplus = difference(&live, &check),
-    ))
-    .bind(i64::try_from(NAMED).unwrap_or(i64::MAX))
-    .fetch_one(conn)
-    .await?;
-    Ok(TableDifference {
-        table: table.name,
-        rows: row.try_get("rows")?,
-        missing: row.try_get("missing")?,
-        surplus: row.try_get("surplus")?,
-        first_keys: row.try_get("first_keys")?,
-    })
-}
 
 /// How the claimed identifiers differ from a fold of the accounts' events.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -192,7 +86,7 @@ async fn fold_claims(
     let mut of_account: BTreeMap<&'static str, String> = BTreeMap::new();
     let mut account: Option<UserId> = None;
     let mut rows = sqlx::query(
-        "SELECT aggregate_id, event_type, event_version, payload FROM events
+        "SELECT aggregate_id, event_type, event_version, payload::text AS payload FROM events
           WHERE aggregate_type = $1 AND event_type IN ('UserRegistered', 'UserProfileChanged')
           ORDER BY aggregate_id, sequence",
     )
@@ -207,12 +101,12 @@ async fn fold_claims(
             post(&mut claims, account, std::mem::take(&mut of_account), doubled);
             account = user;
         }
-        let payload: Value = row.try_get("payload")?;
-        let event = Event::from_stored(
+        let payload: String = row.try_get("payload")?;
+        let event = Event::from_stored_text(
             stream::USER,
             &row.try_get::<String, _>("event_type")?,
             &row.try_get::<String, _>("event_version")?,
-            payload,
+            &payload,
         )
         .map_err(|cause| sqlx::Error::Decode(cause.into()))?;
         if let Event::User(event) = event {

@@ -1,0 +1,100 @@
+//! `entrybook projections rebuild`.
+
+use super::super::{Exit, Out, require_database, with_services_of};
+use super::work::{Ended, SIZE, Signals, fold};
+use super::{named, report};
+use crate::config::Config;
+use ::projections::{Options, Outcome, Rebuilt};
+use std::io::{Write, stderr};
+
+#[derive(Debug, clap::Args)]
+#[command(
+    about = "Build projections anew beside the live ones, compare, and swap them in",
+    long_about = "Builds projections anew from the events, beside the live ones; one pass over the book feeds all that are named. Each is then \
+        compared with the live one at one line of the book, and swapped in if they are equal. Reading and signing in go on meanwhile.\n\n\
+        If they differ, nothing is swapped: it shows what differs, with personal data masked, whether the table was damaged or the program \
+        has changed, and exits with 6. --repair swaps all the same.\n\n\
+        Broken off by Ctrl-C, a kill or a lost database, it leaves the live ones as they are, and the next run within a day goes on where it \
+        was. Works beside running servers, and without one.",
+    after_help = "Examples:\n  entrybook projections rebuild\n  entrybook projections rebuild users sessions --dry-run\n  \
+        entrybook projections rebuild users --repair\n  \
+        entrybook projections rebuild --json | jq -r 'select(.type == \"result\") | [.projection, .outcome] | @tsv'",
+    after_long_help = "In a terminal, bars on standard error show how far it is; elsewhere a line there every two seconds.\n\n\
+        With --json, standard output has one object in each line, told apart by \"type\":\n\
+        \x20 progress    \"projection\", \"first_build\", \"phase\" (folding, copying, indexing, catching_up, comparing, swapping), \
+        \"events_done\", \"events_total\", \"events_per_second\", \"seconds_left\" (null where it can't be told), \"seconds\"\n\
+        \x20 result      one for each projection: \"projection\", \"version\", \"outcome\" (swapped, compared, differs), \"equal\", \"events\" \
+        (the last line), \"resumed_at\" (0: from the beginning), \"events_per_second\", \"seconds\", \"phases\" ([[phase, seconds]]), \
+        \"verified\" {\"position\", \"fold\" {\"state\" (same, changed, unknown)}, \"tables\" [{\"table\", \"rows_live\", \"rows_new\", \
+        \"missing\", \"surplus\", \"changed\", \"first\" [{\"key\", \"live\", \"new\"}]}]}\n\
+        \x20 broken_off  after a signal: \"message\", \"decided\" [{\"projection\", \"state\"}]\n\n\
+        Exit codes: 0 done, 6 something differs and was not swapped, 130 or 143 broken off by SIGINT or SIGTERM; see `entrybook --help` for the \
+        others.\n\n\
+        Examples:\n  entrybook projections rebuild\n  entrybook projections rebuild users sessions --dry-run\n  \
+        entrybook projections rebuild users --repair\n  \
+        entrybook projections rebuild --json | jq -r 'select(.type == \"result\") | [.projection, .outcome] | @tsv'"
+)]
+pub(super) struct Arguments {
+    /// Which: see `entrybook projections status`; all, where none is named
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+    /// Build and compare, and swap nothing
+    #[arg(long, conflicts_with = "repair")]
+    dry_run: bool,
+    /// Swap although live and new differ: the book is right
+    #[arg(long)]
+    repair: bool,
+    /// Answer in JSON, one object in each line: see --help
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn run(
+    config: &Config,
+    arguments: &Arguments,
+    out: &mut Out,
+) -> anyhow::Result<Exit> {
+    let Arguments { names, dry_run, repair, json } = arguments;
+    let chosen = named(names, &[])?;
+    let options = Options { dry_run: *dry_run, repair: *repair, ..Options::default() };
+    require_database(config)?;
+    with_services_of(config, SIZE, async |services| {
+        let mut signals = Signals::listen()?;
+        let ended = fold(services, &mut signals, &chosen, options, *json, out).await?;
+        told(ended, *json, out)
+    })
+    .await
+}
+
+/// Says what came of it.
+pub(super) fn told(ended: Ended, json: bool, out: &mut Out) -> anyhow::Result<Exit> {
+    let rebuilt = match ended {
+        Ended::Done(rebuilt) => rebuilt,
+        Ended::BrokenOff(exit, broken_off) => {
+            if json {
+                out.json_line(&broken_off)?;
+            }
+            // If nobody can read it, the exit code still tells.
+            let _ = writeln!(stderr(), "entrybook: {}", broken_off.message);
+            return Ok(exit);
+        }
+    };
+    for one in &rebuilt {
+        if json {
+            out.json_line(&report::Result::new(one))?;
+        } else {
+            for line in report::lines(one) {
+                out.line(line)?;
+            }
+        }
+    }
+    let differs = |one: &&Rebuilt| one.outcome == Outcome::Differs;
+    let differing: Vec<_> = rebuilt.iter().filter(differs).map(|one| one.projection).collect();
+    if differing.is_empty() {
+        return Ok(Exit::Done);
+    }
+    if !json {
+        out.line(report::advice(&differing))?;
+    }
+    Ok(Exit::Differs)
+}

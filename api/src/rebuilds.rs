@@ -1,0 +1,161 @@
+//! Rebuilds and checks of read tables that an admin asks for over HTTP.
+//!
+//! The replica that is asked does it, on a thread of its own, for folding is work, and on connections of
+//! its own: signing in never waits for one. How far it is stands in the database, so every replica can tell, and any can cancel
+//! it. Ending the server breaks it off; the next rebuild goes on where it was.
+
+use std::time::Duration;
+
+use projections::{Build, BuildState, Options, Progress, Projection, RebuildError};
+use tokio::{runtime::Handle, sync::oneshot, time::timeout};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    problem::{ApiError, ApiResult, Kind},
+    state::App,
+};
+
+/// One writes and holds the right to build, one reads ahead, and the rest look after both.
+const CONNECTIONS: u32 = 6;
+/// How long whoever asks waits to hear that it has begun.
+const BEGIN: Duration = Duration::from_secs(10);
+
+/// The rebuilds of this replica.
+#[derive(Default)]
+pub struct Rebuilds {
+    running: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Rebuilds {
+    /// Waits for the end of the server, and then for its rebuilds to be broken off.
+    pub async fn run(&self, cancel: CancellationToken) {
+        cancel.cancelled().await;
+        self.stop.cancel();
+        self.running.close();
+        self.running.wait().await;
+    }
+}
+
+/// Begins to rebuild; returns when it is under way, or refuses.
+pub async fn start(
+    app: &App,
+    chosen: Vec<&'static dyn Projection>,
+    options: Options,
+) -> ApiResult<()> {
+    if app.rebuilds().stop.is_cancelled() {
+        return Err(ApiError::overloaded());
+    }
+    let (told, begun) = oneshot::channel();
+    let (runtime, working) = (Handle::current(), app.clone());
+    app.rebuilds().running.spawn_blocking(move || {
+        runtime.block_on(run(working, chosen, options, told));
+    });
+    match timeout(BEGIN, begun).await {
+        Ok(Ok(begun)) => begun,
+        Ok(Err(_)) => Err(ApiError::internal("a rebuild ended without a word")),
+        // It waits for its turn at the database. How it goes on is told with the projections.
+        Err(_) => Ok(()),
+    }
+}
+
+async fn run(
+    app: App,
+    chosen: Vec<&'static dyn Projection>,
+    options: Options,
+    told: oneshot::Sender<ApiResult<()>>,
+) {
+    let names: Vec<_> = chosen.iter().map(|projection| projection.name()).collect();
+    let names = names.join(", ");
+    let mut told = Some(told);
+    let mut begun = |how| told.take().map(|told| told.send(how));
+    let ended = attempt(&app, &chosen, options, &mut |_| drop(begun(Ok(())))).await;
+    match ended {
+        Ok(()) => drop(begun(Ok(()))),
+        Err(Failed::Unavailable(error)) => drop(begun(Err(error))),
+        Err(Failed::Rebuild(error)) => {
+            if !matches!(error, RebuildError::Cancelled) {
+                tracing::warn!(%names, "rebuilding {names} was not done: {error}");
+            }
+            drop(begun(refusal(error)));
+        }
+    }
+}
+
+enum Failed {
+    Unavailable(ApiError),
+    Rebuild(RebuildError),
+}
+
+async fn attempt(
+    app: &App,
+    chosen: &[&'static dyn Projection],
+    options: Options,
+    tell: &mut (dyn FnMut(&Progress) + Send),
+) -> Result<(), Failed> {
+    let login = app.background().connect_options().as_ref().clone();
+    let pool = commands::database::connect(login, CONNECTIONS).await;
+    let pool = pool.map_err(|error| Failed::Unavailable(error.into()))?;
+    let rebuilt = projections::rebuild(&pool, chosen, options, &app.rebuilds().stop, tell).await;
+    pool.close().await;
+    for one in rebuilt.map_err(Failed::Rebuild)? {
+        let (name, outcome) = (one.projection, one.outcome);
+        tracing::info!(
+            projection = name,
+            events = one.events,
+            seconds = one.seconds,
+            "{name} was built anew from {} events in {:.1} s: {outcome:?}",
+            one.events,
+            one.seconds
+        );
+    }
+    Ok(())
+}
+
+/// What an error means to whoever asked. One that comes after it has begun is told as how it ended.
+fn refusal(error: RebuildError) -> ApiResult<()> {
+    match error {
+        RebuildError::UnderWay(name) | RebuildError::Displaced(name) => Err(under_way(
+            name,
+            "is being rebuilt or checked already; wait for its end, or cancel it",
+        )),
+        RebuildError::FirstBuild(name) => {
+            Err(under_way(name, "is being built for the first time; wait until it is complete"))
+        }
+        RebuildError::NotRegistered(_) => Err(ApiError::unavailable(error)),
+        RebuildError::Database(error) => Err(error.into()),
+        RebuildError::Journal(_)
+        | RebuildError::Event(_)
+        | RebuildError::Busy(_)
+        | RebuildError::Cancelled => Ok(()),
+    }
+}
+
+fn under_way(name: &str, what: &str) -> ApiError {
+    ApiError::new(Kind::BuildUnderWay, format!("The projection {name} {what}."))
+}
+
+/// The build of this projection, at the version of this binary: the one under way, or the last.
+pub async fn of(app: &App, projection: &dyn Projection) -> ApiResult<Option<Build>> {
+    let builds = projections::builds(app.background()).await?;
+    let is_it =
+        |build: &Build| build.name == projection.name() && build.version == projection.version();
+    Ok(builds.into_iter().find(is_it))
+}
+
+/// Asks whoever rebuilds a projection, this replica or another, to stop.
+pub async fn cancel(app: &App, projection: &dyn Projection) -> ApiResult<()> {
+    // One whose process is gone is under way no more, though nobody has written that down.
+    let running =
+        of(app, projection).await?.is_some_and(|build| build.state == BuildState::Running);
+    if running && projections::cancel_build(app.background(), projection).await? {
+        return Ok(());
+    }
+    let name = projection.name();
+    Err(ApiError::new(
+        Kind::NoBuild,
+        format!(
+            "The projection {name} is not being rebuilt or checked, so there is nothing to cancel."
+        ),
+    ))
+}

@@ -1,0 +1,86 @@
+//! An Entrybook on a database of the cluster: what `serve` would make of it, but for HTTP.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use chrono::{DateTime, Utc};
+use commands::{
+    Entrybook, Settings,
+    clock::{Clock, Entropy, ManualClock, SystemEntropy},
+    hashing::{HashPool, HashSettings},
+    history::{self, Plan, Written},
+    keyring::{Keyring, MasterKey},
+    tokens::{TokenSettings, Tokens},
+};
+use domain::Password;
+use projections::{Projector, Sequencer};
+use sqlx::PgPool;
+
+use crate::cluster::Database;
+
+pub(crate) const PASSWORD: &str = "correct horse battery staple";
+
+/// The service and the read side.
+pub(crate) struct Book {
+    pub(crate) pool: PgPool,
+    pub(crate) entrybook: Entrybook,
+    pub(crate) sequencer: Sequencer,
+    pub(crate) projector: Projector,
+    pub(crate) clock: Arc<ManualClock>,
+}
+
+impl Book {
+    pub(crate) async fn open(
+        database: &Database,
+        connections: u32,
+        now: DateTime<Utc>,
+    ) -> Result<Self> {
+        Self::on(database.connect(connections).await?, now).await
+    }
+
+    pub(crate) async fn on(pool: PgPool, now: DateTime<Utc>) -> Result<Self> {
+        let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
+        let clock = Arc::new(ManualClock::new(now));
+        let shared: Arc<dyn Clock> = clock.clone();
+        let master = MasterKey::parse(&"0123456789abcdef".repeat(4))?;
+        let keyring = Arc::new(Keyring::load(pool.clone(), master, entropy.clone()).await?);
+        let tokens = Tokens::load(
+            pool.clone(),
+            keyring.clone(),
+            TokenSettings::default(),
+            shared.clone(),
+            entropy.clone(),
+        )
+        .await?;
+        let hasher = Arc::new(HashPool::start(HashSettings::default(), entropy.clone())?);
+        let entrybook = Entrybook::new(
+            pool.clone(),
+            keyring,
+            Arc::new(tokens),
+            hasher,
+            shared,
+            entropy,
+            Settings::default(),
+        );
+        let sequencer = Sequencer::new(pool.clone());
+        let projector = Projector::new(pool.clone(), projections::all(), sequencer.head());
+        projector.ensure().await?;
+        Ok(Self { pool, entrybook, sequencer, projector, clock })
+    }
+
+    /// Fills an empty book.
+    pub(crate) async fn write_history(&self, events: u64, seed: u64) -> Result<Written> {
+        let plan = Plan::new(events, seed);
+        let password = Password::choose(PASSWORD)?;
+        let mut said = std::time::Instant::now();
+        let written = history::write(&self.entrybook, plan, password, &mut |progress| {
+            if said.elapsed().as_secs() >= 30 {
+                said = std::time::Instant::now();
+                crate::say(format!("  {} of {} events", progress.events, progress.of));
+            }
+        })
+        .await?;
+        self.clock.set(written.ended);
+        Ok(written)
+    }
+}

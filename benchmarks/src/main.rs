@@ -1,0 +1,282 @@
+//! The benchmark of Entrybook: how fast projections are rebuilt, how fast the book grows, and what a
+//! long history costs. `./bench` builds and runs it.
+//!
+//! Everything is measured in one run, on one made-up history (`entrybook dev history`), on a private
+//! PostgreSQL of its own; what is compared is compared on the same rows with the same settings. It
+//! writes `results.json` and `BENCHMARKS.md` into `target/bench`.
+
+mod appending;
+mod baseline;
+mod book;
+mod cluster;
+mod growth;
+mod lag;
+mod limit;
+mod machine;
+mod measure;
+mod plans;
+mod rebuilding;
+mod report;
+
+use std::{
+    io::Write as _,
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use anyhow::{Context as _, Result};
+use clap::Parser;
+use commands::history::Written;
+use tracing_subscriber::{Layer as _, filter::Targets, prelude::*};
+
+use crate::{
+    book::Book,
+    cluster::{Cluster, Database},
+    plans::Notices,
+    report::{History, Report, Sequencing, Size},
+};
+
+#[derive(Debug, Parser)]
+#[command(name = "bench", about = "Measures Entrybook, and writes BENCHMARKS.md")]
+struct Arguments {
+    /// Events of the longest history; the others have a tenth and a hundredth
+    #[arg(long, value_name = "N", default_value_t = 1_000_000)]
+    events: u64,
+    /// A small one, to see that it works
+    #[arg(long)]
+    quick: bool,
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Where everything is written
+    #[arg(long, value_name = "DIR", default_value = "target/bench")]
+    out: PathBuf,
+    #[command(subcommand)]
+    child: Option<Child>,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Child {
+    /// Rebuilds projections of the book at DATABASE_URL; the benchmark runs this
+    #[command(hide = true)]
+    Rebuild { names: Vec<String> },
+}
+
+/// How much is measured.
+#[derive(Debug, Clone, Copy)]
+struct Scale {
+    events: u64,
+    seed: u64,
+    /// Lines that are replayed by QueryReplay.
+    baseline: u64,
+    append_seconds: u64,
+    append_rounds: usize,
+    lag_seconds: u64,
+    growth_rounds: usize,
+    /// Refreshes of a long session where the history has none.
+    long_session: u64,
+}
+
+impl Scale {
+    fn of(arguments: &Arguments) -> Self {
+        let (events, seed) = (arguments.events, arguments.seed);
+        if arguments.quick {
+            Self {
+                events: events.min(100_000),
+                seed,
+                baseline: 10_000,
+                append_seconds: 2,
+                append_rounds: 1,
+                lag_seconds: 5,
+                growth_rounds: 2,
+                long_session: 500,
+            }
+        } else {
+            Self {
+                events,
+                seed,
+                baseline: events.min(100_000),
+                append_seconds: 10,
+                append_rounds: 3,
+                lag_seconds: 30,
+                growth_rounds: 8,
+                long_session: 10_000,
+            }
+        }
+    }
+
+    fn sizes(self) -> [u64; 3] {
+        [self.events / 100, self.events / 10, self.events].map(|size| size.max(500))
+    }
+
+    /// Long ones are rebuilt once.
+    fn runs(events: u64) -> usize {
+        if events > 2_000_000 { 1 } else { 3 }
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let notices = Notices::default();
+    let to_notices = Targets::new().with_target("sqlx::postgres::notice", tracing::Level::INFO);
+    let to_people = Targets::new()
+        .with_default(tracing::Level::WARN)
+        .with_target("sqlx", tracing::level_filters::LevelFilter::OFF);
+    let people = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    tracing_subscriber::registry()
+        .with(people.with_filter(to_people))
+        .with(notices.clone().with_filter(to_notices))
+        .init();
+    let arguments = Arguments::parse();
+    if let Some(Child::Rebuild { names }) = &arguments.child {
+        let url = std::env::var("DATABASE_URL").context("DATABASE_URL is not set")?;
+        return rebuilding::child(&url, names).await;
+    }
+    let scale = Scale::of(&arguments);
+    let out = std::path::absolute(&arguments.out)?;
+    std::fs::create_dir_all(&out)?;
+    let data = out.join("postgres");
+    if data.exists() {
+        // What a run that was broken off has left.
+        std::fs::remove_dir_all(&data)?;
+    }
+    let cluster = Cluster::start(&data).await?;
+    let measured = tokio::select! {
+        measured = measure_all(&cluster, scale, &out, &notices) => measured,
+        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+    };
+    cluster.stop().await?;
+    let _ = std::fs::remove_dir_all(&data);
+    let report = measured?;
+    std::fs::write(out.join("results.json"), serde_json::to_string_pretty(&report)?)?;
+    let markdown = report.markdown();
+    std::fs::write(out.join("BENCHMARKS.md"), &markdown)?;
+    print(&markdown)
+}
+
+async fn measure_all(
+    cluster: &Cluster,
+    scale: Scale,
+    out: &Path,
+    notices: &Notices,
+) -> Result<Report> {
+    let began = Instant::now();
+    let mut report = Report::new(machine::Machine::of(cluster), scale.seed);
+    let mut books: Vec<(Database, Written)> = Vec::new();
+    for events in scale.sizes() {
+        let (database, written) = fill(cluster, scale, events, &mut report).await?;
+        if events >= scale.events / 10 {
+            rebuild(&database, events, &mut report).await?;
+        }
+        books.push((database, written));
+    }
+    if let (Some((longest, _)), Some((shortest, _))) = (books.last(), books.first()) {
+        say("the limit: a bare scan, and COPY");
+        limits(longest, out, &mut report).await?;
+        say("QueryReplay");
+        report.baseline = baseline::measure(longest, scale.baseline).await?;
+        longest.settle().await?;
+        say("plans");
+        let ended = books.last().map(|(_, written)| written.ended).unwrap_or_default();
+        report.plans = plans::read(longest, notices, ended).await?;
+        // Before anything is added to it.
+        say("appends against pgbench");
+        let (seconds, rounds) = (scale.append_seconds, scale.append_rounds);
+        report.appends = appending::measure(cluster, shortest, seconds, rounds).await?;
+        say("lag");
+        report.lags = Some(lag::measure(shortest, scale.lag_seconds).await?);
+    }
+    say("what the history costs");
+    report.costs = costs(books, scale).await?;
+    report.minutes = began.elapsed().as_secs_f64() / 60.0;
+    Ok(report)
+}
+
+/// A book with a history, its journal and its read tables, each timed.
+async fn fill(
+    cluster: &Cluster,
+    scale: Scale,
+    events: u64,
+    report: &mut Report,
+) -> Result<(Database, Written)> {
+    say(format!("a history of {events} events"));
+    let database = cluster.create(&format!("bench_{events}")).await?;
+    let book = Book::open(&database, 8, chrono::DateTime::UNIX_EPOCH).await?;
+    let written = book.write_history(events, scale.seed).await?;
+    report.histories.push(History {
+        events: written.events,
+        accounts: written.accounts,
+        sessions: written.sessions,
+        longest_session: written.display.as_ref().map(|display| display.refreshes),
+        seconds: written.elapsed.as_secs_f64(),
+        peak_mib: measure::peak_memory(std::process::id()).unwrap_or(f64::NAN),
+    });
+    database.settle().await?;
+    say("its order");
+    let (_, seconds) = measure::timed(book.sequencer.drain()).await?;
+    report.sequencing.push(Sequencing { events: written.events, seconds });
+    database.settle().await?;
+    say("its read tables, for the first time");
+    let seconds = rebuilding::first_build(&book.pool, &book).await?;
+    report.first_builds.push(Sequencing { events: written.events, seconds });
+    book.pool.close().await;
+    database.settle().await?;
+    Ok((database, written))
+}
+
+/// Each projection by itself, the two that QueryReplay has to show too, and all of them.
+async fn rebuild(database: &Database, events: u64, report: &mut Report) -> Result<()> {
+    let mut rebuilds = Vec::new();
+    let mut choices: Vec<Vec<String>> =
+        projections::all().iter().map(|one| vec![one.name().to_owned()]).collect();
+    choices.push(vec!["users".to_owned(), "sessions".to_owned()]);
+    choices.push(Vec::new());
+    for names in choices {
+        say(format!(
+            "rebuilding {}",
+            if names.is_empty() { "all".into() } else { names.join(", ") }
+        ));
+        rebuilds.push(rebuilding::measure(database, &names, Scale::runs(events)).await?);
+        database.settle().await?;
+    }
+    report.sizes.push(Size { events, rebuilds });
+    Ok(())
+}
+
+async fn limits(database: &Database, out: &Path, report: &mut Report) -> Result<()> {
+    report.scans.push(limit::scan(database, &[]).await?);
+    for stream in ["User", "Session"] {
+        report.scans.push(limit::scan(database, &[stream]).await?);
+    }
+    for projection in projections::all() {
+        report.copies.push(limit::copy(database, projection, out).await?);
+    }
+    Ok(())
+}
+
+async fn costs(books: Vec<(Database, Written)>, scale: Scale) -> Result<Vec<growth::Costs>> {
+    let mut subjects = Vec::new();
+    for (database, written) in books {
+        database.settle().await?;
+        subjects.push(growth::Subject::open(&database, written, scale.long_session).await?);
+    }
+    for _ in 0..scale.growth_rounds {
+        for subject in &mut subjects {
+            subject.round(50).await?;
+        }
+    }
+    let mut costs = Vec::new();
+    for subject in subjects {
+        costs.push(subject.close().await);
+    }
+    Ok(costs)
+}
+
+/// Tells whoever waits what is going on.
+fn say(text: impl std::fmt::Display) {
+    // Nobody need be there to read it.
+    let _ = writeln!(std::io::stderr(), "bench: {text}");
+}
+
+fn print(text: &str) -> Result<()> {
+    Ok(writeln!(std::io::stdout(), "{text}")?)
+}

@@ -1,0 +1,250 @@
+//! Live and new tables, compared: by counts and an order-independent hash, and where these differ, row
+//! by row.
+
+use std::fmt;
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+use sqlx::{PgConnection, Row, types::Json};
+
+use crate::{
+    projection::{Fingerprint, Generation, Projection, Table},
+    rebuild::RebuildError,
+};
+
+/// How many differing rows are shown.
+const SHOWN: i64 = 10;
+
+/// What a comparison found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Verified {
+    pub projection: &'static str,
+    pub version: i32,
+    /// The line at which both were compared.
+    pub position: i64,
+    pub tables: Vec<TableDifference>,
+    /// Whether the live tables were made by the fold of this binary.
+    pub fold: FoldState,
+}
+
+impl Verified {
+    #[must_use]
+    pub fn is_equal(&self) -> bool {
+        self.tables.iter().all(TableDifference::is_equal)
+    }
+}
+
+impl fmt::Display for Verified {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { projection, position, .. } = self;
+        if self.is_equal() {
+            return write!(f, "{projection} equals the fold of the book up to line {position}");
+        }
+        write!(f, "{projection} differs from the fold of the book up to line {position}: ")?;
+        for table in self.tables.iter().filter(|table| !table.is_equal()) {
+            let TableDifference { table, missing, surplus, changed, .. } = table;
+            write!(
+                f,
+                "{table} lacks {missing} rows, has {surplus} too many and {changed} with other \
+                 values. "
+            )?;
+        }
+        match &self.fold {
+            FoldState::Same => f.write_str(
+                "The fold is the one that made the table, so the table was damaged; the book is \
+                 right, and a rebuild with repair mends it",
+            ),
+            FoldState::Changed { events } => write!(
+                f,
+                "The fold has changed without a new version since the table was made (at {}); a \
+                 rebuild with repair makes the table anew",
+                events.join(", ")
+            ),
+            FoldState::Unknown => f.write_str(
+                "Whether the table was damaged or the fold has changed can't be told; a rebuild \
+                 with repair makes the table anew",
+            ),
+        }
+    }
+}
+
+/// How one table differs from the fold of the book.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TableDifference {
+    pub table: &'static str,
+    pub rows_live: i64,
+    pub rows_new: i64,
+    /// Rows of the fold that the live table lacks.
+    pub missing: i64,
+    /// Rows of the live table that the fold lacks.
+    pub surplus: i64,
+    /// Rows that both have, with other values.
+    pub changed: i64,
+    /// The first of all these, by their keys.
+    pub first: Vec<RowDifference>,
+}
+
+impl TableDifference {
+    #[must_use]
+    pub fn is_equal(&self) -> bool {
+        self.missing == 0 && self.surplus == 0 && self.changed == 0
+    }
+}
+
+/// One key, and the rows that live and new have for it; the columns that differ, where both have one.
+/// Sealed values and keyed hashes are masked: told apart, and not told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RowDifference {
+    pub key: String,
+    pub live: Option<Vec<(String, String)>>,
+    pub new: Option<Vec<(String, String)>>,
+}
+
+/// Whether the live tables were made by the same fold, as far as the sample book tells.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum FoldState {
+    /// Then a difference is damage.
+    Same,
+    /// Then a difference comes from a program that changed without a new version.
+    Changed { events: Vec<String> },
+    /// The tables were made before this was noted.
+    Unknown,
+}
+
+impl FoldState {
+    fn of(stored: Option<Fingerprint>, ours: &Fingerprint) -> Self {
+        let Some(stored) = stored else { return Self::Unknown };
+        // A line that only one of the two programs knows is no change of a fold.
+        let mut events: Vec<String> = ours
+            .iter()
+            .filter(|(line, hash)| stored.get(*line).is_some_and(|known| known != *hash))
+            .map(|(line, _)| line.split_once(' ').map_or(line.as_str(), |(_, event)| event))
+            .map(str::to_owned)
+            .collect();
+        events.sort_unstable();
+        events.dedup();
+        if events.is_empty() { Self::Same } else { Self::Changed { events } }
+    }
+}
+
+/// Compares the live tables of a projection with the new ones, in the snapshot of the connection.
+pub(crate) async fn compare(
+    conn: &mut PgConnection,
+    projection: &'static dyn Projection,
+    position: i64,
+) -> Result<Verified, RebuildError> {
+    let stored: Option<Json<Fingerprint>> =
+        sqlx::query_scalar("SELECT fold FROM projections WHERE name = $1 AND version = $2")
+            .bind(projection.name())
+            .bind(projection.version())
+            .fetch_one(&mut *conn)
+            .await?;
+    let mut tables = Vec::with_capacity(projection.tables().len());
+    for table in projection.tables() {
+        tables.push(compare_table(conn, table, projection.version()).await?);
+    }
+    Ok(Verified {
+        projection: projection.name(),
+        version: projection.version(),
+        position,
+        tables,
+        fold: FoldState::of(stored.map(|Json(fold)| fold), &projection.fingerprint()),
+    })
+}
+
+async fn compare_table(
+    conn: &mut PgConnection,
+    table: &Table,
+    version: i32,
+) -> Result<TableDifference, RebuildError> {
+    let live = table.relation(version, Generation::Live);
+    let new = table.relation(version, Generation::New);
+    let (rows_live, hash_live) = digest(conn, &live).await?;
+    let (rows_new, hash_new) = digest(conn, &new).await?;
+    let mut difference = TableDifference {
+        table: table.name,
+        rows_live,
+        rows_new,
+        missing: 0,
+        surplus: 0,
+        changed: 0,
+        first: Vec::new(),
+    };
+    if (rows_live, hash_live) == (rows_new, hash_new) {
+        return Ok(difference);
+    }
+    let key = table.key;
+    let differing = format!(
+        "ledger.{live} AS live FULL JOIN ledger.{new} AS new ON live.{key} = new.{key}
+          WHERE live.{key} IS NULL OR new.{key} IS NULL OR ROW(live.*) IS DISTINCT FROM ROW(new.*)"
+    );
+    let counts = sqlx::query(&format!(
+        "SELECT count(*) FILTER (WHERE live.{key} IS NULL) AS missing,
+                count(*) FILTER (WHERE new.{key} IS NULL) AS surplus, count(*) AS differing
+           FROM {differing}"
+    ))
+    .persistent(false)
+    .fetch_one(&mut *conn)
+    .await?;
+    difference.missing = counts.try_get("missing")?;
+    difference.surplus = counts.try_get("surplus")?;
+    difference.changed =
+        counts.try_get::<i64, _>("differing")? - difference.missing - difference.surplus;
+    let rows = sqlx::query(&format!(
+        "SELECT coalesce(live.{key}, new.{key})::text AS key,
+                CASE WHEN live.{key} IS NOT NULL THEN to_jsonb(live) END AS live,
+                CASE WHEN new.{key} IS NOT NULL THEN to_jsonb(new) END AS new
+           FROM {differing} ORDER BY coalesce(live.{key}, new.{key}) LIMIT {SHOWN}"
+    ))
+    .persistent(false)
+    .fetch_all(&mut *conn)
+    .await?;
+    for row in rows {
+        let side = |name: &str| {
+            row.try_get::<Option<Json<Map<String, Value>>>, _>(name)
+                .map(|side| side.map(|Json(columns)| columns))
+        };
+        let (live, new) = (side("live")?, side("new")?);
+        let shown = |one: &Map<String, Value>, other: &Option<Map<String, Value>>| {
+            one.iter()
+                .filter(|(column, value)| {
+                    other.as_ref().is_none_or(|other| other.get(*column) != Some(value))
+                })
+                .map(|(column, value)| (column.clone(), show(table, column, value)))
+                .collect()
+        };
+        difference.first.push(RowDifference {
+            key: row.try_get("key")?,
+            live: live.as_ref().map(|columns| shown(columns, &new)),
+            new: new.as_ref().map(|columns| shown(columns, &live)),
+        });
+    }
+    Ok(difference)
+}
+
+/// The number of rows, and a hash of them in whatever order.
+async fn digest(conn: &mut PgConnection, relation: &str) -> Result<(i64, String), sqlx::Error> {
+    sqlx::query_as(&format!(
+        "SELECT count(*), coalesce(sum(hash_record_extended(t, 0)::numeric), 0)::text
+           FROM ledger.{relation} AS t"
+    ))
+    .persistent(false)
+    .fetch_one(conn)
+    .await
+}
+
+fn show(table: &Table, column: &str, value: &Value) -> String {
+    let text = match value {
+        Value::Null => return "null".to_owned(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    if !table.masked.contains(&column) {
+        return text;
+    }
+    let hash = Sha256::digest(text.as_bytes());
+    let short: String = hash.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+    format!("(masked {short})")
+}

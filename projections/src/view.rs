@@ -1,0 +1,301 @@
+//! The usual kind of projection: rows with a key, each folded from the lines that concern it.
+
+use std::{
+    collections::{HashMap, hash_map::Entry as Slot_},
+    hash::Hash,
+};
+
+use domain::{SessionId, UserId};
+use futures_util::future::BoxFuture;
+use sha2::{Digest, Sha256};
+use sqlx::{
+    Encode, PgConnection, Postgres, Type,
+    postgres::{PgHasArrayType, PgRow},
+};
+use uuid::Uuid;
+
+use crate::{
+    copy::{Fields, copy_in},
+    journal::RecordedEvent,
+    projection::{
+        ApplyError, CannotApply, Entry, Fingerprint, Folding, Generation, Line, Projection, Start,
+        Table,
+    },
+};
+
+/// The key of a row, as a column has it.
+pub trait Key: Clone + Eq + Hash + Send + Sync + 'static {
+    type Sql: for<'q> Encode<'q, Postgres> + Type<Postgres> + PgHasArrayType + Send + Sync + 'static;
+
+    fn sql(&self) -> Self::Sql;
+}
+
+impl Key for UserId {
+    type Sql = Uuid;
+
+    fn sql(&self) -> Uuid {
+        self.0
+    }
+}
+
+impl Key for SessionId {
+    type Sql = Uuid;
+
+    fn sql(&self) -> Uuid {
+        self.0
+    }
+}
+
+impl Key for i64 {
+    type Sql = Self;
+
+    fn sql(&self) -> Self {
+        *self
+    }
+}
+
+/// A projection of rows with a key, each folded from the lines that concern it.
+///
+/// The fold is pure. Around it, the rows that are needed are read, and written once each.
+pub trait View: Sized + Send + Sync + 'static {
+    const NAME: &'static str;
+    const VERSION: i32;
+    /// The first holds the rows. What others hold, [`View::also_write`] writes.
+    const TABLES: &'static [Table];
+
+    type Key: Key;
+    type Row: Send + Sync + 'static;
+
+    /// Whether it is folded from streams of this type. The events of others are passed by, readable or
+    /// not.
+    fn concerns(aggregate_type: &str) -> bool;
+
+    /// Which row a line concerns.
+    fn key(line: &Line<'_>) -> Result<Self::Key, CannotApply>;
+
+    /// Whether no line before this one can concern the same row: it need not be looked for.
+    fn begins(_line: &Line<'_>) -> bool {
+        false
+    }
+
+    /// The row after a line.
+    fn fold(row: Option<Self::Row>, line: &Line<'_>) -> Result<Self::Row, CannotApply>;
+
+    fn key_of(row: &Self::Row) -> Self::Key;
+
+    /// The last line that was folded into a row: it is not folded in again.
+    fn position(row: &Self::Row) -> i64;
+
+    /// A row as stored.
+    fn read(row: &PgRow) -> Result<Self::Row, sqlx::Error>;
+
+    /// The values of a row, one for each column, in the order of the columns.
+    fn write(row: &Self::Row, fields: &mut Fields);
+
+    /// Writes what the other tables hold of these rows, after them.
+    fn also_write(
+        _conn: &mut PgConnection,
+        _generation: Generation,
+        _rows: &[&Self::Row],
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
+        std::future::ready(Ok(()))
+    }
+}
+
+/// The full name of a table of a view.
+#[must_use]
+pub fn table<V: View>(name: &str, generation: Generation) -> String {
+    format!("ledger.{name}_v{}{}", V::VERSION, generation.suffix())
+}
+
+impl<V: View> Projection for V {
+    fn name(&self) -> &'static str {
+        V::NAME
+    }
+
+    fn version(&self) -> i32 {
+        V::VERSION
+    }
+
+    fn tables(&self) -> &'static [Table] {
+        V::TABLES
+    }
+
+    fn concerns(&self, aggregate_type: &str) -> bool {
+        V::concerns(aggregate_type)
+    }
+
+    fn folding(&self, generation: Generation, start: Start) -> Box<dyn Folding> {
+        Box::new(Rows::<V> { generation, start, rows: HashMap::new() })
+    }
+
+    fn fingerprint(&self) -> Fingerprint {
+        fingerprint::<V>()
+    }
+}
+
+/// The rows that were touched and not yet written.
+struct Rows<V: View> {
+    generation: Generation,
+    start: Start,
+    rows: HashMap<V::Key, Kept<V::Row>>,
+}
+
+struct Kept<R> {
+    /// `None` only while it is folded.
+    row: Option<R>,
+    /// There is a row of this key in the table.
+    stored: bool,
+    /// It differs from the one in the table.
+    changed: bool,
+}
+
+impl<V: View> Rows<V> {
+    /// The table that holds the rows, and its key.
+    fn table(&self) -> (String, &'static str) {
+        V::TABLES.first().map_or_else(Default::default, |own| {
+            (format!("ledger.{}", own.relation(V::VERSION, self.generation)), own.key)
+        })
+    }
+
+    async fn absorb(
+        &mut self,
+        conn: &mut PgConnection,
+        entries: &[Entry],
+    ) -> Result<(), ApplyError> {
+        let mut lines = Vec::with_capacity(entries.len());
+        let mut unknown = Vec::new();
+        for entry in entries {
+            if !V::concerns(&entry.recorded.aggregate_type) {
+                continue;
+            }
+            let line = entry.line()?;
+            let key = V::key(&line)?;
+            if let Slot_::Vacant(vacant) = self.rows.entry(key.clone()) {
+                if self.start == Start::Careful || !V::begins(&line) {
+                    unknown.push(key.sql());
+                }
+                vacant.insert(Kept { row: None, stored: false, changed: false });
+            }
+            lines.push((key, line));
+        }
+        if !unknown.is_empty() {
+            self.load(conn, unknown).await?;
+        }
+        for (key, line) in lines {
+            let Some(kept) = self.rows.get_mut(&key) else { continue };
+            let row = kept.row.take();
+            kept.row = Some(match row {
+                Some(row) if V::position(&row) >= line.recorded.position => row,
+                row => {
+                    kept.changed = true;
+                    V::fold(row, &line)?
+                }
+            });
+        }
+        Ok(())
+    }
+
+    async fn load(
+        &mut self,
+        conn: &mut PgConnection,
+        keys: Vec<<V::Key as Key>::Sql>,
+    ) -> Result<(), sqlx::Error> {
+        let (table, key) = self.table();
+        let rows = sqlx::query(&format!("SELECT * FROM {table} WHERE {key} = ANY($1)"))
+            .bind(keys)
+            .fetch_all(conn)
+            .await?;
+        for row in &rows {
+            let row = V::read(row)?;
+            let kept = Kept { stored: true, changed: false, row: None };
+            self.rows.insert(V::key_of(&row), Kept { row: Some(row), ..kept });
+        }
+        Ok(())
+    }
+
+    async fn write(&mut self, conn: &mut PgConnection) -> Result<(), sqlx::Error> {
+        let changed = || self.rows.iter().filter(|(_, kept)| kept.changed);
+        let mut rows: Vec<&V::Row> = changed().filter_map(|(_, kept)| kept.row.as_ref()).collect();
+        // Rows that came to be together lie together.
+        rows.sort_unstable_by_key(|row| V::position(row));
+        if !rows.is_empty() {
+            let (table, key) = self.table();
+            let stored: Vec<_> =
+                changed().filter(|(_, kept)| kept.stored).map(|(key, _)| key.sql()).collect();
+            if !stored.is_empty() {
+                sqlx::query(&format!("DELETE FROM {table} WHERE {key} = ANY($1)"))
+                    .bind(stored)
+                    .execute(&mut *conn)
+                    .await?;
+            }
+            copy_in(&mut *conn, &table, rows.iter().copied(), |row, fields| V::write(row, fields))
+                .await?;
+            V::also_write(conn, self.generation, &rows).await?;
+        }
+        self.rows.clear();
+        Ok(())
+    }
+}
+
+impl<V: View> Folding for Rows<V> {
+    fn absorb<'a>(
+        &'a mut self,
+        conn: &'a mut PgConnection,
+        entries: &'a [Entry],
+    ) -> BoxFuture<'a, Result<(), ApplyError>> {
+        Box::pin(self.absorb(conn, entries))
+    }
+
+    fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    fn write<'a>(
+        &'a mut self,
+        conn: &'a mut PgConnection,
+    ) -> BoxFuture<'a, Result<(), sqlx::Error>> {
+        Box::pin(self.write(conn))
+    }
+}
+
+/// Folds the sample book, and hashes what each line makes of its row.
+fn fingerprint<V: View>() -> Fingerprint {
+    let short = |hash: Sha256| {
+        hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect::<String>()
+    };
+    let mut rows: HashMap<V::Key, V::Row> = HashMap::new();
+    let mut fingerprint = Fingerprint::new();
+    for recorded in RecordedEvent::samples() {
+        let entry = Entry::new(recorded);
+        let recorded = &entry.recorded;
+        if !V::concerns(&recorded.aggregate_type) {
+            continue;
+        }
+        let after = entry
+            .line()
+            .and_then(|line| {
+                let key = V::key(&line)?;
+                let row = V::fold(rows.remove(&key), &line)?;
+                let bytes = Fields::of(|fields| V::write(&row, fields))
+                    .map_err(|cause| line.cannot_apply(cause.to_string()))?;
+                rows.insert(key, row);
+                Ok(bytes)
+            })
+            .unwrap_or_else(|cause| cause.to_string().into_bytes());
+        let RecordedEvent { position, event_type, event_version, .. } = recorded;
+        fingerprint.insert(
+            format!("{position:03} {event_type} {event_version}"),
+            short(Sha256::new_with_prefix(after)),
+        );
+    }
+    let mut tables = Sha256::new();
+    for table in V::TABLES {
+        for part in [table.name, table.columns, table.key] {
+            tables.update(part.split_whitespace().collect::<Vec<_>>().join(" "));
+            tables.update([0]);
+        }
+    }
+    fingerprint.insert("tables".to_owned(), short(tables));
+    fingerprint
+}

@@ -1,0 +1,156 @@
+//! Live tables that were damaged, and folds that changed: found, told apart, shown without what is
+//! sealed, and mended by who asks for it.
+
+use ::projections::{FoldState, Options, Outcome, builds, rebuild, verify};
+use serde_json::json;
+use sqlx::PgPool;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    book::{Book, Reader, user},
+    rebuilding::{leftovers, named, rebuild_with},
+    views::contents,
+};
+use crate::support::database::TestDatabase;
+
+async fn run(pool: &PgPool, statement: &str) {
+    sqlx::raw_sql(statement).execute(pool).await.unwrap();
+}
+
+fn columns(row: &Option<Vec<(String, String)>>) -> Vec<&str> {
+    row.iter().flatten().map(|(column, _)| column.as_str()).collect()
+}
+
+#[tokio::test]
+async fn a_damaged_table_is_found_and_mended_only_where_that_is_asked_for() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    Book::new(pool).fill().await;
+    Reader::new(pool).await.read().await;
+    let whole = contents(pool).await;
+    run(
+        pool,
+        "UPDATE ledger.users_v1 SET disabled = true, email_sealed = 'sealed for somebody else'
+          WHERE username_index = '#ada';
+         DELETE FROM ledger.users_v1 WHERE username_index = '#robert';
+         INSERT INTO ledger.users_v1 SELECT (jsonb_populate_record(u, jsonb_build_object(
+                    'user_id', 'ffffffff-0000-0000-0000-000000000000', 'full_name', 'secret name'))).*
+           FROM ledger.users_v1 AS u WHERE username_index = '#eve'",
+    )
+    .await;
+    let damaged = contents(pool).await;
+    let users = named("users");
+
+    let found = verify(pool, users).await.unwrap();
+    let [table] = &found.tables[..] else { panic!("{found:?}") };
+    assert!(!found.is_equal());
+    assert_eq!((table.rows_live, table.rows_new), (3, 3));
+    assert_eq!((table.missing, table.surplus, table.changed), (1, 1, 1));
+    let [ada, bob, stranger] = &table.first[..] else { panic!("{table:?}") };
+    assert_eq!((ada.key.clone(), bob.key.clone()), (user(1).to_string(), user(2).to_string()));
+    assert_eq!(stranger.key, "ffffffff-0000-0000-0000-000000000000");
+    // Both rows, where both have one: the columns that differ. Else the one there is.
+    assert_eq!(columns(&ada.live), ["disabled", "email_sealed"]);
+    assert_eq!(columns(&ada.new), ["disabled", "email_sealed"]);
+    let disabled = |row: &Option<Vec<(String, String)>>| row.as_ref().unwrap()[0].1.clone();
+    assert_eq!((disabled(&ada.live).as_str(), disabled(&ada.new).as_str()), ("true", "false"));
+    assert_ne!(
+        ada.live.as_ref().unwrap()[1],
+        ada.new.as_ref().unwrap()[1],
+        "masked, and told apart"
+    );
+    assert!(bob.live.is_none() && columns(&bob.new).len() == 12, "{bob:?}");
+    assert!(stranger.new.is_none() && columns(&stranger.live).len() == 12, "{stranger:?}");
+    assert_eq!(found.fold, FoldState::Same);
+    assert!(found.to_string().contains("the table was damaged"), "{found}");
+
+    let refused = rebuild_with(pool, &[users], Options::default()).await.unwrap();
+    assert_eq!(refused[0].outcome, Outcome::Differs);
+    assert_eq!(refused[0].verified, found);
+    assert_eq!(contents(pool).await, damaged, "nothing is swapped");
+    assert_eq!(leftovers(pool).await, 0);
+    let told = builds(pool).await.unwrap();
+    let build = told.iter().find(|one| one.name == "users").unwrap();
+    assert_eq!(build.detail.as_deref(), Some(found.to_string().as_str()));
+    for shown in [
+        format!("{found:?} {found} {refused:?} {told:?}"),
+        json!([&found, &refused, &told]).to_string(),
+    ] {
+        for sealed in ["sealed ", "secret name", "#ada", "#eve", "#robert", "full name"] {
+            assert!(!shown.contains(sealed), "{sealed:?} in {shown}");
+        }
+    }
+
+    let dry = Options { dry_run: true, repair: true, ..Options::default() };
+    assert_eq!(rebuild_with(pool, &[users], dry).await.unwrap()[0].outcome, Outcome::Differs);
+    assert_eq!(contents(pool).await, damaged, "a dry run swaps nothing, whatever it is told");
+    let repair = Options { repair: true, ..Options::default() };
+    let mended = rebuild_with(pool, &[users], repair).await.unwrap();
+    assert_eq!((mended[0].outcome, &mended[0].verified), (Outcome::Swapped, &found));
+    assert_eq!(contents(pool).await, whole);
+}
+
+#[tokio::test]
+async fn every_table_of_a_projection_is_compared_and_its_sealed_columns_are_masked() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    Book::new(pool).fill().await;
+    Reader::new(pool).await.read().await;
+    run(
+        pool,
+        "UPDATE ledger.sessions_v1 SET last_source = 'source of a stranger';
+         UPDATE ledger.audit_history_v1 SET source = 'source of a stranger', identifier = 'typed text',
+                address = 'address index' WHERE position < 4;
+         UPDATE ledger.audit_history_times_v1 SET last_position = 1",
+    )
+    .await;
+    for (name, changed) in [("sessions", vec![3]), ("audit_history", vec![3, 1])] {
+        let found = verify(pool, named(name)).await.unwrap();
+        let counts: Vec<i64> = found.tables.iter().map(|table| table.changed).collect();
+        assert_eq!(counts, changed, "{found}");
+        let shown = format!("{found:?} {}", json!(found));
+        for sealed in ["source of", "source at", "typed text", "nobody", "address index"] {
+            assert!(!shown.contains(sealed), "{sealed:?} in {shown}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_changed_fold_is_told_from_a_damaged_table() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    Book::new(pool).fill().await;
+    Reader::new(pool).await.read().await;
+    let users = named("users");
+    run(pool, "UPDATE ledger.users_v1 SET roles = '{}' WHERE username_index = '#ada'").await;
+    let line =
+        users.fingerprint().into_keys().find(|line| line.contains("UserRoleGranted")).unwrap();
+    sqlx::query("UPDATE projections SET fold = jsonb_set(fold, ARRAY[$1], '\"other\"')")
+        .bind(&line)
+        .execute(pool)
+        .await
+        .unwrap();
+    let found = verify(pool, users).await.unwrap();
+    assert_eq!(found.fold, FoldState::Changed { events: vec!["UserRoleGranted 1".into()] });
+    assert!(found.to_string().contains("changed without a new version"), "{found}");
+
+    // Lines of the sample book that only one of both programs knows say nothing.
+    sqlx::query("UPDATE projections SET fold = (fold - $1) || '{\"999 ClientAdded 1\": \"it\"}'")
+        .bind(&line)
+        .execute(pool)
+        .await
+        .unwrap();
+    assert_eq!(verify(pool, users).await.unwrap().fold, FoldState::Same);
+
+    run(pool, "UPDATE projections SET fold = NULL").await;
+    let found = verify(pool, users).await.unwrap();
+    assert_eq!(found.fold, FoldState::Unknown);
+    assert!(found.to_string().contains("can't be told"), "{found}");
+
+    // A rebuild knows by which fold the tables were made.
+    let repair = Options { repair: true, ..Options::default() };
+    let cancel = CancellationToken::new();
+    rebuild(pool, &[users], repair, &cancel, &mut |_| {}).await.unwrap();
+    let found = verify(pool, users).await.unwrap();
+    assert_eq!((found.is_equal(), found.fold), (true, FoldState::Same));
+}

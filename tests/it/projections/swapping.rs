@@ -1,0 +1,72 @@
+//! The swap: readers never wait for long, and never fail.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use ::projections::{BuildState, Options, Outcome, RebuildError, builds, users};
+
+use super::{
+    book::{Book, Reader},
+    random_book::RandomBook,
+    rebuilding::{leftovers, named, rebuild_with},
+    views::contents,
+};
+use crate::support::database::TestDatabase;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_reader_holds_up_the_swap_and_no_other_reader() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    RandomBook::new(Book::new(pool), 21).write(1_500).await;
+    Reader::new(pool).await.read().await;
+    let before = contents(pool).await;
+
+    let mut holder = pool.begin().await.unwrap();
+    sqlx::query("SELECT FROM ledger.users_v1 LIMIT 1").execute(&mut *holder).await.unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let readers: Vec<_> = (0..3)
+        .map(|_| {
+            let (pool, stop) = (pool.clone(), Arc::clone(&stop));
+            tokio::spawn(async move {
+                let mut longest = Duration::ZERO;
+                while !stop.load(Ordering::Relaxed) {
+                    let began = Instant::now();
+                    assert!(users::page(&pool, None, 5).await.unwrap().more);
+                    longest = longest.max(began.elapsed());
+                }
+                longest
+            })
+        })
+        .collect();
+
+    let began = Instant::now();
+    let options = Options { swap_attempts: 4, ..Options::default() };
+    let busy = rebuild_with(pool, &[named("users")], options).await;
+    assert!(matches!(busy, Err(RebuildError::Busy("users"))), "{busy:?}");
+    let held = began.elapsed();
+    assert_eq!(leftovers(pool).await, 1);
+    let told = builds(pool).await.unwrap().into_iter().find(|one| one.name == "users").unwrap();
+    assert_eq!((told.state, told.phase.as_str()), (BuildState::Failed, "swapping"));
+    assert!(told.detail.unwrap().contains("end long-running queries"));
+
+    // The reader goes while it is tried again: what was built is used.
+    let users = [named("users")];
+    let (rebuilt, ()) = tokio::join!(rebuild_with(pool, &users, Options::default()), async {
+        tokio::time::sleep(held / 4).await;
+        holder.rollback().await.unwrap();
+    });
+    let rebuilt = rebuilt.unwrap();
+    assert_eq!((rebuilt[0].outcome, rebuilt[0].resumed_at), (Outcome::Swapped, 1_500));
+    stop.store(true, Ordering::Relaxed);
+    for reader in readers {
+        let longest = reader.await.unwrap();
+        assert!(longest * 3 < held, "a reader waited {longest:?}, of {held:?} that the swap did");
+    }
+    assert!(contents(pool).await == before);
+    assert_eq!(leftovers(pool).await, 0);
+}
