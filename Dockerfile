@@ -7,16 +7,18 @@ WORKDIR /src
 # 1. The dependencies, from the manifests and a stand-in for each crate. Built again only when a manifest or the lock file changes.
 COPY Cargo.toml Cargo.lock ./
 COPY api/Cargo.toml api/
+COPY benchmarks/Cargo.toml benchmarks/
 COPY commands/Cargo.toml commands/
 COPY domain/Cargo.toml domain/
 COPY postgres/Cargo.toml postgres/
 COPY projections/Cargo.toml projections/
 COPY tests/Cargo.toml tests/
 COPY ui/Cargo.toml ui/
-RUN mkdir -p api/src commands/src domain/src postgres/src projections/src tests/it tests/src ui/src \
+RUN mkdir -p api/src benchmarks/src commands/src domain/src postgres/src projections/src tests/it tests/src ui/src \
     && touch api/src/lib.rs commands/src/lib.rs domain/src/lib.rs postgres/src/lib.rs projections/src/lib.rs tests/src/lib.rs ui/src/lib.rs \
     && echo 'fn main() {}' > api/src/main.rs \
     && cp api/src/main.rs tests/it/main.rs \
+    && cp api/src/main.rs benchmarks/src/main.rs \
     && cargo build --release --locked --package entrybook --bin entrybook
 
 # 2. Entrybook. Files keep the times of the checkout, which may be older than the stand-ins built above: cargo would take those for

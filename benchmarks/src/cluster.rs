@@ -55,6 +55,16 @@ impl Cluster {
         Ok(Database { name: name.to_owned(), options })
     }
 
+    /// A copy of a database that nobody is connected to.
+    pub(crate) async fn copy(&self, database: &Database, name: &str) -> Result<Database> {
+        let mut admin = self.superuser.connect().await?;
+        sqlx::raw_sql(&format!("CREATE DATABASE {name} TEMPLATE {}", database.name))
+            .execute(&mut admin)
+            .await?;
+        admin.close().await?;
+        Ok(Database { name: name.to_owned(), options: self.superuser.clone().database(name) })
+    }
+
     /// What a program of PostgreSQL needs in its environment to connect.
     pub(crate) fn environment(&self, database: &Database) -> Vec<(&'static str, String)> {
         let parts = self.postgres.superuser_parts();

@@ -16,6 +16,9 @@ use sqlx::{
 
 use crate::StorageError;
 
+/// How long an idle connection is believed to live.
+const FRESH: Duration = Duration::from_millis(500);
+
 /// The role that the application takes. It owns nothing but the read tables.
 pub const APP_ROLE: &str = "entrybook_app";
 
@@ -160,6 +163,17 @@ pub async fn connect(
     let pool = PgPoolOptions::new()
         .max_connections(max_connections)
         .acquire_timeout(Duration::from_secs(5))
+        // A connection that was used a moment ago is not asked whether it lives: that would be a second
+        // round trip for every statement.
+        .test_before_acquire(false)
+        .before_acquire(|connection, meta| {
+            Box::pin(async move {
+                if meta.idle_for >= FRESH {
+                    connection.ping().await?;
+                }
+                Ok(true)
+            })
+        })
         .connect_with(options)
         .await?;
     Ok(pool)

@@ -134,6 +134,12 @@ SELECT $1, $2, e.sequence, e.event_type, e.event_version, e.payload, $3
  ORDER BY e.sequence
 RETURNING tx::text AS tx, id";
 
+/// The same for one event, which most commits have: planning and running it costs half.
+const APPEND_ONE: &str = "
+INSERT INTO events (aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata)
+VALUES ($1, $2, $4, $5, $6, $7, $3)
+RETURNING tx::text AS tx, id";
+
 /// The same, with what must never disagree with the events.
 const APPEND_WITH: &str = "
 WITH appended AS (
@@ -247,14 +253,21 @@ impl Store {
                 cause: cause.to_string(),
             })?;
         let plain = claims == Claims::default() && loaded.new_key.is_none() && snapshot.is_none();
-        let query = sqlx::query(if plain { APPEND } else { APPEND_WITH })
-            .bind(A::TYPE)
-            .bind(&loaded.id)
-            .bind(Json(metadata))
-            .bind(sequences)
-            .bind(types)
-            .bind(versions)
-            .bind(payloads);
+        let statement = match (plain, events.len()) {
+            (true, 1) => APPEND_ONE,
+            (true, _) => APPEND,
+            (false, _) => APPEND_WITH,
+        };
+        let query = sqlx::query(statement).bind(A::TYPE).bind(&loaded.id).bind(Json(metadata));
+        let query = if statement == APPEND_ONE {
+            query
+                .bind(last as i64)
+                .bind(types.into_iter().next())
+                .bind(versions.into_iter().next())
+                .bind(payloads.into_iter().next())
+        } else {
+            query.bind(sequences).bind(types).bind(versions).bind(payloads)
+        };
         let query = if plain {
             query
         } else {

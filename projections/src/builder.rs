@@ -14,15 +14,15 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     builds::{Phase, Watch},
-    journal::{self, JournalError},
+    journal::{self, JournalError, RecordedEvent},
     projection::{Entry, Folding, Generation, Projection, Start},
     rebuild::RebuildError,
 };
 
 /// So many lines are read with one statement, and no more than rows are kept in memory …
-const PAGE: i64 = 4_000;
-/// … and so many pages wait to be folded.
-const PAGES_AHEAD: usize = 2;
+const PAGE: i64 = 2_000;
+/// … and so many pages wait to be decoded, and to be folded.
+const PAGES_AHEAD: usize = 1;
 /// What a crash costs at most, where the rows are few and the lines many.
 const WRITE_EVERY: Duration = Duration::from_secs(30);
 /// So many lines are decoded or folded before others may have the thread.
@@ -125,7 +125,7 @@ pub(crate) async fn fold_until(
         for part in &mut *parts {
             part.absorb(conn, &entries).await?;
             tokio::task::yield_now().await;
-            if part.folding.len() >= watch.rows_in_memory || part.written.elapsed() > WRITE_EVERY {
+            if part.folding.kept() >= watch.rows_in_memory || part.written.elapsed() > WRITE_EVERY {
                 let began = Instant::now();
                 part.flush(conn).await?;
                 watch.copied(began.elapsed());
@@ -145,14 +145,18 @@ pub(crate) async fn fold_until(
     Ok(())
 }
 
-/// Reads and decodes the lines after `start` up to `target`. The pages end there, or with an error.
+/// Lines that were read and decoded, or why they were not.
+type Page = Result<Vec<Entry>, JournalError>;
+
+/// Reads and decodes the lines after `start` up to `target`, each in a task of its own. The pages end
+/// there, or with an error.
 fn read_ahead(
     pool: PgPool,
     parts: &[Part],
     page: i64,
     start: i64,
     target: i64,
-) -> (AbortOnDropHandle<()>, mpsc::Receiver<Result<Vec<Entry>, JournalError>>) {
+) -> ([AbortOnDropHandle<()>; 2], mpsc::Receiver<Page>) {
     let projections: Vec<_> = parts.iter().map(|part| part.projection).collect();
     let concerned = move |aggregate_type: &str| {
         projections.iter().any(|projection| projection.concerns(aggregate_type))
@@ -161,33 +165,18 @@ fn read_ahead(
         .into_iter()
         .filter(|aggregate_type| !concerned(aggregate_type))
         .collect();
-    let (sender, receiver) = mpsc::channel(PAGES_AHEAD);
+    let (read, mut undecoded) = mpsc::channel::<Result<Vec<RecordedEvent>, _>>(PAGES_AHEAD);
     let reading = tokio::spawn(async move {
         let mut conn = match pool.acquire().await {
             Ok(conn) => conn,
-            Err(cause) => return drop(sender.send(Err(cause.into())).await),
+            Err(cause) => return drop(read.send(Err(cause.into())).await),
         };
         let mut position = start;
         while position < target {
-            let lines =
-                journal::read_for(&mut conn, position, page.min(target - position), &passed_by);
-            let page: Result<Vec<Entry>, _> =
-                lines.await.map(|events| events.into_iter().map(Entry::new).collect());
-            for entries in page.iter().flat_map(|entries| entries.chunks(AT_ONCE)) {
-                for entry in entries {
-                    if concerned(&entry.recorded.aggregate_type) {
-                        // Decoded here, beside the folding; an error waits for who asks.
-                        let _ = entry.line();
-                    }
-                }
-                // Requests are served by the same threads.
-                tokio::task::yield_now().await;
-            }
-            let last = match &page {
-                Ok(entries) => entries.last().map(|entry| entry.recorded.position),
-                Err(_) => None,
-            };
-            if sender.send(page).await.is_err() {
+            let limit = page.min(target - position);
+            let lines = journal::read_page(&mut conn, position, limit, &passed_by).await;
+            let last = lines.as_ref().ok().and_then(|lines| lines.last()).map(|line| line.position);
+            if read.send(lines).await.is_err() {
                 return;
             }
             match last {
@@ -196,5 +185,24 @@ fn read_ahead(
             }
         }
     });
-    (AbortOnDropHandle::new(reading), receiver)
+    let (decoded, pages) = mpsc::channel(PAGES_AHEAD);
+    let decoding = tokio::spawn(async move {
+        while let Some(lines) = undecoded.recv().await {
+            let page: Page = lines.map(|lines| lines.into_iter().map(Entry::new).collect());
+            for entries in page.iter().flat_map(|entries| entries.chunks(AT_ONCE)) {
+                for entry in entries {
+                    if concerned(&entry.recorded.aggregate_type) {
+                        // An error waits for who asks.
+                        let _ = entry.line();
+                    }
+                }
+                // Requests are served by the same threads.
+                tokio::task::yield_now().await;
+            }
+            if decoded.send(page).await.is_err() {
+                return;
+            }
+        }
+    });
+    ([reading, decoding].map(AbortOnDropHandle::new), pages)
 }

@@ -33,6 +33,26 @@ impl Verified {
     pub fn is_equal(&self) -> bool {
         self.tables.iter().all(TableDifference::is_equal)
     }
+
+    /// What was found, in sentences, and the first rows that differ.
+    pub(crate) fn with_rows(&self) -> String {
+        let side = |columns: &Option<Vec<(String, String)>>| match columns {
+            None => "no row".to_owned(),
+            Some(columns) => columns
+                .iter()
+                .map(|(column, value)| format!("{column} = {value}"))
+                .collect::<Vec<_>>()
+                .join(", "),
+        };
+        let mut text = self.to_string();
+        for table in &self.tables {
+            for row in table.first.iter().take(3) {
+                let (key, live, new) = (&row.key, side(&row.live), side(&row.new));
+                text += &format!(". {} {key}: live has {live}; the book gives {new}", table.table);
+            }
+        }
+        text
+    }
 }
 
 impl fmt::Display for Verified {

@@ -92,21 +92,22 @@ impl RecordedEvent {
         })
     }
 
+    /// A row of [`COLUMNS`]: by their numbers, for there are many rows.
     fn from_row(row: &PgRow, position: i64) -> Result<Self, JournalError> {
         let read = || -> Result<Option<Self>, sqlx::Error> {
-            let Some(id) = row.try_get::<Option<i64>, _>("id")? else { return Ok(None) };
+            let Some(id) = row.try_get::<Option<i64>, _>(1)? else { return Ok(None) };
             Ok(Some(Self {
                 position,
-                aggregate_type: row.try_get("aggregate_type")?,
-                aggregate_id: row.try_get("aggregate_id")?,
-                sequence: row.try_get("sequence")?,
-                event_type: row.try_get("event_type")?,
-                event_version: row.try_get("event_version")?,
-                payload: row.try_get("payload")?,
-                metadata: row.try_get("metadata")?,
-                recorded_at: row.try_get("recorded_at")?,
                 tx: tx_of(row, "tx")?,
                 id,
+                aggregate_type: row.try_get(2)?,
+                aggregate_id: row.try_get(3)?,
+                sequence: row.try_get(4)?,
+                event_type: row.try_get(5)?,
+                event_version: row.try_get(6)?,
+                payload: row.try_get(7)?,
+                metadata: row.try_get(8)?,
+                recorded_at: row.try_get(9)?,
             }))
         };
         match read() {
@@ -117,12 +118,12 @@ impl RecordedEvent {
     }
 }
 
-// A left join, so that a line whose event is missing is found and not passed over; it also keeps the
-// plan to a walk along the journal.
-const LINES: &str = "SELECT j.position, j.tx::text AS tx, e.id, e.aggregate_type, e.aggregate_id,
-            e.sequence, e.event_type, e.event_version, e.payload::text AS payload,
-            e.metadata::text AS metadata, e.recorded_at
-       FROM journal j LEFT JOIN events e ON e.tx = j.tx AND e.id = j.event_id";
+/// What is read of an event `e`, where `$3` are the types of streams that the reader passes by.
+const COLUMNS: &str = "e.tx::text AS tx, e.id, e.aggregate_type, e.aggregate_id, e.sequence,
+     e.event_type, e.event_version,
+     CASE WHEN e.aggregate_type = ANY($3) THEN '' ELSE e.payload::text END AS payload,
+     CASE WHEN e.aggregate_type = ANY($3) THEN '' ELSE e.metadata::text END AS metadata,
+     e.recorded_at";
 
 /// The lines after a position, in order, up to `limit`.
 ///
@@ -142,15 +143,13 @@ pub(crate) async fn read_for(
     limit: i64,
     passed_by: &[&str],
 ) -> Result<Vec<RecordedEvent>, JournalError> {
-    let rows = sqlx::query(
-        "SELECT j.position, j.tx::text AS tx, e.id, e.aggregate_type, e.aggregate_id, e.sequence,
-                e.event_type, e.event_version,
-                CASE WHEN e.aggregate_type = ANY($3) THEN '' ELSE e.payload::text END AS payload,
-                CASE WHEN e.aggregate_type = ANY($3) THEN '' ELSE e.metadata::text END AS metadata,
-                e.recorded_at
+    // A left join, so that a line whose event is missing is found and not passed over; it also keeps
+    // the plan to a walk along the journal.
+    let rows = sqlx::query(&format!(
+        "SELECT {COLUMNS}, j.position
            FROM journal j LEFT JOIN events e ON e.tx = j.tx AND e.id = j.event_id
-          WHERE j.position > $1 AND j.position <= $2 ORDER BY j.position",
-    )
+          WHERE j.position > $1 AND j.position <= $2 ORDER BY j.position"
+    ))
     .bind(after)
     .bind(after.saturating_add(limit))
     .bind(passed_by)
@@ -173,14 +172,66 @@ pub(crate) async fn read_for(
     Ok(events)
 }
 
+/// The same, faster where many lines are read, with two statements: the order of the journal is that
+/// of `(tx, id)`, except in what came with a restore, so a page of it is a range of the events. Each
+/// line's event is held against the journal; where one differs, the page is read line by line.
+pub(crate) async fn read_page(
+    conn: &mut PgConnection,
+    after: i64,
+    limit: i64,
+    passed_by: &[&str],
+) -> Result<Vec<RecordedEvent>, JournalError> {
+    let page = sqlx::query(
+        "SELECT array_agg(event_id ORDER BY position) AS ids,
+                min(position) = $1 + 1 AND max(position) = $1 + count(*) AS dense,
+                (SELECT tx::text FROM journal WHERE position = $1 + 1) AS first_tx,
+                (SELECT tx::text FROM journal WHERE position = $2) AS last_tx
+           FROM journal WHERE position > $1 AND position <= $2",
+    )
+    .bind(after)
+    .bind(after.saturating_add(limit))
+    .fetch_one(&mut *conn)
+    .await?;
+    let ids: Vec<i64> = page.try_get::<Option<_>, _>("ids")?.unwrap_or_default();
+    let dense = page.try_get::<Option<bool>, _>("dense")? == Some(true);
+    let first_tx: Option<String> = page.try_get("first_tx")?;
+    let last_tx: Option<String> = page.try_get("last_tx")?;
+    let (Some(first), Some(last), Some(first_tx), Some(last_tx), true) =
+        (ids.first(), ids.last(), first_tx, last_tx, dense)
+    else {
+        return read_for(conn, after, limit, passed_by).await;
+    };
+    let rows = sqlx::query(&format!(
+        "SELECT {COLUMNS} FROM events e
+          WHERE (e.tx, e.id) >= ($1::text::xid8, $2) AND (e.tx, e.id) <= ($4::text::xid8, $5)
+          ORDER BY e.tx, e.id LIMIT $6"
+    ))
+    .bind(first_tx)
+    .bind(first)
+    .bind(passed_by)
+    .bind(last_tx)
+    .bind(last)
+    .bind(i64::try_from(ids.len()).unwrap_or(i64::MAX).saturating_add(1))
+    .fetch_all(&mut *conn)
+    .await?;
+    if rows.len() != ids.len() {
+        return read_for(conn, after, limit, passed_by).await;
+    }
+    let mut events = Vec::with_capacity(rows.len());
+    for ((row, id), position) in rows.iter().zip(ids).zip(after.saturating_add(1)..) {
+        match RecordedEvent::from_row(row, position) {
+            Ok(event) if event.id == id => events.push(event),
+            Ok(_) | Err(_) => return read_for(conn, after, limit, passed_by).await,
+        }
+    }
+    Ok(events)
+}
+
 /// One line, whole.
 pub async fn read_one(pool: &PgPool, position: i64) -> Result<Option<RecordedEvent>, JournalError> {
-    sqlx::query(&format!("{LINES} WHERE j.position = $1"))
-        .bind(position)
-        .fetch_optional(pool)
-        .await?
-        .map(|row| RecordedEvent::from_row(&row, position))
-        .transpose()
+    let before = position.saturating_sub(1);
+    let mut lines = read_after(&mut *pool.acquire().await?, before, 1).await?;
+    Ok(lines.pop())
 }
 
 /// The position of the last line, as the connection's transaction sees it.

@@ -97,6 +97,7 @@ mod builds;
 mod check_journal;
 mod compare;
 mod copy;
+mod first_build;
 mod follower;
 mod head;
 mod horizon;

@@ -67,7 +67,7 @@ pub trait Folding: Send + Sync {
     ) -> BoxFuture<'a, Result<(), ApplyError>>;
 
     /// How many rows it holds.
-    fn len(&self) -> usize;
+    fn kept(&self) -> usize;
 
     /// Writes its rows, inside the caller's transaction, and forgets them.
     fn write<'a>(

@@ -24,10 +24,11 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
+    first_build::first_build,
     head::HeadWatch,
     journal::{self, JournalError},
     projection::{ApplyError, CannotApply, Entry, Generation, Projection, Start},
-    rebuild::{Options, RebuildError, first_build},
+    rebuild::{Options, RebuildError},
     sequencer::back_off,
     status::{ProjectionStatus, Stopped, status},
     tables,

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// So close to the live tables, the rest is folded while these stand still.
-const CLOSE: i64 = 1_000;
+pub(crate) const CLOSE: i64 = 1_000;
 /// How long the swap waits for readers before it steps back: new readers wait behind it …
 const LOCK_TIMEOUT: &str = "150ms";
 /// … how long it lets them go on …
@@ -73,7 +73,7 @@ impl RebuildError {
     }
 
     /// The line at fault, where it is one.
-    fn line(&self) -> Option<i64> {
+    pub(crate) fn line(&self) -> Option<i64> {
         match self {
             Self::Event(cause) => Some(cause.position),
             Self::Journal(cause) => cause.position(),
@@ -293,7 +293,10 @@ impl Rebuild {
                 return Ok((Outcome::Swapped, verified));
             }
             watch
-                .during(async { Ok::<_, RebuildError>(tokio::time::sleep(STEP_BACK).await) })
+                .during(async {
+                    tokio::time::sleep(STEP_BACK).await;
+                    Ok::<_, RebuildError>(())
+                })
                 .await?;
         }
         Err(RebuildError::Busy(projection.name()))
@@ -321,7 +324,7 @@ impl Rebuild {
         // The live tables stand still only while the new ones take the last steps and the snapshot is
         // taken; the comparison holds up nobody.
         let mut fence = self.pool.begin().await?;
-        let position = lock_checkpoint(&mut fence, projection).await?;
+        let position = watch.during(lock_checkpoint(&mut fence, projection)).await?;
         self.catch_up(part, position, watch).await?;
         watch.enter(Phase::Comparing);
         let mut snapshot = self.pool.begin().await?;
@@ -363,7 +366,7 @@ impl Rebuild {
         let (state, detail) = match rebuilt.outcome {
             Outcome::Swapped => ("swapped", None),
             Outcome::Compared => ("compared", None),
-            Outcome::Differs => ("differs", Some(rebuilt.verified.to_string())),
+            Outcome::Differs => ("differs", Some(rebuilt.verified.with_rows())),
         };
         tables::drop_tables(&mut self.conn, projection, Generation::New).await?;
         settle(&mut self.conn, projection, state, detail.as_deref()).await?;
@@ -396,7 +399,7 @@ impl Rebuild {
 }
 
 /// A connection of the build's own: its locks go with it, however the build ends.
-async fn connect(pool: &PgPool) -> Result<PgConnection, sqlx::Error> {
+pub(crate) async fn connect(pool: &PgPool) -> Result<PgConnection, sqlx::Error> {
     let mut conn = pool.acquire().await?.detach();
     // So that a long statement, and the right to build, don't outlive a process that was killed.
     // There are systems where it can't be had; there they do.
@@ -407,7 +410,7 @@ async fn connect(pool: &PgPool) -> Result<PgConnection, sqlx::Error> {
 }
 
 /// Gives the right to build back. The server would do so some time after the connection is closed.
-async fn give_back(mut conn: PgConnection) {
+pub(crate) async fn give_back(mut conn: PgConnection) {
     let given = tables::build_unlock(&mut conn).await;
     if let Err(cause) = given.and(conn.close().await) {
         tracing::debug!(%cause, "a connection broke while it was closed: {cause}");
@@ -415,7 +418,7 @@ async fn give_back(mut conn: PgConnection) {
 }
 
 /// Writes down how builds ended early, and gives the right to build back: whoever asks next has it.
-async fn leave(
+pub(crate) async fn leave(
     pool: &PgPool,
     conn: PgConnection,
     backend: i32,
@@ -492,80 +495,6 @@ async fn swap(
     Ok(position)
 }
 
-/// Builds a projection for the first time, or goes on with that: its rows, then its indexes. What
-/// comes meanwhile is left to the projector.
-pub(crate) async fn first_build(
-    pool: &PgPool,
-    projection: &'static dyn Projection,
-    rows_in_memory: usize,
-) -> Result<(), RebuildError> {
-    let mut conn = connect(pool).await?;
-    let backend = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut conn).await?;
-    if !tables::try_build_lock(&mut conn, projection).await? {
-        return Err(RebuildError::UnderWay(projection.name()));
-    }
-    let (position, built) = live(&mut conn, projection).await?;
-    if built {
-        return Ok(());
-    }
-    begin(&mut conn, projection, position, false).await?;
-    let cancel = CancellationToken::new();
-    let mut tell = |_: &Progress| {};
-    let names = vec![(projection.name(), projection.version())];
-    let mut watch = Watch::new(pool.clone(), names, rows_in_memory, &cancel, &mut tell);
-    let work = async {
-        let mut parts = [Part::new(projection, Generation::Live, position)];
-        watch.starts_at(position, journal::head(pool).await?.position);
-        loop {
-            let target = journal::head(pool).await?.position;
-            let close = parts.iter().all(|part| part.position + CLOSE >= target);
-            let folded =
-                fold_until(&mut conn, pool, &mut parts, target, Phase::Folding, &mut watch).await;
-            if let Err(cause) = folded {
-                // What is before a line that can't be applied is shown.
-                if let Some(line) = cause.line() {
-                    let [part] = &parts;
-                    let mut parts = [Part::new(projection, Generation::Live, part.checkpoint)];
-                    let (conn, watch) = (&mut conn, &mut watch);
-                    fold_until(conn, pool, &mut parts, line - 1, Phase::Folding, watch).await?;
-                }
-                return Err(cause);
-            }
-            if close {
-                break;
-            }
-        }
-        watch.enter(Phase::Indexing);
-        watch.during(tables::create_indexes(&mut conn, projection, Generation::Live)).await?;
-        let mut transaction = conn.begin().await?;
-        sqlx::query(
-            "UPDATE projections SET built = true, detail = NULL, stopped = NULL
-              WHERE name = $1 AND version = $2",
-        )
-        .bind(projection.name())
-        .bind(projection.version())
-        .execute(&mut *transaction)
-        .await?;
-        settle(&mut transaction, projection, "built", None).await?;
-        transaction.commit().await?;
-        Ok(())
-    };
-    let result: Result<(), RebuildError> = work.await;
-    match &result {
-        Ok(()) => {
-            give_back(conn).await;
-        }
-        Err(cause) => {
-            let open = [projection];
-            let left = leave(pool, conn, backend, &open, "failed", cause);
-            if let Err(left) = left.await {
-                tracing::warn!(cause = %left, "how a build ended could not be written down: {left}");
-            }
-        }
-    }
-    result
-}
-
 /// Finds tables to go on with, or makes new ones; the line up to which they are built.
 async fn open_tables(
     conn: &mut PgConnection,
@@ -634,7 +563,7 @@ pub(crate) async fn settle(
 }
 
 /// The position of the live tables, and whether their first build is complete.
-async fn live(
+pub(crate) async fn live(
     conn: &mut PgConnection,
     projection: &dyn Projection,
 ) -> Result<(i64, bool), RebuildError> {

@@ -247,7 +247,7 @@ impl<V: View> Folding for Rows<V> {
         Box::pin(self.absorb(conn, entries))
     }
 
-    fn len(&self) -> usize {
+    fn kept(&self) -> usize {
         self.rows.len()
     }
 

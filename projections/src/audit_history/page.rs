@@ -100,26 +100,13 @@ fn select<'a>(
     limit: i64,
 ) -> QueryBuilder<'a, Postgres> {
     let name = table::<AuditHistory>("audit_history", Generation::Live);
-    let on_its_own_index = filter.user.is_some()
-        || filter.visible_to.is_some()
-        || filter.session.is_some()
-        || filter.actor_user.is_some()
-        || filter.actor_kind.is_some();
+    let walk = Walk::of(filter);
     let mut query = QueryBuilder::new("");
-    if filter.event_types.is_empty() || on_its_own_index {
-        query.push("SELECT h.* FROM ").push(name).push(" h WHERE true");
-        if !filter.event_types.is_empty() {
-            query.push(" AND h.event_type = ANY(").push_bind(&filter.event_types).push(")");
-        }
-        query.push(" AND h.position >= ").push_bind(first);
-        query.push(" AND h.position <= ").push_bind(last);
-        narrow(&mut query, filter);
-    } else {
-        // Types alone: a walk along each type's part of the index, merged. One condition over
-        // several types could only be met by sorting them all, or by reading the book through in
-        // search of a rare one. The pairs say "of this type, between these positions" in a way for
-        // which no other index will do; with `event_type = …` the planner would take the order as
-        // given by positions alone, and read through.
+    // Each walk says "of this one, between these positions" in pairs, for which no other index will
+    // do. With `user_id = …` the planner takes the order as given by positions alone, and may read
+    // the book through in search of somebody who is rarely seen.
+    if walk == Walk::Types {
+        // One condition over several types could only be met by sorting them all.
         let mut types = filter.event_types.clone();
         types.sort_unstable();
         types.dedup();
@@ -127,34 +114,121 @@ fn select<'a>(
         query.push(" CROSS JOIN LATERAL (SELECT h.* FROM ").push(name);
         query.push(" h WHERE (h.event_type, h.position) >= (t.event_type, ").push_bind(first);
         query.push(") AND (h.event_type, h.position) <= (t.event_type, ").push_bind(last).push(")");
-        narrow(&mut query, filter);
+        narrow(&mut query, filter, walk);
         query.push(" ORDER BY h.event_type").push(order.direction());
         query.push(", h.position").push(order.direction());
         query.push(" LIMIT ").push_bind(limit).push(") h");
+        query.push(" ORDER BY h.position").push(order.direction());
+    } else {
+        query.push("SELECT h.* FROM ").push(name).push(" h WHERE (");
+        walk.push_column(&mut query);
+        query.push("h.position) >= (");
+        walk.push_value(&mut query);
+        query.push_bind(first).push(") AND (");
+        walk.push_column(&mut query);
+        query.push("h.position) <= (");
+        walk.push_value(&mut query);
+        query.push_bind(last).push(")");
+        if !filter.event_types.is_empty() {
+            query.push(" AND (h.event_type = ANY(").push_bind(&filter.event_types);
+            query.push(")) IS TRUE");
+        }
+        narrow(&mut query, filter, walk);
+        query.push(" ORDER BY ");
+        if walk.push_key(&mut query) {
+            query.push(order.direction()).push(", ");
+        }
+        query.push("h.position").push(order.direction());
     }
-    query.push(" ORDER BY h.position").push(order.direction());
     query.push(" LIMIT ").push_bind(limit);
     query
 }
 
-fn narrow<'a>(query: &mut QueryBuilder<'a, Postgres>, filter: &'a Filter) {
-    for user in [filter.user, filter.visible_to].into_iter().flatten() {
-        query.push(" AND h.user_id = ").push_bind(user.0);
+/// The index along which a page is read: that of what is rarest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Walk {
+    Session(SessionId),
+    User(UserId),
+    Actor(UserId),
+    ActorKind(ActorKind),
+    Types,
+    All,
+}
+
+impl Walk {
+    fn of(filter: &Filter) -> Self {
+        let user = filter.user.or(filter.visible_to);
+        match (filter.session, user, filter.actor_user, filter.actor_kind) {
+            (Some(session), ..) => Self::Session(session),
+            (None, Some(user), ..) => Self::User(user),
+            (None, None, Some(actor), _) => Self::Actor(actor),
+            (None, None, None, Some(kind)) => Self::ActorKind(kind),
+            (None, None, None, None) if filter.event_types.is_empty() => Self::All,
+            (None, None, None, None) => Self::Types,
+        }
     }
-    if let Some(actor) = filter.actor_user {
-        query.push(" AND h.actor_user_id = ").push_bind(actor.0);
+
+    /// The first column of the index; `false` where that is the position.
+    fn push_key(self, query: &mut QueryBuilder<'_, Postgres>) -> bool {
+        query.push(match self {
+            Self::Session(_) => "h.session_id",
+            Self::User(_) => "h.user_id",
+            Self::Actor(_) => "h.actor_user_id",
+            // As the index of actors without an account has it.
+            Self::ActorKind(_) => "split_part(h.actor, ':', 1)",
+            Self::Types | Self::All => return false,
+        });
+        true
+    }
+
+    fn push_column(self, query: &mut QueryBuilder<'_, Postgres>) {
+        if self.push_key(query) {
+            query.push(", ");
+        }
+    }
+
+    fn push_value(self, query: &mut QueryBuilder<'_, Postgres>) {
+        match self {
+            Self::Session(session) => query.push_bind(session.0).push(", "),
+            Self::User(user) | Self::Actor(user) => query.push_bind(user.0).push(", "),
+            Self::ActorKind(kind) => query.push(kind.stored()).push(", "),
+            Self::Types | Self::All => query,
+        };
+    }
+}
+
+impl ActorKind {
+    fn stored(self) -> &'static str {
+        match self {
+            Self::Anonymous => "'anonymous'",
+            Self::System => "'system'",
+            Self::Cli => "'cli'",
+        }
+    }
+}
+
+/// What must hold beside what the walk says. `IS TRUE` keeps it from another index, whose rows would
+/// have to be sorted.
+fn narrow<'a>(query: &mut QueryBuilder<'a, Postgres>, filter: &'a Filter, walk: Walk) {
+    for user in [filter.user, filter.visible_to].into_iter().flatten() {
+        match walk {
+            Walk::User(walked) if walked == user => {}
+            // Of somebody else as well: nothing is.
+            Walk::User(_) => drop(query.push(" AND false")),
+            _ => drop(query.push(" AND (h.user_id = ").push_bind(user.0).push(") IS TRUE")),
+        }
+    }
+    if let Some(actor) = filter.actor_user
+        && walk != Walk::Actor(actor)
+    {
+        query.push(" AND (h.actor_user_id = ").push_bind(actor.0).push(") IS TRUE");
     }
     if let Some(kind) = filter.actor_kind {
-        // As the index of actors without an account has it.
-        query.push(" AND h.actor_user_id IS NULL AND split_part(h.actor, ':', 1) = ");
-        query.push(match kind {
-            ActorKind::Anonymous => "'anonymous'",
-            ActorKind::System => "'system'",
-            ActorKind::Cli => "'cli'",
-        });
-    }
-    if let Some(session) = filter.session {
-        query.push(" AND h.session_id = ").push_bind(session.0);
+        query.push(" AND h.actor_user_id IS NULL");
+        if walk != Walk::ActorKind(kind) {
+            query.push(" AND (split_part(h.actor, ':', 1) = ").push(kind.stored());
+            query.push(") IS TRUE");
+        }
     }
     if let Some(from) = filter.from {
         query.push(" AND h.at >= ").push_bind(from);

@@ -12,7 +12,9 @@ use std::{
     time::Duration,
 };
 
-use ::projections::{Options, Outcome, Phase, Progress, RebuildError, Rebuilt, rebuild, users};
+use ::projections::{
+    BuildState, Options, Outcome, Phase, Progress, RebuildError, Rebuilt, builds, rebuild, users,
+};
 use sqlx::{
     PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
@@ -129,7 +131,7 @@ async fn end_backends(pool: &PgPool, of: &str, condition: &str) -> i64 {
 }
 
 const WRITING: &str = "EXISTS (SELECT FROM pg_locks WHERE pid = a.pid AND locktype = 'advisory')";
-const READING: &str = "query LIKE 'SELECT j.position%' AND NOT EXISTS
+const READING: &str = "query ~ 'FROM (journal|events)' AND NOT EXISTS
                        (SELECT FROM pg_locks WHERE pid = a.pid AND locktype = 'advisory')";
 
 fn now<T>(work: impl Future<Output = T>) -> T {
@@ -185,7 +187,7 @@ async fn a_rebuild_whose_reading_is_cut_in_the_middle_never_ends_well() {
     let stand = Stand::new(12).await;
     let victim = stand.database.another_pool("victim").await;
     let mut done_at = Vec::new();
-    for cut_after in [1, 300, 1_500, 2_000] {
+    for cut_after in [1, 300, 1_200] {
         let mut cut = 0;
         let mut reached = 0;
         let mut tell = |progress: &Progress| {
@@ -196,17 +198,17 @@ async fn a_rebuild_whose_reading_is_cut_in_the_middle_never_ends_well() {
         };
         let all = ::projections::all();
         let none = CancellationToken::new();
-        // Page by page of ten lines: so the reader is never far ahead.
-        let broken = rebuild(&victim, &all, few_rows(10), &none, &mut tell).await;
+        // Page by page of five lines: so the reader is never far ahead, and it takes its time.
+        let broken = rebuild(&victim, &all, few_rows(5), &none, &mut tell).await;
         let when = format!("the reading connection is cut after line {cut_after}");
         assert_eq!(cut, 1, "{when}");
+        assert!(reached + 100 < i64::try_from(LINES).unwrap(), "there was more to read, {when}");
         assert!(matches!(broken, Err(RebuildError::Database(_))), "{when}: {broken:?}");
-        assert!(reached < i64::try_from(LINES).unwrap(), "{when}");
         stand.is_untouched(&when).await;
         let rebuilt = stand.next_one(&when).await;
         done_at.push(rebuilt[0].resumed_at);
     }
-    assert!(done_at.is_sorted() && done_at[1] >= 300 && done_at[3] < 2_600, "{done_at:?}");
+    assert!(done_at.is_sorted() && done_at[1] >= 300 && done_at[2] < 2_500, "{done_at:?}");
 }
 
 /// A way to the server that can be cut like a cable, and mended.
@@ -293,9 +295,33 @@ async fn a_rebuild_that_loses_the_network_fails_and_is_gone_on_with() {
     }
 }
 
+/// A pool whose sessions have dropped to a role that owns the read tables and little else, as a
+/// server's have.
+async fn unprivileged(stand: &Stand) -> PgPool {
+    sqlx::raw_sql(
+        "DO $$ DECLARE live text; BEGIN
+             IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'entrybook_test_role') THEN
+                 CREATE ROLE entrybook_test_role NOLOGIN;
+             END IF;
+             GRANT ALL ON SCHEMA ledger TO entrybook_test_role;
+             GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO entrybook_test_role;
+             FOR live IN SELECT relname FROM pg_class
+                          WHERE relnamespace = 'ledger'::regnamespace AND relkind = 'r' LOOP
+                 EXECUTE format('ALTER TABLE ledger.%I OWNER TO entrybook_test_role', live);
+             END LOOP;
+         END $$",
+    )
+    .execute(stand.pool())
+    .await
+    .unwrap();
+    let options = stand.database.connect_options().options([("role", "entrybook_test_role")]);
+    PgPoolOptions::new().connect_with(options).await.unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rebuild_that_is_cancelled_in_any_phase_is_gone_on_with() {
     let mut stand = Stand::new(14).await;
+    let pool = unprivileged(&stand).await;
     for phase in PHASES {
         stand.ready_for(phase).await;
         let cancel = CancellationToken::new();
@@ -305,18 +331,25 @@ async fn a_rebuild_that_is_cancelled_in_any_phase_is_gone_on_with() {
             }
         };
         let all = ::projections::all();
-        let broken = rebuild(stand.pool(), &all, few_rows(100), &cancel, &mut tell).await;
+        let broken = rebuild(&pool, &all, few_rows(100), &cancel, &mut tell).await;
         let when = format!("cancelled at {phase:?}");
         match broken {
-            Err(RebuildError::Cancelled) => {}
+            Err(RebuildError::Cancelled) => {
+                let states: Vec<_> =
+                    builds(&pool).await.unwrap().into_iter().map(|build| build.state).collect();
+                assert!(states.contains(&BuildState::Cancelled), "{when}: {states:?}");
+                for unfit in [BuildState::Running, BuildState::Interrupted] {
+                    assert!(!states.contains(&unfit), "it is written down, {when}: {states:?}");
+                }
+            }
             // What is about to be swapped is swapped, and then there is nothing left to cancel.
             Ok(_) if phase == Phase::Swapping => {}
             other => panic!("{when}: {other:?}"),
         }
         stand.is_untouched(&when).await;
         // At once: nothing is left that would turn the next one away.
-        rebuild_with(stand.pool(), &all, Options::default()).await.unwrap();
-        stand.next_one(&when).await;
+        rebuild_with(&pool, &all, Options::default()).await.unwrap();
+        assert!(contents(stand.pool()).await == stand.whole, "{when}");
     }
 }
 

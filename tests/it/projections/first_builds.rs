@@ -205,9 +205,9 @@ async fn a_first_build_stops_at_the_line_that_it_can_not_apply_and_goes_on_when_
     let _alone = ALONE.lock().await;
     let database = TestDatabase::create().await;
     let pool = database.pool();
-    book_of(pool, 3_000).await;
+    book_of(pool, 9_000).await;
     // All of it fits into memory, so nothing was written when it comes to the line.
-    POISONED.store(2_345, Ordering::Relaxed);
+    POISONED.store(8_500, Ordering::Relaxed);
     FOLDED.store(0, Ordering::Relaxed);
     let running = Running::start(pool, vec![&Lines]).await;
     eventually("it is stopped", || async {
@@ -215,20 +215,20 @@ async fn a_first_build_stops_at_the_line_that_it_can_not_apply_and_goes_on_when_
     })
     .await;
     let status = running.status("lines").await;
-    assert_eq!((status.position, status.built, status.lag_events), (2_344, false, 656));
+    assert_eq!((status.position, status.built, status.lag_events), (8_499, false, 501));
     assert!(!running.projector.is_built("lines").await.unwrap());
-    assert_eq!(shown(pool).await, (2_344, 2_344), "all before it is shown");
+    assert_eq!(shown(pool).await, (8_499, 8_499), "all before it is shown");
     let stopped = status.stopped.unwrap();
-    assert_eq!((stopped.position, stopped.cause.as_str()), (2_345, "this view dislikes it"));
+    assert_eq!((stopped.position, stopped.cause.as_str()), (8_500, "this view dislikes it"));
     assert!(stopped.stream.is_some() && stopped.event_type.is_some());
     assert!(status.detail.unwrap().contains("goes on by itself"));
     let folded = FOLDED.load(Ordering::Relaxed);
     eventually("it tries again, from there", || async {
-        running.status("lines").await.position == 2_344
+        running.status("lines").await.position == 8_499
             && build_of_lines(pool).await.0 == BuildState::Failed
     })
     .await;
-    assert!(folded < 3 * 2_345, "it is found soon: {folded} folded");
+    assert!(folded < 20_000, "it is found soon: {folded} folded");
 
     POISONED.store(0, Ordering::Relaxed);
     eventually("it goes on", || async {
@@ -237,7 +237,7 @@ async fn a_first_build_stops_at_the_line_that_it_can_not_apply_and_goes_on_when_
     })
     .await;
     let status = running.status("lines").await;
-    assert_eq!((status.position, status.detail, status.stopped), (3_000, None, None));
-    assert_eq!(shown(pool).await, (3_000, 3_000));
+    assert_eq!((status.position, status.detail, status.stopped), (9_000, None, None));
+    assert_eq!(shown(pool).await, (9_000, 9_000));
     running.stop().await;
 }

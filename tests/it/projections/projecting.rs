@@ -223,6 +223,121 @@ async fn an_event_of_a_newer_binary_stops_what_must_read_it() {
     running.stop().await;
 }
 
+/// Whatever about an event can't be read, and whom it concerns: the rest goes on, and they do as well
+/// when it can be read.
+#[tokio::test]
+async fn what_can_not_be_read_stops_those_concerned_until_it_can() {
+    // Its stream, id, name, version, payload and metadata; how it is mended; who is stopped.
+    let (ada, started) = (user(1).to_string(), session(1).to_string());
+    let disabled = json!({"UserDisabled": {}});
+    let begun = json!({"SessionStarted": {
+        "user_id": user(1), "user_version": 1, "methods": ["password"], "refresh": "h",
+        "remember_me": false, "at": "2026-03-01T10:00:00Z", "expires_at": "2026-03-02T10:00:00Z",
+    }});
+    let cleared = json!({"SignInFailuresCleared": {
+        "subject": {"identifier": "x"}, "at": "2026-03-01T10:00:00Z",
+    }});
+    let both = |name| vec![name, "audit_history"];
+    let cases = [
+        (
+            "User",
+            &ada,
+            "UserErased",
+            "1",
+            disabled.clone(),
+            "event_type = 'UserDisabled'",
+            both("users"),
+        ),
+        ("User", &ada, "UserDisabled", "7", disabled.clone(), "event_version = '1'", both("users")),
+        (
+            "User",
+            &ada,
+            "UserDisabled",
+            "1",
+            json!({"UserDisabled": 5}),
+            "payload = '{\"UserDisabled\": {}}'",
+            both("users"),
+        ),
+        (
+            "Session",
+            &started,
+            "SessionStarted",
+            "9",
+            begun,
+            "event_version = '2'",
+            both("sessions"),
+        ),
+        (
+            "Client",
+            &started,
+            "SignInFailuresCleared",
+            "1",
+            cleared,
+            "aggregate_type = 'SignInGuard', aggregate_id = 'identifier:x'",
+            vec!["audit_history"],
+        ),
+    ];
+    for (stream, id, name, version, payload, mend, concerned) in cases {
+        let what = format!("{stream} {name} version {version} {payload}");
+        let database = TestDatabase::create().await;
+        let pool = database.pool();
+        let mut book = Book::new(pool);
+        book.register(user(1), "ada").await;
+        let running = Running::start(pool, ::projections::all()).await;
+        book.stored(stream, id, (name, version), payload).await;
+        let others = book.register(user(2), "bob").await;
+        let last = book.start(session(2), user(2), 1).await;
+        running.wake.notify_one();
+        eventually("all have come as far as they can", || async {
+            let head = *running.sequencer.head().borrow();
+            let mut done = head.covers(last.tx, last.event_id);
+            for projection in ::projections::all() {
+                let status = running.status(projection.name()).await;
+                done &= if concerned.contains(&status.name) {
+                    status.state == ProjectionState::Stopped
+                } else {
+                    status.position == head.position
+                };
+            }
+            done
+        })
+        .await;
+        assert_eq!(
+            users::get(pool, user(2)).await.unwrap().is_none(),
+            concerned.contains(&"users")
+        );
+        for name_of in &concerned {
+            let status = running.status(name_of).await;
+            assert_eq!((status.position, status.lag_events), (1, 3), "{what}");
+            let stopped = status.stopped.unwrap();
+            assert_eq!(stopped.position, 2, "{what}");
+            assert!(
+                stopped.stream.unwrap().starts_with(&format!("{stream} {id} number ")),
+                "{what}"
+            );
+            assert_eq!(stopped.event_type.as_deref(), Some(name), "{what}");
+            assert_eq!(stopped.event_version.as_deref(), Some(version), "{what}");
+            assert!(!stopped.cause.is_empty(), "{what}");
+        }
+
+        // As if a binary that can read it had come.
+        sqlx::raw_sql(&format!(
+            "ALTER TABLE events DISABLE TRIGGER append_only;
+             UPDATE events SET {mend} WHERE id = (SELECT event_id FROM journal WHERE position = 2)"
+        ))
+        .execute(pool)
+        .await
+        .unwrap();
+        running.caught_up(others).await;
+        for status in running.projector.status().await.unwrap() {
+            assert_eq!((status.stopped, status.detail), (None, None), "{what}");
+        }
+        assert!(users::get(pool, user(2)).await.unwrap().is_some(), "{what}");
+        assert_equal_to_a_fold(pool).await;
+        running.stop().await;
+    }
+}
+
 #[tokio::test]
 async fn rows_that_the_database_refuses_stop_at_their_event() {
     let database = TestDatabase::create().await;

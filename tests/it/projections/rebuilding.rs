@@ -100,7 +100,7 @@ async fn a_rebuild_of_any_history_equals_what_was_applied_line_by_line() {
         let database = TestDatabase::create().await;
         let pool = database.pool();
         let mut random = RandomBook::new(Book::new(pool), seed);
-        random.write(2_500).await;
+        random.write(1_600).await;
         let reader = Reader::new(pool).await;
         reader.read().await;
         let first_built = contents(pool).await;
@@ -109,7 +109,7 @@ async fn a_rebuild_of_any_history_equals_what_was_applied_line_by_line() {
         assert!(first_built == applied, "a first build equals what is applied line by line");
         for (projection, rows) in ::projections::all().into_iter().zip([3, 7, 50]) {
             let rebuilt = rebuild_with(pool, &[projection], few_rows(rows)).await.unwrap();
-            assert_eq!((rebuilt[0].events, rebuilt[0].outcome), (2_500, Outcome::Swapped));
+            assert_eq!((rebuilt[0].events, rebuilt[0].outcome), (1_600, Outcome::Swapped));
             assert!(contents(pool).await == applied, "{projection:?} with {rows} rows in memory");
         }
         let mut twice = ::projections::all();
