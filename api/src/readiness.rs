@@ -192,29 +192,40 @@ fn projection(status: &ProjectionStatus, is_starting: bool) -> Check {
     }
 }
 
-/// Where it stopped, why, and what to do, for anybody: which person's stream it is stays inside. The
-/// admin page, the log and `entrybook projections status` name it.
+/// Where it stopped, why, and what to do, for anybody: whose stream it is stays inside, and of the
+/// cause all but its kind, for it may quote what the event holds. The admin page, the log and
+/// `entrybook projections status` tell them.
 fn stopped(status: &ProjectionStatus) -> String {
     let Some(stopped) = &status.stopped else {
         return format!("it is stopped after line {}", status.position);
     };
-    let (kind, id) = stopped.stream.as_deref().map_or(("", ""), |stream| {
-        let mut parts = stream.split(' ');
-        (parts.next().unwrap_or_default(), parts.next().unwrap_or_default())
-    });
+    let stream = stopped.stream.as_deref().unwrap_or_default();
+    let kind = stream.split(' ').next().unwrap_or_default();
     let event = match (&stopped.event_type, &stopped.event_version) {
         (Some(event_type), Some(version)) => {
             format!(" (an event {event_type} version {version} of a stream {kind})")
         }
         _ => String::new(),
     };
-    let cause =
-        if id.is_empty() { stopped.cause.clone() } else { stopped.cause.replace(id, "…") };
     format!(
-        "it waits at line {}{event}, which it cannot apply: {cause}. Nothing is skipped, and signing in goes on. {}",
+        "it waits at line {}{event}: {}. Nothing is skipped, and signing in goes on. {}",
         stopped.position,
+        kind_of(&stopped.cause),
         advice(status)
     )
+}
+
+/// What kind of cause it is that stopped a projection.
+fn kind_of(cause: &str) -> &'static str {
+    if cause.ends_with("a newer version of Entrybook wrote it") {
+        "a newer version wrote it"
+    } else if cause.starts_with("the database refuses its rows") {
+        "the database refuses its rows"
+    } else if cause.starts_with("the payload of") && cause.contains(" is damaged: ") {
+        "its payload is damaged"
+    } else {
+        "it can't be applied"
+    }
 }
 
 /// An open transaction holds new lines back, and with them what pages show; signing in and ending
@@ -281,18 +292,41 @@ mod tests {
     }
 
     #[test]
-    fn who_asks_hears_why_it_stopped_and_not_whose_event_it_was() {
+    fn who_asks_hears_why_it_stopped_and_not_whose_event_it_was_or_what_it_holds() {
+        let stopped_by = |event_type: &str, version: &str, payload| {
+            let cause = domain::Event::from_stored("User", event_type, version, payload);
+            stopped_for(cause.unwrap_err().to_string())
+        };
+        let payload = serde_json::json!({"UserRegistered": "ada@example.org"});
+        insta::assert_snapshot!(stopped_by("UserRenamed", "2", payload.clone()), @"it waits at line 42 (an event UserRenamed version 2.0 of a stream User): a newer version wrote it. Nothing is skipped, and signing in goes on. Run a version of Entrybook that can apply this event: the projection then goes on by itself, from this line.");
+        for (told, kind) in [
+            (stopped_by("UserRegistered", "1", payload), "its payload is damaged"),
+            (
+                stopped_for(
+                    "the database refuses its rows: the value ada@example.org is too long".into(),
+                ),
+                "the database refuses its rows",
+            ),
+            (stopped_for("no such thing as ada@example.org".into()), "it can't be applied"),
+        ] {
+            assert!(told.contains(&format!("of a stream User): {kind}. Nothing")), "{told}");
+            assert!(!told.contains("ada@example.org"), "{told}");
+        }
+    }
+
+    fn stopped_for(cause: String) -> String {
         let id = "0199a0b5-6c00-7000-8000-000000000001";
-        let status = ProjectionStatus {
+        let told = stopped(&ProjectionStatus {
             stopped: Some(Stopped {
                 position: 42,
                 stream: Some(format!("User {id} number 3")),
                 event_type: Some("UserRenamed".to_owned()),
                 event_version: Some("2.0".to_owned()),
-                cause: format!("User {id}: an event of a newer version"),
+                cause,
             }),
             ..status(ProjectionState::Stopped, true, 1)
-        };
-        insta::assert_snapshot!(stopped(&status), @"it waits at line 42 (an event UserRenamed version 2.0 of a stream User), which it cannot apply: User …: an event of a newer version. Nothing is skipped, and signing in goes on. Run a version of Entrybook that can apply this event: the projection then goes on by itself, from this line.");
+        });
+        assert!(!told.contains(id), "{told}");
+        told
     }
 }

@@ -76,11 +76,13 @@ impl Standing {
         if seen.borrow_and_update().is_some() {
             seen.mark_changed();
         }
-        if !*looking {
-            *looking = true;
-            tokio::spawn(look(app.clone()));
-        }
+        look_unless(&mut looking, app);
         seen
+    }
+
+    /// Sees to it that somebody looks: who did may have panicked.
+    fn keep_looking(&self, app: &App) {
+        look_unless(&mut self.looking.lock().unwrap_or_else(PoisonError::into_inner), app);
     }
 
     /// Whether nobody follows any more; then looking ends, and what was seen is forgotten.
@@ -95,8 +97,31 @@ impl Standing {
     }
 }
 
+fn look_unless(looking: &mut bool, app: &App) {
+    if !*looking {
+        *looking = true;
+        tokio::spawn(look(app.clone()));
+    }
+}
+
+/// Whoever looks. Should looking end in a panic, nobody does any more.
+struct Looker<'a> {
+    standing: &'a Standing,
+    /// Whether it has been noted already, and somebody else may look by now.
+    noted: bool,
+}
+
+impl Drop for Looker<'_> {
+    fn drop(&mut self) {
+        if !self.noted {
+            *self.standing.looking.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        }
+    }
+}
+
 async fn look(app: App) {
     let standing = app.standing();
+    let mut looker = Looker { standing, noted: false };
     let mut next = interval(LOOK);
     next.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -105,6 +130,7 @@ async fn look(app: App) {
             () = standing.end.cancelled() => return,
         }
         if standing.is_left_alone() {
+            looker.noted = true;
             return;
         }
         match read(&app).await {
@@ -180,6 +206,7 @@ where
                     if !(self.may)(self.app.clone()).await {
                         return None;
                     }
+                    self.app.standing().keep_looking(&self.app);
                 }
                 changed = self.seen.changed() => {
                     changed.ok()?;

@@ -16,6 +16,8 @@ use sqlx::{
 
 use crate::StorageError;
 
+/// How often a migration is tried whose tables somebody holds.
+const MIGRATION_ATTEMPTS: u32 = 60;
 /// How long an idle connection is believed to live.
 const FRESH: Duration = Duration::from_millis(500);
 
@@ -61,13 +63,44 @@ pub struct MigrationReport {
 pub async fn migrate(options: &PgConnectOptions) -> Result<MigrationReport, StorageError> {
     let mut connection = PgConnection::connect_with(options).await?;
     let before = pending(&mut connection).await?;
-    MIGRATIONS.run(&mut connection).await.map_err(|error| match error {
-        MigrateError::Execute(error) => StorageError::from(error),
-        other => StorageError::Migration(other.to_string()),
-    })?;
-    let role_unavailable = grant(&mut connection).await.err().map(|error| error.to_string());
+    apply(&mut connection).await?;
+    // A newer binary has granted what it needs, of tables that this one doesn't know as they are now.
+    let role_unavailable = if is_newer(&mut connection).await? {
+        None
+    } else {
+        grant(&mut connection).await.err().map(|error| error.to_string())
+    };
     connection.close().await?;
     Ok(MigrationReport { applied: before, role_unavailable })
+}
+
+/// Applies what is missing. Servers run meanwhile, and what waits for a table's lock holds up who comes
+/// after it: so it steps back, and tries again.
+async fn apply(connection: &mut PgConnection) -> Result<(), StorageError> {
+    sqlx::query("SELECT set_config('lock_timeout', '2s', false)").execute(&mut *connection).await?;
+    for attempt in 1.. {
+        let error = match MIGRATIONS.run(&mut *connection).await {
+            Ok(()) => break,
+            Err(MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)) => error,
+            Err(other) => return Err(StorageError::Migration(other.to_string())),
+        };
+        let code = error.as_database_error().and_then(|error| error.code());
+        if attempt >= MIGRATION_ATTEMPTS || code.as_deref() != Some("55P03") {
+            return Err(error.into());
+        }
+        tokio::time::sleep(FRESH).await;
+    }
+    sqlx::query("RESET lock_timeout").execute(connection).await?;
+    Ok(())
+}
+
+/// Whether the database holds migrations that this binary doesn't know.
+async fn is_newer(connection: &mut PgConnection) -> Result<bool, StorageError> {
+    let applied: Vec<i64> =
+        sqlx::query_scalar("SELECT version FROM _sqlx_migrations WHERE success")
+            .fetch_all(connection)
+            .await?;
+    Ok(applied.iter().any(|version| !MIGRATIONS.version_exists(*version)))
 }
 
 /// The versions that this binary has and the database lacks.

@@ -86,7 +86,7 @@ impl View for AuditHistory {
                       recorded_at    timestamptz NOT NULL,
                       request_id     text        NOT NULL",
             key: "position",
-            masked: &["source", "address", "identifier"],
+            masked: &["aggregate_id", "actor", "source", "address", "identifier"],
             indexes: &[
                 projection::Index { name: "user", on: "(user_id, position)" },
                 projection::Index { name: "actor", on: "(actor_user_id, position)" },

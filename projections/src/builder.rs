@@ -17,6 +17,7 @@ use crate::{
     journal::{self, JournalError, RecordedEvent},
     projection::{Entry, Folding, Generation, Projection, Start},
     rebuild::RebuildError,
+    tables,
 };
 
 /// So many lines are read with one statement, and no more than rows are kept in memory …
@@ -25,6 +26,8 @@ const PAGE: i64 = 2_000;
 const PAGES_AHEAD: usize = 1;
 /// What a crash costs at most, where the rows are few and the lines many.
 const WRITE_EVERY: Duration = Duration::from_secs(30);
+/// So many rows are written in one transaction.
+const ROWS_AT_ONCE: usize = 5_000;
 /// So many lines are decoded or folded before others may have the thread.
 const AT_ONCE: usize = 250;
 
@@ -42,26 +45,46 @@ pub(crate) struct Part {
 }
 
 impl Part {
-    /// Goes on after the line up to which its tables are written.
-    pub(crate) fn new(
+    /// Goes on after the line up to which its tables are written. Where these hold rows, some may be
+    /// ahead of it: a flush may have been broken off.
+    pub(crate) async fn open(
+        conn: &mut PgConnection,
         projection: &'static dyn Projection,
         generation: Generation,
         checkpoint: i64,
-    ) -> Self {
-        let folding = projection.folding(generation, Start::Exact);
+    ) -> Result<Self, sqlx::Error> {
+        let empty = checkpoint == 0 && tables::are_empty(conn, projection, generation).await?;
+        let start = if empty { Start::Exact } else { Start::Careful };
+        let folding = projection.folding(generation, start);
         let written = Instant::now();
-        Self { projection, generation, folding, checkpoint, written, position: checkpoint }
+        Ok(Self { projection, generation, folding, checkpoint, written, position: checkpoint })
     }
 
-    /// Writes what is folded, and moves the checkpoint, in one transaction.
+    /// Writes what is folded, in transactions of bounded size: each holds back the order of the book
+    /// while it lasts. The last moves the checkpoint.
     pub(crate) async fn flush(&mut self, conn: &mut PgConnection) -> Result<(), RebuildError> {
         if self.checkpoint == self.position {
             return Ok(());
         }
-        let mut transaction = conn.begin().await?;
-        // After a crash of the database the last of these may be gone, rows and checkpoint alike.
-        sqlx::query("SET LOCAL synchronous_commit = off").execute(&mut *transaction).await?;
-        self.folding.write(&mut transaction).await?;
+        loop {
+            let mut transaction = conn.begin().await?;
+            // After a crash of the database the last of these may be gone, and the checkpoint with them.
+            sqlx::query("SET LOCAL synchronous_commit = off").execute(&mut *transaction).await?;
+            let more = self.folding.write(&mut transaction, ROWS_AT_ONCE).await?;
+            if !more {
+                self.move_checkpoint(&mut transaction).await?;
+            }
+            transaction.commit().await?;
+            if !more {
+                break;
+            }
+        }
+        self.checkpoint = self.position;
+        self.written = Instant::now();
+        Ok(())
+    }
+
+    async fn move_checkpoint(&self, conn: &mut PgConnection) -> Result<(), RebuildError> {
         let moved = sqlx::query(match self.generation {
             Generation::New => {
                 "UPDATE builds SET position = $3
@@ -78,14 +101,11 @@ impl Part {
         .bind(self.projection.version())
         .bind(self.position)
         .bind(self.checkpoint)
-        .execute(&mut *transaction)
+        .execute(conn)
         .await?;
         if moved.rows_affected() != 1 {
             return Err(RebuildError::Displaced(self.projection.name()));
         }
-        transaction.commit().await?;
-        self.checkpoint = self.position;
-        self.written = Instant::now();
         Ok(())
     }
 

@@ -189,6 +189,8 @@ pub async fn cancel_build(pool: &PgPool, projection: &dyn Projection) -> Result<
 pub(crate) struct Watch<'a> {
     pool: PgPool,
     projections: Vec<(&'static str, i32)>,
+    /// All that are built with it.
+    chosen: Vec<(&'static str, i32)>,
     pub(crate) rows_in_memory: usize,
     cancel: &'a CancellationToken,
     tell: &'a mut (dyn FnMut(&Progress) + Send),
@@ -215,6 +217,7 @@ impl<'a> Watch<'a> {
         let now = Instant::now();
         Self {
             pool,
+            chosen: projections.clone(),
             projections,
             rows_in_memory,
             cancel,
@@ -236,7 +239,8 @@ impl<'a> Watch<'a> {
         (self.from, self.done, self.total) = (from, from, total);
     }
 
-    /// From now on it is of these alone.
+    /// From now on it tells of this one alone. It still stops when any that is not decided is
+    /// cancelled.
     pub(crate) fn only(&mut self, projection: &'static dyn Projection) {
         self.projections = vec![(projection.name(), projection.version())];
     }
@@ -377,8 +381,12 @@ impl<'a> Watch<'a> {
                         seconds_left = $7, updated_at = clock_timestamp()
                    FROM unnest($1::text[], $2::int[]) AS mine (name, version)
                   WHERE b.name = mine.name AND b.version = mine.version AND b.state = 'running'
-                 RETURNING b.cancel)
-             SELECT bool_or(cancel) FROM told",
+                 RETURNING b.name)
+             SELECT bool_or(b.cancel)
+               FROM builds AS b
+               JOIN unnest($8::text[], $9::int[]) AS chosen (name, version)
+                 ON b.name = chosen.name AND b.version = chosen.version
+              WHERE b.state = 'running'",
         )
         .bind(names)
         .bind(versions)
@@ -387,6 +395,8 @@ impl<'a> Watch<'a> {
         .bind(progress.events_total)
         .bind(progress.events_per_second)
         .bind(progress.seconds_left)
+        .bind(self.chosen.iter().map(|(name, _)| *name).collect::<Vec<_>>())
+        .bind(self.chosen.iter().map(|(_, version)| *version).collect::<Vec<_>>())
         .fetch_one(&self.pool)
         .await?;
         if stop == Some(true) { Err(RebuildError::Cancelled) } else { Ok(()) }

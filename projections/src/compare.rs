@@ -149,18 +149,27 @@ impl FoldState {
     }
 }
 
+/// What the fold was by which the live tables were made, if that was noted.
+pub(crate) async fn stored_fold(
+    conn: &mut PgConnection,
+    projection: &dyn Projection,
+) -> Result<Option<Fingerprint>, sqlx::Error> {
+    let stored: Option<Json<Fingerprint>> =
+        sqlx::query_scalar("SELECT fold FROM projections WHERE name = $1 AND version = $2")
+            .bind(projection.name())
+            .bind(projection.version())
+            .fetch_one(conn)
+            .await?;
+    Ok(stored.map(|Json(fold)| fold))
+}
+
 /// Compares the live tables of a projection with the new ones, in the snapshot of the connection.
 pub(crate) async fn compare(
     conn: &mut PgConnection,
     projection: &'static dyn Projection,
     position: i64,
+    stored: Option<Fingerprint>,
 ) -> Result<Verified, RebuildError> {
-    let stored: Option<Json<Fingerprint>> =
-        sqlx::query_scalar("SELECT fold FROM projections WHERE name = $1 AND version = $2")
-            .bind(projection.name())
-            .bind(projection.version())
-            .fetch_one(&mut *conn)
-            .await?;
     let mut tables = Vec::with_capacity(projection.tables().len());
     for table in projection.tables() {
         tables.push(compare_table(conn, table, projection.version()).await?);
@@ -170,7 +179,7 @@ pub(crate) async fn compare(
         version: projection.version(),
         position,
         tables,
-        fold: FoldState::of(stored.map(|Json(fold)| fold), &projection.fingerprint()),
+        fold: FoldState::of(stored, &projection.fingerprint()),
     })
 }
 

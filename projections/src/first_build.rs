@@ -20,6 +20,13 @@ pub(crate) async fn first_build(
     projection: &'static dyn Projection,
     rows_in_memory: usize,
 ) -> Result<(), RebuildError> {
+    // Those who wait for another's build ask often: on a connection that is there.
+    let mut asking = pool.begin().await?;
+    let free = tables::try_build_lock_here(&mut asking, projection).await?;
+    asking.rollback().await?;
+    if !free {
+        return Err(RebuildError::UnderWay(projection.name()));
+    }
     let mut conn = connect(pool).await?;
     let backend = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut conn).await?;
     if !tables::try_build_lock(&mut conn, projection).await? {
@@ -35,7 +42,7 @@ pub(crate) async fn first_build(
     let names = vec![(projection.name(), projection.version())];
     let mut watch = Watch::new(pool.clone(), names, rows_in_memory, &cancel, &mut tell);
     let work = async {
-        let mut parts = [Part::new(projection, Generation::Live, position)];
+        let mut parts = [Part::open(&mut conn, projection, Generation::Live, position).await?];
         watch.starts_at(position, journal::head(pool).await?.position);
         loop {
             let target = journal::head(pool).await?.position;
@@ -46,7 +53,9 @@ pub(crate) async fn first_build(
                 // What is before a line that can't be applied is shown.
                 if let Some(line) = cause.line() {
                     let [part] = &parts;
-                    let mut parts = [Part::new(projection, Generation::Live, part.checkpoint)];
+                    let mut parts =
+                        [Part::open(&mut conn, projection, Generation::Live, part.checkpoint)
+                            .await?];
                     let (conn, watch) = (&mut conn, &mut watch);
                     fold_until(conn, pool, &mut parts, line - 1, Phase::Folding, watch).await?;
                 }

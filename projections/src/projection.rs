@@ -69,11 +69,13 @@ pub trait Folding: Send + Sync {
     /// How many rows it holds.
     fn kept(&self) -> usize;
 
-    /// Writes its rows, inside the caller's transaction, and forgets them.
+    /// Writes its rows, at most so many, inside the caller's transaction, and forgets them; `true` if
+    /// there are more. Until the last are written, lines can't be absorbed.
     fn write<'a>(
         &'a mut self,
         conn: &'a mut PgConnection,
-    ) -> BoxFuture<'a, Result<(), sqlx::Error>>;
+        limit: usize,
+    ) -> BoxFuture<'a, Result<bool, sqlx::Error>>;
 }
 
 /// Why events were not applied.

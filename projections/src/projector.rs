@@ -136,8 +136,11 @@ impl Projector {
             let database =
                 |cause| ProjectorError::Database { projection: projection.name(), cause };
             let mut transaction = self.pool.begin().await.map_err(database)?;
-            tables::ensure(&mut transaction, projection).await.map_err(database)?;
+            let made = tables::ensure(&mut transaction, projection).await.map_err(database)?;
             transaction.commit().await.map_err(database)?;
+            if made {
+                self.forget(projection.name());
+            }
         }
         Ok(())
     }
@@ -278,6 +281,16 @@ impl Projector {
         }
     }
 
+    /// Its tables are new: what was known of others of this name is not so any more.
+    fn forget(&self, name: &str) {
+        if let Some(built) = self.built.get(name) {
+            built.store(false, Ordering::Relaxed);
+        }
+        if let Some(checkpoint) = self.checkpoints.get(name) {
+            checkpoint.send_replace(0);
+        }
+    }
+
     fn publish(&self, name: &str, position: i64) {
         if let Some(checkpoint) = self.checkpoints.get(name) {
             checkpoint.send_if_modified(|known| {
@@ -362,8 +375,10 @@ impl Projector {
     ) -> Result<Step, BatchError> {
         let mut transaction = self.pool.begin().await?;
         let Some(checkpoint) = sqlx::query(
-            "SELECT position, state, built FROM projections WHERE name = $1 AND version = $2
-                FOR UPDATE SKIP LOCKED",
+            // The commit need not be waited for: after a crash of the database the last rows may be gone,
+            // and the checkpoint with them.
+            "SELECT position, state, built, set_config('synchronous_commit', 'off', true)
+               FROM projections WHERE name = $1 AND version = $2 FOR UPDATE SKIP LOCKED",
         )
         .bind(projection.name())
         .bind(projection.version())
@@ -398,7 +413,7 @@ impl Projector {
             let mut folding = projection.folding(Generation::Live, Start::Careful);
             match folding.absorb(&mut transaction, entries).await {
                 Ok(()) => {
-                    if let Err(cause) = folding.write(&mut transaction).await {
+                    if let Err(cause) = folding.write(&mut transaction, usize::MAX).await {
                         return Err(refused(entries, cause));
                     }
                     break;
@@ -591,7 +606,7 @@ fn refused(entries: &[Entry], cause: sqlx::Error) -> BatchError {
     }
 }
 
-fn about_rows(cause: &sqlx::Error) -> bool {
+pub(crate) fn about_rows(cause: &sqlx::Error) -> bool {
     match cause {
         sqlx::Error::ColumnDecode { .. } | sqlx::Error::Encode(_) | sqlx::Error::Decode(_) => true,
         sqlx::Error::Database(error) => error.code().is_some_and(|code| {

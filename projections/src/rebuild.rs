@@ -13,9 +13,10 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     builder::{Part, fold_until},
     builds::{Phase, Progress, Watch},
-    compare::{Verified, compare},
+    compare::{Verified, compare, stored_fold},
     journal::{self, JournalError},
     projection::{ApplyError, CannotApply, Entry, Generation, Projection, Start},
+    projector::about_rows,
     tables,
 };
 
@@ -62,7 +63,9 @@ impl RebuildError {
     /// Whether what was built is good to go on with.
     fn leaves_good_tables(&self) -> bool {
         match self {
-            Self::Database(_) | Self::Busy(_) | Self::Cancelled => true,
+            // Rows that the database refuses, and pages that it can't read, would be so again.
+            Self::Database(cause) => !about_rows(cause) && !is_corrupt(cause),
+            Self::Busy(_) | Self::Cancelled => true,
             Self::Journal(_)
             | Self::Event(_)
             | Self::UnderWay(_)
@@ -213,7 +216,7 @@ impl Rebuild {
         }
         for projection in chosen.iter().copied() {
             let checkpoint = open_tables(&mut conn, projection, options.dry_run).await?;
-            parts.push(Part::new(projection, Generation::New, checkpoint));
+            parts.push(Part::open(&mut conn, projection, Generation::New, checkpoint).await?);
         }
         let resumed = parts.iter().map(|part| part.position).collect();
         let open = chosen.to_vec();
@@ -321,20 +324,25 @@ impl Rebuild {
         let projection = part.projection;
         let position = live(&mut self.conn, projection).await?.0;
         self.catch_up(part, position, watch).await?;
+        let stored = stored_fold(&mut self.conn, projection).await?;
+        // A connection of its own: broken off, a long comparison ends with it, and no pool waits.
+        let mut comparing = connect(&self.pool).await?;
         // The live tables stand still only while the new ones take the last steps and the snapshot is
-        // taken; the comparison holds up nobody.
+        // taken; the comparison holds up nobody. It reads no table but these two: what it has read it
+        // keeps from being altered.
         let mut fence = self.pool.begin().await?;
         let position = watch.during(lock_checkpoint(&mut fence, projection)).await?;
         self.catch_up(part, position, watch).await?;
         watch.enter(Phase::Comparing);
-        let mut snapshot = self.pool.begin().await?;
+        let mut snapshot = comparing.begin().await?;
         sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             .execute(&mut *snapshot)
             .await?;
-        sqlx::query("SELECT position FROM sequencer").execute(&mut *snapshot).await?;
+        sqlx::query("SELECT pg_current_snapshot()::text").execute(&mut *snapshot).await?;
         fence.rollback().await?;
-        let verified = watch.during(compare(&mut snapshot, projection, position)).await?;
+        let verified = watch.during(compare(&mut snapshot, projection, position, stored)).await?;
         snapshot.rollback().await?;
+        let _ = comparing.close().await;
         Ok(verified)
     }
 
@@ -406,6 +414,14 @@ pub(crate) async fn connect(pool: &PgPool) -> Result<PgConnection, sqlx::Error> 
     let _ = sqlx::query("SELECT set_config('client_connection_check_interval', '1s', false)")
         .execute(&mut conn)
         .await;
+    // Nor a machine that is gone without a word.
+    sqlx::query(
+        "SELECT set_config('tcp_keepalives_idle', '10', false),
+                set_config('tcp_keepalives_interval', '5', false),
+                set_config('tcp_keepalives_count', '3', false)",
+    )
+    .execute(&mut conn)
+    .await?;
     Ok(conn)
 }
 
@@ -477,7 +493,7 @@ async fn swap(
         folding.absorb(conn, &entries).await?;
         position = last;
     }
-    folding.write(conn).await?;
+    folding.write(conn, usize::MAX).await?;
     tables::swap_tables(conn, projection).await?;
     sqlx::query(
         "UPDATE projections
@@ -588,6 +604,12 @@ async fn lock_checkpoint(
             .await?
             .ok_or(RebuildError::NotRegistered(projection.name()))?;
     Ok(row.try_get("position")?)
+}
+
+/// SQLSTATE class XX: internal error, data corrupted, index corrupted.
+fn is_corrupt(cause: &sqlx::Error) -> bool {
+    let code = cause.as_database_error().and_then(|error| error.code());
+    code.is_some_and(|code| code.starts_with("XX"))
 }
 
 fn lock_timed_out(cause: &sqlx::Error) -> bool {

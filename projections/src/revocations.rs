@@ -31,6 +31,11 @@ use crate::{
 
 /// Clocks of replicas differ; what could matter within this is kept.
 const SLACK: Duration = Duration::from_secs(300);
+/// How much later than a line after it one may have been recorded. Lines are in the order in which
+/// their transactions got their ids, and those that write events take seconds.
+const OUT_OF_ORDER: Duration = Duration::from_secs(600);
+/// So many lines are read sooner than a place among them is searched for.
+const NOT_SEARCHED: i64 = 1_000;
 /// A feed that was silent for so long may have missed an end.
 const SILENT: Duration = Duration::from_secs(10);
 /// How many accounts are folded in one go.
@@ -193,7 +198,37 @@ impl Revocations {
             known.ended.extend(ended.ids.into_iter().map(|id| (SessionId(id), now)));
         }
         self.fold_users(changed.ids.into_iter().map(UserId).collect()).await?;
-        Ok(ended.position.min(changed.position))
+        self.before_window(ended.position.min(changed.position), now).await
+    }
+
+    /// The line after which the journal has to be read by who knows all up to `position`. A view that
+    /// is not built or is stopped may be far behind; what no token can outlive is not read for it.
+    async fn before_window(&self, position: i64, now: DateTime<Utc>) -> Result<i64, JournalError> {
+        let (head, clock): (i64, DateTime<Utc>) =
+            sqlx::query_as("SELECT position, clock_timestamp() FROM sequencer")
+                .fetch_one(&self.pool)
+                .await?;
+        let window = TimeDelta::from_std(self.lifetime + SLACK + OUT_OF_ORDER).ok();
+        // Lines have the time of the database; whichever clock is behind reaches further back.
+        let Some(before) = window.and_then(|window| now.min(clock).checked_sub_signed(window))
+        else {
+            return Ok(position);
+        };
+        let mut search = Search { low: position, high: head.saturating_add(1) };
+        while let Some(line) = search.next() {
+            let is_before: Option<bool> = sqlx::query_scalar(
+                "SELECT e.recorded_at < $2
+                   FROM journal j JOIN events e ON e.tx = j.tx AND e.id = j.event_id
+                  WHERE j.position = $1",
+            )
+            .bind(line)
+            .bind(before)
+            .fetch_optional(&self.pool)
+            .await?;
+            // A line that is missing is left to the reader, who names it.
+            search.narrow(line, is_before.unwrap_or(false));
+        }
+        Ok(search.low)
     }
 
     /// The checkpoint of a view and the ids it has for the window. One statement, so that both are of
@@ -338,6 +373,30 @@ impl Revocations {
     }
 }
 
+/// The search for a line shortly before the window.
+struct Search {
+    /// Where it began, or a line before the window.
+    low: i64,
+    /// The end of the journal, or a line in the window.
+    high: i64,
+}
+
+impl Search {
+    /// The line to look at, unless the rest is as soon read.
+    fn next(&self) -> Option<i64> {
+        let lines = self.high.saturating_sub(self.low);
+        (lines > NOT_SEARCHED).then(|| self.low + lines / 2)
+    }
+
+    fn narrow(&mut self, line: i64, is_before: bool) {
+        if is_before {
+            self.low = line;
+        } else {
+            self.high = line;
+        }
+    }
+}
+
 struct Since {
     position: i64,
     ids: Vec<Uuid>,
@@ -404,6 +463,36 @@ impl Known {
         let newer = self.users.get(&user).is_none_or(|(known, _)| standing.version > known.version);
         if newer {
             self.users.insert(user, (standing, Instant::now()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_journal_is_read_from_shortly_before_the_window() {
+        for (position, head, last_before) in [
+            (0, 0, 0),
+            (0, 999, 0),
+            (0, 1_000_000, 0),
+            (0, 1_000_000, 1),
+            (0, 1_000_000, 400_000),
+            (0, 1_000_000, 1_000_000),
+            (700_000, 1_000_000, 400_000),
+            (1_000_000, 900_000, 900_000),
+        ] {
+            let mut search = Search { low: position, high: head + 1 };
+            let mut looks = 0;
+            while let Some(line) = search.next() {
+                assert!(position < line && line <= head, "{line}");
+                search.narrow(line, line <= last_before);
+                looks += 1;
+            }
+            let (found, known) = (search.low, position.max(last_before));
+            assert!(known - NOT_SEARCHED < found && found <= known, "{found} for {known}");
+            assert!(looks <= 11, "{looks}");
         }
     }
 }

@@ -7,16 +7,18 @@ use sqlx::{PgConnection, types::Json};
 
 use crate::projection::{Generation, Projection};
 
+/// A table of so many rows gets its indexes in no time.
+const FEW_ROWS: i64 = 10_000;
 /// Serialises the making of tables. The second number is the projection's.
 const ENSURE_LOCK: i32 = 0x0E17_B001;
 /// Held, for as long as it takes, by a session that builds another generation of a projection.
 pub(crate) const BUILD_LOCK: i32 = 0x0E17_B002;
 
-/// Makes the live tables if they are not there, and registers the projection.
+/// Makes the live tables if they are not there, and registers the projection; `true` if it did.
 pub(crate) async fn ensure(
     conn: &mut PgConnection,
     projection: &dyn Projection,
-) -> Result<(), sqlx::Error> {
+) -> Result<bool, sqlx::Error> {
     sqlx::query("SELECT pg_advisory_xact_lock($1, hashtext($2))")
         .bind(ENSURE_LOCK)
         .bind(projection.name())
@@ -35,7 +37,7 @@ pub(crate) async fn ensure(
         if idle && resumable(conn, projection).await?.is_none() {
             drop_tables(conn, projection, Generation::New).await?;
         }
-        return Ok(());
+        return Ok(false);
     }
     // Without its row a table tells nothing of how far it came.
     drop_tables(conn, projection, Generation::Live).await?;
@@ -56,7 +58,7 @@ pub(crate) async fn ensure(
     )
     .execute(conn)
     .await?;
-    Ok(())
+    Ok(true)
 }
 
 /// The line up to which new tables are built that somebody left behind, where a build may go on with
@@ -146,18 +148,55 @@ pub(crate) async fn create_indexes(
     run(conn, "SET maintenance_work_mem = '128MB'").await?;
     for table in projection.tables() {
         let relation = table.relation(projection.version(), generation);
+        // A transaction that writes holds back the order of the book until it ends. An index that is
+        // made concurrently is made without one, in two passes: too much for a handful of rows.
+        let large: bool = sqlx::query_scalar(&format!(
+            "SELECT count(*) > {FEW_ROWS}
+               FROM (SELECT FROM ledger.{relation} LIMIT {FEW_ROWS} + 1) AS some"
+        ))
+        .persistent(false)
+        .fetch_one(&mut *conn)
+        .await?;
+        let concurrently = if large { "CONCURRENTLY " } else { "" };
         for index in table.indexes {
-            let name = index.name;
-            let on = index.on;
-            run(
-                conn,
-                &format!("CREATE INDEX IF NOT EXISTS {relation}_{name} ON ledger.{relation} {on}"),
+            let (name, on) = (format!("{relation}_{}", index.name), index.on);
+            // Half made, by a build that was broken off.
+            let invalid: bool = sqlx::query_scalar(
+                "SELECT EXISTS (SELECT FROM pg_index
+                                 WHERE indexrelid = to_regclass($1) AND NOT indisvalid)",
             )
+            .bind(format!("ledger.{name}"))
+            .fetch_one(&mut *conn)
             .await?;
+            if invalid {
+                run(conn, &format!("DROP INDEX ledger.{name}")).await?;
+            }
+            let make = format!("CREATE INDEX {concurrently}IF NOT EXISTS {name}");
+            run(conn, &format!("{make} ON ledger.{relation} {on}")).await?;
         }
         run(conn, &format!("ANALYZE ledger.{relation}")).await?;
     }
     run(conn, "RESET maintenance_work_mem").await
+}
+
+/// Whether there is no row yet.
+pub(crate) async fn are_empty(
+    conn: &mut PgConnection,
+    projection: &dyn Projection,
+    generation: Generation,
+) -> Result<bool, sqlx::Error> {
+    for table in projection.tables() {
+        let relation = table.relation(projection.version(), generation);
+        let found: bool =
+            sqlx::query_scalar(&format!("SELECT EXISTS (SELECT FROM ledger.{relation})"))
+                .persistent(false)
+                .fetch_one(&mut *conn)
+                .await?;
+        if found {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 pub(crate) async fn drop_tables(

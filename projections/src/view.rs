@@ -126,7 +126,7 @@ impl<V: View> Projection for V {
     }
 
     fn folding(&self, generation: Generation, start: Start) -> Box<dyn Folding> {
-        Box::new(Rows::<V> { generation, start, rows: HashMap::new() })
+        Box::new(Rows::<V> { generation, start, rows: HashMap::new(), unwritten: Vec::new() })
     }
 
     fn fingerprint(&self) -> Fingerprint {
@@ -139,6 +139,8 @@ struct Rows<V: View> {
     generation: Generation,
     start: Start,
     rows: HashMap<V::Key, Kept<V::Row>>,
+    /// What is being written, the last first: keys, rows, and whether there is one in the table.
+    unwritten: Vec<(V::Key, V::Row, bool)>,
 }
 
 struct Kept<R> {
@@ -214,27 +216,32 @@ impl<V: View> Rows<V> {
         Ok(())
     }
 
-    async fn write(&mut self, conn: &mut PgConnection) -> Result<(), sqlx::Error> {
-        let changed = || self.rows.iter().filter(|(_, kept)| kept.changed);
-        let mut rows: Vec<&V::Row> = changed().filter_map(|(_, kept)| kept.row.as_ref()).collect();
-        // Rows that came to be together lie together.
-        rows.sort_unstable_by_key(|row| V::position(row));
+    async fn write(&mut self, conn: &mut PgConnection, limit: usize) -> Result<bool, sqlx::Error> {
+        if self.unwritten.is_empty() {
+            let kept = self.rows.drain().filter(|(_, kept)| kept.changed);
+            self.unwritten =
+                kept.filter_map(|(key, kept)| Some((key, kept.row?, kept.stored))).collect();
+            // Rows that came to be together lie together.
+            self.unwritten.sort_unstable_by_key(|(_, row, _)| std::cmp::Reverse(V::position(row)));
+        }
+        let mut rows = self.unwritten.split_off(self.unwritten.len().saturating_sub(limit));
+        rows.reverse();
         if !rows.is_empty() {
             let (table, key) = self.table();
             let stored: Vec<_> =
-                changed().filter(|(_, kept)| kept.stored).map(|(key, _)| key.sql()).collect();
+                rows.iter().filter(|(.., stored)| *stored).map(|(key, ..)| key.sql()).collect();
             if !stored.is_empty() {
                 sqlx::query(&format!("DELETE FROM {table} WHERE {key} = ANY($1)"))
                     .bind(stored)
                     .execute(&mut *conn)
                     .await?;
             }
+            let rows: Vec<&V::Row> = rows.iter().map(|(_, row, _)| row).collect();
             copy_in(&mut *conn, &table, rows.iter().copied(), |row, fields| V::write(row, fields))
                 .await?;
             V::also_write(conn, self.generation, &rows).await?;
         }
-        self.rows.clear();
-        Ok(())
+        Ok(!self.unwritten.is_empty())
     }
 }
 
@@ -254,8 +261,9 @@ impl<V: View> Folding for Rows<V> {
     fn write<'a>(
         &'a mut self,
         conn: &'a mut PgConnection,
-    ) -> BoxFuture<'a, Result<(), sqlx::Error>> {
-        Box::pin(self.write(conn))
+        limit: usize,
+    ) -> BoxFuture<'a, Result<bool, sqlx::Error>> {
+        Box::pin(self.write(conn, limit))
     }
 }
 
@@ -291,7 +299,8 @@ fn fingerprint<V: View>() -> Fingerprint {
     }
     let mut tables = Sha256::new();
     for table in V::TABLES {
-        for part in [table.name, table.columns, table.key] {
+        let indexes = table.indexes.iter().flat_map(|index| [index.name, index.on]);
+        for part in [table.name, table.columns, table.key].into_iter().chain(indexes) {
             tables.update(part.split_whitespace().collect::<Vec<_>>().join(" "));
             tables.update([0]);
         }

@@ -69,5 +69,5 @@ pub(super) fn stopped(status: &ProjectionStatus) -> (String, &'static str) {
         }
         (None, None) => format!("{name} is stopped after line {}", status.position),
     };
-    (finding, advice(status))
+    (report::printable(&finding), advice(status))
 }

@@ -53,8 +53,10 @@ pub struct Sessions {
 /// How many sessions were ended.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct EndedSessions {
-    #[schema(minimum = 0)]
-    ended: usize,
+    /// Left out while the list of sessions is being built: they have ended, and nobody can count them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, nullable = false)]
+    ended: Option<usize>,
 }
 
 /// The devices that are signed in to the account of whoever asks.
@@ -126,12 +128,12 @@ async fn end_other_sessions(
     Ok(JsonAnswer(EndedSessions { ended: end_all_others(&app, &context, &identity).await? }))
 }
 
-/// Ends all others, from the API or a page.
+/// Ends all others, from the API or a page, and counts them where there is a whole list of them.
 pub(crate) async fn end_all_others(
     app: &App,
     context: &Context,
     identity: &Identity,
-) -> ApiResult<usize> {
+) -> ApiResult<Option<usize>> {
     let (user, current) = (identity.user_id, identity.session_id);
     // One event cuts them all off, also those that no table shows yet; the ends of those that are
     // listed are posted here, so that the person sees them, and the rest by the process.
@@ -140,6 +142,9 @@ pub(crate) async fn end_all_others(
         .command(|book| async move { book.end_other_sessions(user, current, &origin).await })
         .await??;
     app.wrote(user, receipt);
+    if !app.projector().is_built("sessions").await? {
+        return Ok(None);
+    }
     app.see_own_writes(user, "sessions").await;
     let rows = sessions::live_of_user(app.pool(), user, app.now(), BATCH).await?;
     let others: Vec<SessionId> =
@@ -152,7 +157,7 @@ pub(crate) async fn end_all_others(
         })
         .await??;
     app.wrote(user, receipt);
-    Ok(ended)
+    Ok(Some(ended))
 }
 
 /// Ends one session. One that has ended already stays so.

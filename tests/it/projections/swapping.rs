@@ -67,10 +67,11 @@ async fn a_long_reader_holds_up_the_swap_and_no_other_reader() {
     let rebuilt = rebuilt.unwrap();
     assert_eq!((rebuilt[0].outcome, rebuilt[0].resumed_at), (Outcome::Swapped, 1_500));
     stop.store(true, Ordering::Relaxed);
+    let all = began.elapsed();
     for reader in readers {
         let (longest, waited) = reader.await.unwrap();
         assert!(longest * 3 < held, "a reader waited {longest:?}, of {held:?} that the swap did");
-        assert!(waited * 2 < held, "a reader waited {waited:?} in all, of {held:?}");
+        assert!(waited * 5 < all * 3, "a reader waited {waited:?} in all, of {all:?}");
     }
     assert!(contents(pool).await == before);
     assert_eq!(leftovers(pool).await, 0);

@@ -94,8 +94,8 @@ fn row(columns: Option<&[(String, String)]>) -> String {
     each.collect::<Vec<_>>().join(", ")
 }
 
-/// A damaged table may hold anything; a terminal gets no control characters.
-fn printable(text: &str) -> String {
+/// A table may hold anything; a terminal gets no control characters.
+pub(super) fn printable(text: &str) -> String {
     text.chars()
         .flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] })
         .collect()

@@ -3,6 +3,7 @@
 use super::super::table::table;
 use super::super::{Out, with_services};
 use super::progress::{Step, count, duration};
+use super::report::printable;
 use super::stopped;
 use crate::config::Config;
 use ::projections::{Build, BuildState, ProjectionState, ProjectionStatus, Replica};
@@ -85,10 +86,13 @@ pub(super) async fn run(
     }
     let mut servers = table(&["server", "version", "since", "uses"]);
     for replica in &replicas {
-        let uses = replica.projections.iter().map(|(name, version)| format!("{name} {version}"));
+        let uses = replica
+            .projections
+            .iter()
+            .map(|(name, version)| format!("{} {version}", printable(name)));
         servers.add_row([
-            replica.host.clone(),
-            replica.binary.clone(),
+            printable(&replica.host),
+            printable(&replica.binary),
             replica.started_at.to_rfc3339_opts(SecondsFormat::Secs, true),
             uses.collect::<Vec<_>>().join(", "),
         ]);
@@ -148,7 +152,7 @@ impl<'a> Whole<'a> {
                         } else {
                             "rebuilt"
                         },
-                        Step::from(build).words(),
+                        printable(&Step::from(build).words()),
                         build.started_at.to_rfc3339_opts(SecondsFormat::Secs, true)
                     ),
                     "",
@@ -158,7 +162,7 @@ impl<'a> Whole<'a> {
             }
         }
         for build in self.other_builds.iter().filter(|build| build.state == BuildState::Running) {
-            let words = Step::from(*build).words();
+            let words = printable(&Step::from(*build).words());
             remark(
                 format!("{} version {}, of another binary: {words}", build.name, build.version),
                 "",
@@ -175,7 +179,7 @@ fn in_short(build: &Build) -> String {
         let when = build.updated_at.to_rfc3339_opts(SecondsFormat::Secs, true);
         return format!("{} {when}", build.state.as_str());
     }
-    let mut words = format!("{} {} %", build.phase.replace('_', " "), step.percent());
+    let mut words = format!("{} {} %", printable(&build.phase).replace('_', " "), step.percent());
     if build.events_per_second >= 1.0 {
         words = format!("{words}, {} lines/s", count(build.events_per_second as i64));
     }
@@ -189,7 +193,8 @@ fn in_short(build: &Build) -> String {
 pub(in crate::cli) fn unfinished(build: &Build) -> Option<(String, String)> {
     let Build { name, events_done, events_total, .. } = build;
     let what = if build.dry_run { "comparison" } else { "rebuild" };
-    let detail = build.detail.as_deref().unwrap_or("why was not noted").trim_end_matches('.');
+    let detail = printable(build.detail.as_deref().unwrap_or("why was not noted"));
+    let detail = detail.trim_end_matches('.');
     let again = format!("entrybook projections rebuild {name}");
     let at =
         format!("line {} of {}", count(*events_done), count((*events_total).max(*events_done)));
