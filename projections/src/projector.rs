@@ -338,6 +338,11 @@ impl Projector {
                         if whatever_is_built && more {
                             continue;
                         }
+                        if whatever_is_built {
+                            // It could be applied after all, so the build can be completed.
+                            sleep(self.try_again).await;
+                            return Ok(Step::Unbuilt);
+                        }
                     }
                     return Ok(step);
                 }

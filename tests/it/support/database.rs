@@ -117,6 +117,10 @@ async fn start_private() -> postgres::PrivatePostgres {
     settings.bin_dir = std::env::var_os("ENTRYBOOK_TEST_POSTGRES_BIN").map(PathBuf::from);
     settings.fallback_dir = std::env::temp_dir().join("entrybook-tests");
     settings.parameters.push(("max_connections".into(), "300".into()));
+    // So that a test that locks a table takes no transaction id for it (a standby would have to know of
+    // the lock): one that writes holds back the order of the book, in the databases of all tests.
+    settings.parameters.push(("wal_level".into(), "minimal".into()));
+    settings.parameters.push(("max_wal_senders".into(), "0".into()));
     let private = postgres::PrivatePostgres::start(settings).await.unwrap();
     let options: PgConnectOptions = private.superuser_parts().url().parse().unwrap();
     let mut admin = options.connect().await.unwrap();

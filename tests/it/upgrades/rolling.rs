@@ -23,7 +23,7 @@ use crate::support::{
 };
 
 /// Sessions of the history that was there before, of four events each.
-const HISTORY: i64 = 6_000;
+const HISTORY: i64 = 2_000;
 /// Requests between two steps.
 const A_WHILE: u64 = 150;
 
@@ -48,7 +48,7 @@ impl Fleet {
 
     /// Waits until the balancer sends requests to it.
     async fn joined(&self, member: &mut Member) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + 3 * PATIENCE;
         while !member.backend.is_ready() {
             let (backend, log) = (&member.backend, member.replica.log());
             assert!(!member.replica.has_ended(), "it ended:\n{log}");
