@@ -152,7 +152,7 @@ pub(crate) async fn create_indexes(
         // made concurrently is made without one, in two passes: too much for a handful of rows.
         let large: bool = sqlx::query_scalar(&format!(
             "SELECT count(*) > {FEW_ROWS}
-               FROM (SELECT FROM ledger.{relation} LIMIT {FEW_ROWS} + 1) AS some"
+               FROM (SELECT FROM ledger.{relation} LIMIT {FEW_ROWS} + 1) AS first_rows"
         ))
         .persistent(false)
         .fetch_one(&mut *conn)
