@@ -134,7 +134,7 @@ SELECT $1, $2, e.sequence, e.event_type, e.event_version, e.payload, $3
  ORDER BY e.sequence
 RETURNING tx::text AS tx, id";
 
-/// The same for one event, which most commits have: planning and running it costs half.
+/// The same for one event, which most commits have: there is nothing to unnest and to sort.
 const APPEND_ONE: &str = "
 INSERT INTO events (aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata)
 VALUES ($1, $2, $4, $5, $6, $7, $3)
