@@ -21,10 +21,7 @@ pub(crate) async fn first_build(
     rows_in_memory: usize,
 ) -> Result<(), RebuildError> {
     // Those who wait for another's build ask often: on a connection that is there.
-    let mut asking = pool.begin().await?;
-    let free = tables::try_build_lock_here(&mut asking, projection).await?;
-    asking.rollback().await?;
-    if !free {
+    if !tables::try_build_lock_here(&mut *pool.acquire().await?, projection).await? {
         return Err(RebuildError::UnderWay(projection.name()));
     }
     let mut conn = connect(pool).await?;
@@ -34,6 +31,7 @@ pub(crate) async fn first_build(
     }
     let (position, built) = live(&mut conn, projection).await?;
     if built {
+        give_back(conn).await;
         return Ok(());
     }
     begin(&mut conn, projection, position, false).await?;

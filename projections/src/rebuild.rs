@@ -253,7 +253,7 @@ impl Rebuild {
                 of(&after.0) - of(&before.0) + of(&shared)
             };
             let phases: Vec<_> = after.0.iter().map(|(phase, _)| (*phase, own(*phase))).collect();
-            rebuilt.push(Rebuilt {
+            let one = Rebuilt {
                 projection: part.projection.name(),
                 version: part.projection.version(),
                 outcome,
@@ -262,8 +262,9 @@ impl Rebuild {
                 seconds: phases.iter().map(|(_, seconds)| seconds).sum(),
                 phases,
                 verified,
-            });
-            self.decided(part.projection, rebuilt.last()).await?;
+            };
+            self.decided(part.projection, &one).await?;
+            rebuilt.push(one);
         }
         Ok(rebuilt)
     }
@@ -368,9 +369,8 @@ impl Rebuild {
     async fn decided(
         &mut self,
         projection: &'static dyn Projection,
-        rebuilt: Option<&Rebuilt>,
+        rebuilt: &Rebuilt,
     ) -> Result<(), RebuildError> {
-        let Some(rebuilt) = rebuilt else { return Ok(()) };
         let (state, detail) = match rebuilt.outcome {
             Outcome::Swapped => ("swapped", None),
             Outcome::Compared => ("compared", None),

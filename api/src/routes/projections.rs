@@ -335,15 +335,6 @@ impl<S: Send + Sync> FromRequestParts<S> for Named {
     }
 }
 
-/// Begins a rebuild or a check of some projections, from the API or a page.
-pub(crate) async fn rebuild(
-    app: &App,
-    chosen: Vec<&'static dyn Projection>,
-    options: Options,
-) -> ApiResult<()> {
-    rebuilds::start(app, chosen, options).await
-}
-
 /// How far each projection has read the book, and the rebuilds under way.
 #[utoipa::path(
     get, path = "/admin/projections", tag = "admin", security(("bearer" = []), ("cookie" = [])),
@@ -431,7 +422,7 @@ async fn rebuild_projections(
         Some(names) => named(names)?,
     };
     let options = RebuildOptions { dry_run: wanted.dry_run, repair: wanted.repair }.checked()?;
-    rebuild(&app, chosen, options).await?;
+    rebuilds::start(&app, chosen, options).await?;
     Ok(accepted("/api/v1/admin/projections", read(&app).await?))
 }
 
@@ -484,7 +475,7 @@ async fn rebuild_projection(
     Named(projection): Named,
     OptionalJson(options): OptionalJson<RebuildOptions>,
 ) -> ApiResult<Response> {
-    rebuild(&app, vec![projection], options.checked()?).await?;
+    rebuilds::start(&app, vec![projection], options.checked()?).await?;
     under_way(&app, projection).await
 }
 
@@ -506,7 +497,8 @@ async fn verify_projection(
     _admin: Admin,
     Named(projection): Named,
 ) -> ApiResult<Response> {
-    rebuild(&app, vec![projection], Options { dry_run: true, ..Options::default() }).await?;
+    rebuilds::start(&app, vec![projection], Options { dry_run: true, ..Options::default() })
+        .await?;
     under_way(&app, projection).await
 }
 
