@@ -65,7 +65,7 @@ impl Size {
     /// As set, for a server.
     pub fn of_server(config: &Config) -> Self {
         Self {
-            connections: config.database_connections,
+            connections: config.database_connections.div_ceil(2),
             background: Some(BACKGROUND_CONNECTIONS),
             hash_threads: config.hash_threads,
             hash_queue: config.hash_queue,
@@ -140,6 +140,7 @@ impl Services {
     /// Closes the pools.
     pub async fn close(self) {
         self.background.close().await;
+        self.book.store().close();
         self.pool.close().await;
     }
 }
@@ -152,6 +153,8 @@ fn service_settings(config: &Config) -> commands::Settings {
         refresh_lifetime: config.refresh_lifetime,
         remember_lifetime: config.remember_lifetime,
         refresh_grace: config.refresh_grace,
+        // The other half answers what reads no stream.
+        stream_connections: usize::try_from(config.database_connections / 2).unwrap_or(usize::MAX),
         ..commands::Settings::default()
     }
 }

@@ -73,7 +73,11 @@ pub(crate) struct Appender {
 impl Appender {
     pub(crate) fn new(pool: &sqlx::PgPool, sample: Arc<Sample>) -> Self {
         // The key of snapshots, of which these streams get none.
-        let store = Store::new(pool.clone(), Zeroizing::new([0; 32]));
+        let store = Store::new(
+            pool.clone(),
+            pool.options().get_max_connections() as usize,
+            Zeroizing::new([0; 32]),
+        );
         Self { store, sample, ids: Ids::new(Arc::new(SystemClock), Arc::new(SystemEntropy)) }
     }
 

@@ -19,7 +19,9 @@ use crate::StorageError;
 /// How often a migration is tried whose tables somebody holds.
 const MIGRATION_ATTEMPTS: u32 = 60;
 /// How long an idle connection is believed to live.
-const FRESH: Duration = Duration::from_millis(500);
+pub(crate) const FRESH: Duration = Duration::from_millis(500);
+/// How long anybody waits for a connection.
+pub(crate) const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The role that the application takes. It owns nothing but the read tables.
 pub const APP_ROLE: &str = "entrybook_app";
@@ -195,7 +197,7 @@ pub async fn connect(
     let options = options.application_name("entrybook").options(session);
     let pool = PgPoolOptions::new()
         .max_connections(max_connections)
-        .acquire_timeout(Duration::from_secs(5))
+        .acquire_timeout(ACQUIRE_TIMEOUT)
         // A connection that was used a moment ago is not asked whether it lives: that would be a second
         // round trip for every statement.
         .test_before_acquire(false)

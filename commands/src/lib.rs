@@ -11,6 +11,7 @@
 
 mod accounts;
 pub mod clock;
+mod connections;
 pub mod database;
 mod error;
 mod executor;

@@ -39,6 +39,8 @@ pub struct Settings {
     pub remember_lifetime: TimeDelta,
     /// How long a spent refresh token is answered once more.
     pub refresh_grace: TimeDelta,
+    /// How many connections of their own loading and appending have at most.
+    pub stream_connections: usize,
     /// Attempts that were turned away are posted once in so long.
     pub blocked_window: Duration,
 }
@@ -62,6 +64,7 @@ impl Default for Settings {
             refresh_lifetime: TimeDelta::hours(24),
             remember_lifetime: TimeDelta::days(30),
             refresh_grace: TimeDelta::seconds(10),
+            stream_connections: 8,
             blocked_window: Duration::from_secs(60),
         }
     }
@@ -141,7 +144,11 @@ impl Entrybook {
         settings: Settings,
     ) -> Self {
         Self(Arc::new(Inner {
-            store: Store::new(pool.clone(), keyring.service_secret("snapshots")),
+            store: Store::new(
+                pool.clone(),
+                settings.stream_connections,
+                keyring.service_secret("snapshots"),
+            ),
             ids: Ids::new(clock.clone(), entropy.clone()),
             counters: Counters::default(),
             appended: Arc::default(),

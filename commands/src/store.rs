@@ -22,7 +22,7 @@ use sha2::Sha256;
 use sqlx::{PgPool, Row, postgres::PgRow, types::Json};
 use zeroize::Zeroizing;
 
-use crate::{StorageError, keyring::NewKey};
+use crate::{StorageError, connections::Connections, keyring::NewKey};
 
 /// A stream gets a snapshot whenever it has grown by so many events.
 pub const SNAPSHOT_EVERY: u64 = 32;
@@ -108,6 +108,7 @@ pub enum AppendError {
 #[derive(Clone)]
 pub struct Store {
     pool: PgPool,
+    connections: Connections,
     snapshot_key: Zeroizing<[u8; 32]>,
 }
 
@@ -168,9 +169,21 @@ WITH appended AS (
 SELECT tx::text AS tx, id FROM appended";
 
 impl Store {
+    /// It opens at most `connections` of its own, to where those of the pool lead.
     #[must_use]
-    pub fn new(pool: PgPool, snapshot_key: Zeroizing<[u8; 32]>) -> Self {
-        Self { pool, snapshot_key }
+    pub fn new(pool: PgPool, connections: usize, snapshot_key: Zeroizing<[u8; 32]>) -> Self {
+        Self { connections: Connections::like(&pool, connections), pool, snapshot_key }
+    }
+
+    /// How many connections there are, and how many of them nobody uses.
+    #[must_use]
+    pub fn connections(&self) -> (usize, usize) {
+        self.connections.count()
+    }
+
+    /// From now on nothing is loaded and nothing appended.
+    pub fn close(&self) {
+        self.connections.close();
     }
 
     /// The state of a stream; a stream without events is the default state.
@@ -193,13 +206,8 @@ impl Store {
     }
 
     async fn rows<A: Stream>(&self, id: &str, snapshot: bool) -> Result<Vec<PgRow>, StorageError> {
-        Ok(sqlx::query(LOAD)
-            .bind(A::TYPE)
-            .bind(id)
-            .bind(A::SHAPE)
-            .bind(snapshot)
-            .fetch_all(&self.pool)
-            .await?)
+        let query = sqlx::query(LOAD).bind(A::TYPE).bind(id).bind(A::SHAPE).bind(snapshot);
+        Ok(self.connections.fetch_all(query).await?)
     }
 
     fn fold<A: Stream>(&self, id: &str, rows: Vec<PgRow>) -> Result<Loaded<A>, Unfit> {
@@ -291,7 +299,7 @@ impl Store {
                 .bind(snapshot)
                 .bind(mac)
         };
-        match query.fetch_all(&self.pool).await {
+        match self.connections.fetch_all(query).await {
             Ok(rows) => receipt(&rows).map_err(|error| AppendError::Storage(error.into())),
             Err(error) => Err(self.explain(error, &claims, owner).await),
         }
@@ -343,13 +351,11 @@ impl Store {
         kind: IdentifierKind,
         index: &Index,
     ) -> Result<Option<UserId>, StorageError> {
-        let found =
-            sqlx::query_scalar("SELECT user_id FROM identifiers WHERE kind = $1 AND index = $2")
-                .bind(kind.as_str())
-                .bind(&index.0)
-                .fetch_optional(&self.pool)
-                .await?;
-        Ok(found.map(UserId))
+        let query = sqlx::query("SELECT user_id FROM identifiers WHERE kind = $1 AND index = $2")
+            .bind(kind.as_str())
+            .bind(&index.0);
+        let found = self.connections.fetch_all(query).await?;
+        Ok(found.first().map(|row| row.try_get(0)).transpose()?.map(UserId))
     }
 
     pub(crate) fn snapshot_mac<A: Stream>(

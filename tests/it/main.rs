@@ -12,6 +12,7 @@ mod pages;
 mod projections;
 mod proxy;
 mod replicas;
+mod streams;
 mod structure;
 mod support;
 mod upgrades;
