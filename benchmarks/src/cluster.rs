@@ -16,7 +16,7 @@ pub(crate) const PARAMETERS: [(&str, &str); 8] = [
     ("effective_cache_size", "12GB"),
     ("maintenance_work_mem", "256MB"),
     ("max_connections", "120"),
-    ("max_wal_size", "8GB"),
+    ("max_wal_size", "4GB"),
     ("checkpoint_timeout", "15min"),
     ("checkpoint_completion_target", "0.9"),
     ("autovacuum_naptime", "10s"),
@@ -63,6 +63,24 @@ impl Cluster {
             .await?;
         admin.close().await?;
         Ok(Database { name: name.to_owned(), options: self.superuser.clone().database(name) })
+    }
+
+    /// Nobody needs it any more, and others need its room.
+    pub(crate) async fn drop(&self, database: Database) -> Result<()> {
+        let mut admin = self.superuser.connect().await?;
+        sqlx::raw_sql(&format!("DROP DATABASE {} WITH (FORCE)", database.name))
+            .execute(&mut admin)
+            .await?;
+        Ok(admin.close().await?)
+    }
+
+    /// Where the data is, which may be elsewhere than where it was asked for.
+    pub(crate) async fn data_directory(&self) -> Result<PathBuf> {
+        let mut admin = self.superuser.connect().await?;
+        let directory: String =
+            sqlx::query_scalar("SHOW data_directory").fetch_one(&mut admin).await?;
+        admin.close().await?;
+        Ok(directory.into())
     }
 
     /// What a program of PostgreSQL needs in its environment to connect.

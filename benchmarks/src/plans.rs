@@ -2,7 +2,7 @@
 //! by `auto_explain` as they run.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -12,6 +12,7 @@ use domain::{Identifier, Password};
 use projections::{audit_history, sessions, users};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use sqlx::Connection as _;
 use tracing::{Subscriber, field::Visit};
 use tracing_subscriber::layer::{Context, Layer};
 
@@ -27,6 +28,9 @@ const EXPLAIN: &str = "LOAD 'auto_explain'; SET auto_explain.log_min_duration = 
 /// Tables of one row, or of a handful, that are read whole.
 const SMALL: [&str; 5] = ["sequencer", "projections", "signing_keys", "builds", "replicas"];
 
+/// A table of fewer rows may rightly be read whole, whatever indexes it has.
+const WORTH_AN_INDEX: i64 = 3_000;
+
 /// One way in which a table was read.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Access {
@@ -34,6 +38,8 @@ pub(crate) struct Access {
     pub(crate) table: String,
     pub(crate) node: String,
     pub(crate) index: Option<String>,
+    /// Of the table, about.
+    pub(crate) rows: i64,
 }
 
 /// Keeps what the server says about its plans.
@@ -133,11 +139,21 @@ pub(crate) async fn read(
     if accesses.is_empty() {
         bail!("auto_explain said nothing; is PostgreSQL's contrib package installed?");
     }
-    let mut counted = BTreeMap::new();
-    for access in accesses {
-        *counted.entry(access).or_insert(0) += 1;
+    let mut owner = database.owner().await?;
+    let rows: HashMap<String, i64> = sqlx::query_as::<_, (String, i64)>(
+        "SELECT relname::text, reltuples::bigint FROM pg_class WHERE relkind = 'r'",
+    )
+    .fetch_all(&mut owner)
+    .await?
+    .into_iter()
+    .collect();
+    owner.close().await?;
+    let mut distinct = BTreeSet::new();
+    for access in accesses.into_iter().filter(|access| !access.what.is_empty()) {
+        let rows = rows.get(&access.table).copied().unwrap_or_default();
+        distinct.insert(Access { rows, ..access });
     }
-    Ok(counted.into_keys().filter(|access| !access.what.is_empty()).collect())
+    Ok(distinct.into_iter().collect())
 }
 
 fn filters(
@@ -188,7 +204,13 @@ fn walk(what: &str, plan: &Value, accesses: &mut Vec<Access>) {
         && node != "ModifyTable"
         && !table.starts_with("pg_")
     {
-        accesses.push(Access { what: what.to_owned(), table, node, index: text("Index Name") });
+        accesses.push(Access {
+            what: what.to_owned(),
+            table,
+            node,
+            index: text("Index Name"),
+            rows: 0,
+        });
     } else if let (Some(node), Some(index)) = (text("Node Type"), text("Index Name")) {
         // A bitmap's index stands below the node that names the table.
         accesses.push(Access {
@@ -196,6 +218,7 @@ fn walk(what: &str, plan: &Value, accesses: &mut Vec<Access>) {
             table: String::new(),
             node,
             index: Some(index),
+            rows: 0,
         });
     }
     for below in plan.get("Plans").and_then(Value::as_array).into_iter().flatten() {
@@ -205,7 +228,33 @@ fn walk(what: &str, plan: &Value, accesses: &mut Vec<Access>) {
 
 /// Those that read a table that grows from end to end.
 pub(crate) fn whole_tables(accesses: &[Access]) -> Vec<&Access> {
-    let whole =
-        |access: &&Access| access.node == "Seq Scan" && !SMALL.contains(&access.table.as_str());
+    let whole = |access: &&Access| {
+        access.node == "Seq Scan"
+            && access.rows >= WORTH_AN_INDEX
+            && !SMALL.contains(&access.table.as_str())
+    };
     accesses.iter().filter(whole).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_long_table_that_grows_is_told() {
+        let read = |table: &str, node: &str, rows| Access {
+            what: "sign-in".to_owned(),
+            table: table.to_owned(),
+            node: node.to_owned(),
+            index: None,
+            rows,
+        };
+        let accesses = [
+            read("events", "Seq Scan", 10_000),
+            read("events", "Index Scan", 10_000),
+            read("events", "Seq Scan", 10),
+            read("sequencer", "Seq Scan", 10_000),
+        ];
+        assert_eq!(whole_tables(&accesses), [&accesses[0]]);
+    }
 }

@@ -22,7 +22,7 @@ use crate::database::{ACQUIRE_TIMEOUT, FRESH};
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// After so long a connection is made anew, so that a server that came back as another is followed.
-const MAX_AGE: Duration = Duration::from_mins(30);
+const MAX_AGE: Duration = Duration::from_secs(30 * 60);
 
 /// A pool of connections for single statements.
 #[derive(Clone)]
