@@ -14,6 +14,8 @@ mod sessions;
 mod sign_in;
 mod users;
 
+use std::sync::Arc;
+
 use axum::{
     Router,
     extract::{FromRequest, FromRequestParts, Request, State},
@@ -154,7 +156,12 @@ async fn visit(
         set.remove(public_url, Name::Notice);
     }
     set.add_to(response.headers_mut());
-    if response.status().is_client_error()
+    // Other failures may be the database's, which is then not asked for more.
+    let building = response
+        .extensions()
+        .get::<Arc<ApiError>>()
+        .is_some_and(|error| error.kind == Kind::ProjectionBuilding);
+    if (response.status().is_client_error() || building)
         && let Some(identity) = &visit.identity
         && let Ok(Some(account)) = app.book().account(identity.user_id).await
     {
@@ -386,14 +393,13 @@ pub(crate) fn error_page(
     };
     let detail = match error.kind {
         // The texts of `ui` know no more than the status; these know better.
-        Kind::CrossSite | Kind::RegistrationClosed | Kind::ProjectionBuilding => {
-            Some(error.detail.clone().into_owned())
-        }
+        Kind::CrossSite | Kind::RegistrationClosed => Some(error.detail.clone().into_owned()),
         _ => None,
     };
     let page = ErrorPage {
         chrome,
         status: error.status().as_u16(),
+        building: error.kind == Kind::ProjectionBuilding,
         title: None,
         detail,
         wait_seconds: error.retry_after,

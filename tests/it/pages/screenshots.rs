@@ -8,7 +8,7 @@ use sqlx::{ConnectOptions, Connection};
 
 use crate::support::{
     browser::{Browser, JavaScript},
-    held::{half_done, poison},
+    held::{half_done, never_built, poison},
     http::{Api, Ask, password_of},
     server::{ADMIN_PASSWORD, Tokens, eventually},
     shared::Running,
@@ -267,4 +267,47 @@ async fn every_page_fits_and_can_be_read() {
     wrong.extend(browser.complaints().await);
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     browser.close().await;
+}
+
+/// A version's tables are made for the first time: what is read from them says so.
+#[tokio::test]
+async fn the_pages_of_tables_that_are_being_built_can_be_read() {
+    if !tools::with("browser") {
+        return;
+    }
+    let running = Running::start(&[]).await;
+    let admin = live(&running.api()).await;
+    let Running { server, setup, database, .. } = running;
+    assert!(server.stop().await.success());
+    let builder = never_built(&database).await;
+    let server = setup.launch();
+    eventually("tokens are good", async || {
+        let me = server.get("/api/v1/auth/me", &admin.access).await.ok()?;
+        (me.status() == 200).then_some(())
+    })
+    .await;
+    let base = format!("http://localhost:{}", server.port());
+    let browser = Browser::start(base, JavaScript::On).await;
+    browser.devtools("Emulation.setScrollbarsHidden", json!({"hidden": true})).await;
+    browser.open("/sign-in").await;
+    browser.sign_in("admin", ADMIN_PASSWORD).await;
+    let mut wrong = Vec::new();
+    for (path, name, words) in [
+        ("/", "overview-building", "It will be here in a moment"),
+        ("/sessions", "sessions-building", "This is being put together from the history"),
+        ("/my-history", "my-history-building", "This is being put together from the history"),
+        ("/history", "history-building", "This is being put together from the history"),
+        ("/users", "users-building", "This is being put together from the history"),
+        ("/projections", "projections-building", "It is being built for the first time"),
+    ] {
+        browser.open(path).await;
+        browser.shows(words).await;
+        browser.shows("Sign out").await;
+        wrong.extend(look(&browser, name).await);
+    }
+    wrong.extend(browser.complaints().await);
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    browser.close().await;
+    builder.close().await.unwrap();
+    server.ready().await;
 }

@@ -25,6 +25,8 @@ pub struct ErrorPage {
     pub chrome: Chrome,
     /// The HTTP status; the texts follow it.
     pub status: u16,
+    /// Whether what is asked for is being put together from the history for the first time.
+    pub building: bool,
     /// Said instead of the text for the status, where the caller knows better.
     pub title: Option<String>,
     /// Said instead of the text for the status, where the caller knows better.
@@ -55,6 +57,9 @@ impl ForbiddenPage {
 
 impl ErrorPage {
     fn messages(&self) -> (MessageId, MessageId) {
+        if self.building {
+            return (MessageId("error-building-title"), MessageId("error-building-detail"));
+        }
         match self.status {
             403 => (MessageId("error-forbidden-title"), MessageId("error-forbidden-detail")),
             404 => (MessageId("error-not-found-title"), MessageId("error-not-found-detail")),

@@ -308,6 +308,7 @@ fn errors(words: Words) -> Vec<(&'static str, Box<dyn Page>)> {
     let status = |status, wait_seconds| ErrorPage {
         chrome: bare(words, "/"),
         status,
+        building: false,
         title: None,
         detail: None,
         wait_seconds,
@@ -317,6 +318,7 @@ fn errors(words: Words) -> Vec<(&'static str, Box<dyn Page>)> {
         ("forbidden", Box::new(ForbiddenPage { chrome: signed_in(words, paths::USERS) })),
         ("error-internal", Box::new(status(500, None))),
         ("error-throttled", Box::new(status(429, Some(40)))),
+        ("error-building", Box::new(ErrorPage { building: true, ..status(503, Some(5)) })),
         (
             "error-told",
             Box::new(ErrorPage {
