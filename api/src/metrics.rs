@@ -20,7 +20,8 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use projections::{Build, BuildState, Horizon, ProjectionState, ProjectionStatus};
+use domain::stream;
+use projections::{Build, BuildState, Horizon, ProjectionState, ProjectionStatus, Stopped};
 
 use crate::{problem::ApiResult, processes, state::App};
 
@@ -135,12 +136,21 @@ fn sampled(app: &App, horizon: Option<&Horizon>) -> Registry {
     }
 
     let pool = app.pool();
+    let (streams, streams_idle) = book.store().connections();
     let whole = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
     for (name, help, value) in [
         ("hash_queue_length", "Passwords waiting to be hashed", whole(book.hasher().queued())),
         ("hash_queue_capacity", "Passwords that may wait at most", whole(book.hasher().capacity())),
-        ("database_connections", "Connections of the pool", i64::from(pool.size())),
-        ("database_connections_idle", "Connections that nobody uses", whole(pool.num_idle())),
+        (
+            "database_connections",
+            "Connections that answer requests",
+            i64::from(pool.size()) + whole(streams),
+        ),
+        (
+            "database_connections_idle",
+            "Connections that nobody uses",
+            whole(pool.num_idle() + streams_idle),
+        ),
         (
             "journal_position",
             "Last line of the book that is in order",
@@ -209,6 +219,9 @@ fn register_projections(registry: &mut Registry, statuses: &[ProjectionStatus], 
         let is_stopped = status.state == ProjectionState::Stopped;
         gauges.stopped.get_or_create(&labels).set(i64::from(is_stopped));
         if let Some(stopped) = status.stopped.as_ref().filter(|_| is_stopped) {
+            let mut labels = labels.clone();
+            labels.push(("stream", stream_type(stopped).to_owned()));
+            labels.push(("cause", stopped.kind.as_str().to_owned()));
             gauges.stopped_position.get_or_create(&labels).set(stopped.position);
         }
         let running = builds.iter().find(|build| {
@@ -239,7 +252,7 @@ fn register_projections(registry: &mut Registry, statuses: &[ProjectionStatus], 
     );
     registry.register(
         "projection_stopped_position",
-        "The line of that event",
+        "The line of that event, by the type of its stream and the kind of cause",
         gauges.stopped_position,
     );
     registry.register(
@@ -249,6 +262,14 @@ fn register_projections(registry: &mut Registry, statuses: &[ProjectionStatus], 
     );
     registry.register("projection_build_events_done", "Lines that are folded", gauges.build_done);
     registry.register("projection_build_events_total", "Lines to fold", gauges.build_total);
+}
+
+/// The type of the stream whose event stopped a projection, from a fixed set: which stream it is has no
+/// place in a label, nor has a type that a newer binary made up.
+fn stream_type(stopped: &Stopped) -> &'static str {
+    let stream = stopped.stream.as_deref().unwrap_or_default();
+    let known = [stream::USER, stream::SESSION, stream::SIGN_IN_GUARD];
+    known.into_iter().find(|known| stream.split(' ').next() == Some(known)).unwrap_or("other")
 }
 
 /// A process that falls behind the journal is stuck: sessions that should have ended are still listed.

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use projections::{Build, BuildState, Options, Progress, Projection, RebuildError};
+use projections::{Build, BuildState, Options, Progress, Projection, RebuildError, Unfinished};
 use tokio::{runtime::Handle, sync::oneshot, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -75,7 +75,7 @@ async fn run(
         Err(Failed::Unavailable(error)) => drop(begun(Err(error))),
         Err(Failed::Rebuild(error)) => {
             if !matches!(error, RebuildError::Cancelled) {
-                tracing::warn!(%names, "rebuilding {names} was not done: {error}");
+                tracing::warn!(%names, "rebuilding {names} did not come to its end: {error}");
             }
             drop(begun(refusal(error)));
         }
@@ -98,7 +98,11 @@ async fn attempt(
     let pool = pool.map_err(|error| Failed::Unavailable(error.into()))?;
     let rebuilt = projections::rebuild(&pool, chosen, options, &app.rebuilds().stop, tell).await;
     pool.close().await;
-    for one in rebuilt.map_err(Failed::Rebuild)? {
+    let (decided, ended) = match rebuilt {
+        Ok(decided) => (decided, Ok(())),
+        Err(Unfinished { cause, decided }) => (decided, Err(Failed::Rebuild(cause))),
+    };
+    for one in decided {
         let (name, outcome) = (one.projection, one.outcome);
         tracing::info!(
             projection = name,
@@ -109,7 +113,7 @@ async fn attempt(
             one.seconds
         );
     }
-    Ok(())
+    ended
 }
 
 /// What an error means to whoever asked. One that comes after it has begun is told as how it ended.

@@ -181,6 +181,12 @@ impl View for AuditHistory {
         fields.put(row.request_id.as_str());
     }
 
+    fn also(row: &Row, fields: &mut Fields) {
+        let (span, position) = time_of(row);
+        fields.put(span);
+        fields.put(position);
+    }
+
     async fn also_write(
         conn: &mut PgConnection,
         generation: Generation,
@@ -256,10 +262,10 @@ async fn write_times(
     rows: &[&Row],
 ) -> Result<(), sqlx::Error> {
     let mut spans: BTreeMap<DateTime<Utc>, (i64, i64)> = BTreeMap::new();
-    for row in rows {
-        let (first, last) = spans.entry(span_of(row.at)).or_insert((row.position, row.position));
-        *first = row.position.min(*first);
-        *last = row.position.max(*last);
+    for (span, position) in rows.iter().map(|row| time_of(row)) {
+        let (first, last) = spans.entry(span).or_insert((position, position));
+        *first = position.min(*first);
+        *last = position.max(*last);
     }
     let name = table::<AuditHistory>("audit_history_times", generation);
     sqlx::query(&format!(
@@ -275,6 +281,11 @@ async fn write_times(
     .execute(conn)
     .await?;
     Ok(())
+}
+
+/// What the second table has of a row: the span of time that it belongs to, and its position.
+fn time_of(row: &Row) -> (DateTime<Utc>, i64) {
+    (span_of(row.at), row.position)
 }
 
 /// The beginning of the span of time that a moment belongs to.

@@ -141,8 +141,13 @@ pub async fn builds(pool: &PgPool) -> Result<Vec<Build>, sqlx::Error> {
                            AND database = (SELECT oid FROM pg_database
                                             WHERE datname = current_database())
                            AND classid = $1::bigint::oid
-                           AND objid = (hashtext(name)::bigint & 4294967295)::oid) AS alive
-           FROM builds ORDER BY name, version",
+                           AND objid = (hashtext(name)::bigint & 4294967295)::oid)
+                -- The lock is that of the name. Whoever began a build of another version of it later
+                -- found it free.
+                AND NOT EXISTS (SELECT FROM builds AS later
+                                 WHERE later.name = b.name AND later.version <> b.version
+                                   AND later.started_at > b.started_at) AS alive
+           FROM builds AS b ORDER BY name, version",
     )
     .bind(i64::from(BUILD_LOCK))
     .fetch_all(pool)

@@ -11,6 +11,7 @@ use sqlx::{PgConnection, Row, types::Json};
 use crate::{
     projection::{Fingerprint, Generation, Projection, Table},
     rebuild::RebuildError,
+    tables::oid_of,
 };
 
 /// How many differing rows are shown.
@@ -34,8 +35,26 @@ impl Verified {
         self.tables.iter().all(TableDifference::is_equal)
     }
 
+    /// Whether the live tables are those of this version, whatever is in them.
+    #[must_use]
+    pub fn is_comparable(&self) -> bool {
+        self.tables.iter().all(|table| table.unreadable.is_none())
+    }
+
     /// What was found, in sentences, and the first rows that differ.
     pub(crate) fn with_rows(&self) -> String {
+        let mut text = self.to_string();
+        text += &self.rows();
+        text
+    }
+
+    /// What was found, and the first rows that differ, where it has been mended since.
+    pub(crate) fn mended(&self) -> String {
+        let found = self.found();
+        format!("Swapped in, although {}{}", found.trim_end_matches(". "), self.rows())
+    }
+
+    fn rows(&self) -> String {
         let side = |columns: &Option<Vec<(String, String)>>| match columns {
             None => "no row".to_owned(),
             Some(columns) => columns
@@ -44,12 +63,29 @@ impl Verified {
                 .collect::<Vec<_>>()
                 .join(", "),
         };
-        let mut text = self.to_string();
+        let mut text = String::new();
         for table in &self.tables {
             for row in table.first.iter().take(3) {
                 let (key, live, new) = (&row.key, side(&row.live), side(&row.new));
                 text += &format!(". {} {key}: live has {live}; the book gives {new}", table.table);
             }
+        }
+        text
+    }
+
+    /// What was found, and not what to do.
+    fn found(&self) -> String {
+        let Self { projection, position, .. } = self;
+        let mut text =
+            format!("{projection} differs from the fold of the book up to line {position}: ");
+        for table in self.tables.iter().filter(|table| !table.is_equal()) {
+            text += &match &table.unreadable {
+                Some(why) => format!("{} can't be compared, because {why}. ", table.table),
+                None => format!(
+                    "{} lacks {} rows, has {} too many and {} with other values. ",
+                    table.table, table.missing, table.surplus, table.changed
+                ),
+            };
         }
         text
     }
@@ -61,16 +97,11 @@ impl fmt::Display for Verified {
         if self.is_equal() {
             return write!(f, "{projection} equals the fold of the book up to line {position}");
         }
-        write!(f, "{projection} differs from the fold of the book up to line {position}: ")?;
-        for table in self.tables.iter().filter(|table| !table.is_equal()) {
-            let TableDifference { table, missing, surplus, changed, .. } = table;
-            write!(
-                f,
-                "{table} lacks {missing} rows, has {surplus} too many and {changed} with other \
-                 values. "
-            )?;
-        }
+        f.write_str(&self.found())?;
         match &self.fold {
+            FoldState::Unknown if !self.is_comparable() => f.write_str(
+                "So somebody has changed it; the book is right, and a rebuild with repair mends it",
+            ),
             FoldState::Same => f.write_str(
                 "The fold is the one that made the table, so the table was damaged; the book is \
                  right, and a rebuild with repair mends it",
@@ -93,6 +124,9 @@ impl fmt::Display for Verified {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TableDifference {
     pub table: &'static str,
+    /// Why the live table can't be compared, where it is not the table of this version any more. Then
+    /// nothing is known of its rows.
+    pub unreadable: Option<String>,
     pub rows_live: i64,
     pub rows_new: i64,
     /// Rows of the fold that the live table lacks.
@@ -108,7 +142,7 @@ pub struct TableDifference {
 impl TableDifference {
     #[must_use]
     pub fn is_equal(&self) -> bool {
-        self.missing == 0 && self.surplus == 0 && self.changed == 0
+        self.unreadable.is_none() && self.missing == 0 && self.surplus == 0 && self.changed == 0
     }
 }
 
@@ -190,17 +224,23 @@ async fn compare_table(
 ) -> Result<TableDifference, RebuildError> {
     let live = table.relation(version, Generation::Live);
     let new = table.relation(version, Generation::New);
-    let (rows_live, hash_live) = digest(conn, &live).await?;
+    let unreadable = unlike(columns(conn, &live).await?, columns(conn, &new).await?);
     let (rows_new, hash_new) = digest(conn, &new).await?;
     let mut difference = TableDifference {
         table: table.name,
-        rows_live,
+        unreadable,
+        rows_live: 0,
         rows_new,
         missing: 0,
         surplus: 0,
         changed: 0,
         first: Vec::new(),
     };
+    if difference.unreadable.is_some() {
+        return Ok(difference);
+    }
+    let (rows_live, hash_live) = digest(conn, &live).await?;
+    difference.rows_live = rows_live;
     if (rows_live, hash_live) == (rows_new, hash_new) {
         return Ok(difference);
     }
@@ -251,6 +291,52 @@ async fn compare_table(
         });
     }
     Ok(difference)
+}
+
+/// The columns of a table and their types, in their order; nothing where there is no such table.
+type Columns = Option<Vec<(String, String)>>;
+
+/// As the catalogue has them. So a table that can't be read is told from a database that fails, a
+/// lock that is waited for in vain, and a right that is missing: these are errors, and stay so.
+async fn columns(conn: &mut PgConnection, relation: &str) -> Result<Columns, sqlx::Error> {
+    let Some(oid) = oid_of(conn, relation).await? else { return Ok(None) };
+    sqlx::query_as(
+        "SELECT attname::text, format_type(atttypid, atttypmod) FROM pg_attribute
+          WHERE attrelid = $1::bigint::oid AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
+    )
+    .bind(oid)
+    .fetch_all(conn)
+    .await
+    .map(Some)
+}
+
+/// Why rows of the live table can't be held against those of the new one, if they can't.
+fn unlike(live: Columns, new: Columns) -> Option<String> {
+    let Some(live) = live else { return Some("the table is not there".to_owned()) };
+    let new = new.unwrap_or_default();
+    if live == new {
+        return None;
+    }
+    let has = |columns: &[(String, String)], name: &str| {
+        columns.iter().find(|(known, _)| known == name).map(|(_, its_type)| its_type.clone())
+    };
+    let mut why = Vec::new();
+    for (name, its_type) in &new {
+        match has(&live, name) {
+            None => why.push(format!("column {name} is missing")),
+            Some(other) if other != *its_type => {
+                why.push(format!("column {name} is {other} instead of {its_type}"));
+            }
+            Some(_) => {}
+        }
+    }
+    for (name, _) in live.iter().filter(|(name, _)| has(&new, name).is_none()) {
+        why.push(format!("column {name} is none of its own"));
+    }
+    if why.is_empty() {
+        why.push("its columns are in another order".to_owned());
+    }
+    Some(why.join(", "))
 }
 
 /// The number of rows, and a hash of them in whatever order.

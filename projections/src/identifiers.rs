@@ -1,88 +1,138 @@
 //! Compares the table of claimed identifiers with a fold of the accounts' events.
+//!
+//! Neither is held in memory: what is folded goes to a temporary table, both are read in the order of
+//! their keys, and merged.
 
 use std::collections::BTreeMap;
 
 use domain::{Event, SealedIdentifier, UserEvent, UserId, stream};
-use futures_util::TryStreamExt;
-use sqlx::{PgConnection, PgPool, Row};
+use futures_util::{TryStreamExt, stream::BoxStream};
+use sqlx::{Connection, PgConnection, PgPool, Row, postgres::PgRow};
 use uuid::Uuid;
 
-use crate::rebuild::RebuildError;
+use crate::{
+    copy::copy_in,
+    rebuild::{RebuildError, connect},
+};
 
 /// How many differing keys are named.
 const NAMED: usize = 10;
+/// So many claims are written at once, in a transaction of their own: an open one that has written
+/// holds back the order of the book.
+const AT_ONCE: usize = 5_000;
 
 /// How the claimed identifiers differ from a fold of the accounts' events.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct IdentifierDifferences {
+    /// How many identifiers are claimed by events.
     pub claims: usize,
     /// Claimed by events, and not in the table, or there for somebody else.
     pub missing: usize,
     /// In the table, and claimed by no events, or by somebody else's.
     pub surplus: usize,
-    /// The first of them, as `kind index`.
-    pub first_keys: Vec<String>,
     /// Claimed by two accounts at once: what must never be.
-    pub doubled: Vec<String>,
+    pub doubled: usize,
+    /// The first of all these, as `kind index`.
+    pub first_keys: Vec<String>,
 }
 
 impl IdentifierDifferences {
     #[must_use]
     pub fn is_equal(&self) -> bool {
-        self.missing == 0 && self.surplus == 0 && self.doubled.is_empty()
+        self.missing == 0 && self.surplus == 0 && self.doubled == 0
     }
 }
 
-type Claims = BTreeMap<(&'static str, String), UserId>;
+/// An identifier, and who has it.
+struct Claim {
+    key: (String, String),
+    user: UserId,
+}
+
+impl Claim {
+    fn read(row: &PgRow) -> Result<Self, sqlx::Error> {
+        let key = (row.try_get("kind")?, row.try_get("index")?);
+        Ok(Self { key, user: UserId(row.try_get::<Uuid, _>("user_id")?) })
+    }
+}
 
 /// Compares the table of claimed identifiers with a fold of all accounts' events, both as of now.
 pub async fn verify_identifiers(pool: &PgPool) -> Result<IdentifierDifferences, RebuildError> {
+    // It ends with its connection.
+    let mut folded = connect(pool).await?;
+    sqlx::query(
+        "CREATE TEMPORARY TABLE claims (kind text NOT NULL, index text NOT NULL, user_id uuid NOT NULL)",
+    )
+    .execute(&mut folded)
+    .await?;
     let mut snapshot = pool.begin().await?;
     sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         .execute(&mut *snapshot)
         .await?;
+    fold_claims(&mut snapshot, &mut folded).await?;
+    // In the order of bytes, as they are merged.
+    let claims = sqlx::query(
+        r#"SELECT kind, index, user_id FROM claims ORDER BY kind COLLATE "C", index COLLATE "C""#,
+    )
+    .fetch(&mut folded);
+    let rows = sqlx::query(
+        r#"SELECT kind, index, user_id FROM identifiers
+            ORDER BY kind COLLATE "C", index COLLATE "C""#,
+    )
+    .fetch(&mut *snapshot);
+    let found = merge(claims, rows).await?;
+    snapshot.rollback().await?;
+    let _ = folded.close().await;
+    Ok(found)
+}
+
+type Rows<'a> = BoxStream<'a, Result<PgRow, sqlx::Error>>;
+
+/// Holds claims and rows against each other, both in the order of their keys.
+async fn merge(
+    mut claims: Rows<'_>,
+    mut rows: Rows<'_>,
+) -> Result<IdentifierDifferences, sqlx::Error> {
     let mut found = IdentifierDifferences::default();
-    let claims = fold_claims(&mut snapshot, &mut found.doubled).await?;
-    found.claims = claims.len();
-    let mut unseen = claims.clone();
-    let mut differing: Vec<String> = Vec::new();
-    {
-        let mut rows =
-            sqlx::query("SELECT kind, index, user_id FROM identifiers ORDER BY kind, index")
-                .fetch(&mut *snapshot);
-        while let Some(row) = rows.try_next().await? {
-            let kind: String = row.try_get("kind")?;
-            let index: String = row.try_get("index")?;
-            let user = UserId(row.try_get::<Uuid, _>("user_id")?);
-            let name = format!("{kind} {index}");
-            let kind = if kind == EMAIL { EMAIL } else { USERNAME };
-            if claims.get(&(kind, index.clone())) == Some(&user) {
-                unseen.remove(&(kind, index));
-            } else {
-                found.surplus += 1;
-                differing.push(name);
-            }
+    let mut claim = next(&mut claims).await?;
+    let mut row = next(&mut rows).await?;
+    while let Some(key) = [&claim, &row].into_iter().flatten().map(|one| one.key.clone()).min() {
+        let mut holder = None;
+        if let Some(of_key) = row.take_if(|row| row.key == key) {
+            holder = Some(of_key.user);
+            row = next(&mut rows).await?;
+        }
+        let (mut claimed, mut held) = (0, false);
+        while let Some(of_key) = claim.take_if(|claim| claim.key == key) {
+            claimed += 1;
+            held |= holder == Some(of_key.user);
+            claim = next(&mut claims).await?;
+        }
+        found.claims += usize::from(claimed > 0);
+        found.missing += claimed - usize::from(held);
+        found.surplus += usize::from(holder.is_some() && !held);
+        found.doubled += usize::from(claimed > 1);
+        if (claimed != 1 || !held) && found.first_keys.len() < NAMED {
+            let (kind, index) = key;
+            found.first_keys.push(format!("{kind} {index}"));
         }
     }
-    found.missing = unseen.len();
-    differing.extend(unseen.into_keys().map(|(kind, index)| format!("{kind} {index}")));
-    differing.sort_unstable();
-    differing.dedup();
-    differing.truncate(NAMED);
-    found.first_keys = differing;
-    snapshot.rollback().await?;
     Ok(found)
+}
+
+async fn next(rows: &mut Rows<'_>) -> Result<Option<Claim>, sqlx::Error> {
+    rows.try_next().await?.as_ref().map(Claim::read).transpose()
 }
 
 const EMAIL: &str = "email";
 const USERNAME: &str = "username";
 
-/// Folds each account's claims, then lays them side by side.
+/// Folds each account's claims, and writes them into the temporary table.
 async fn fold_claims(
     conn: &mut PgConnection,
-    doubled: &mut Vec<String>,
-) -> Result<Claims, RebuildError> {
-    let mut claims = Claims::new();
+    folded: &mut PgConnection,
+) -> Result<(), RebuildError> {
+    let mut unwritten: Vec<(UserId, &'static str, String)> = Vec::new();
     let mut of_account: BTreeMap<&'static str, String> = BTreeMap::new();
     let mut account: Option<UserId> = None;
     let mut rows = sqlx::query(
@@ -98,8 +148,11 @@ async fn fold_claims(
             sqlx::Error::ColumnDecode { index: "aggregate_id".to_owned(), source: cause.into() }
         })?;
         if user != account {
-            post(&mut claims, account, std::mem::take(&mut of_account), doubled);
+            post(&mut unwritten, account, &mut of_account);
             account = user;
+            if unwritten.len() >= AT_ONCE {
+                write(folded, &mut unwritten).await?;
+            }
         }
         let payload: String = row.try_get("payload")?;
         let event = Event::from_stored_text(
@@ -113,8 +166,32 @@ async fn fold_claims(
             claim(&mut of_account, event);
         }
     }
-    post(&mut claims, account, of_account, doubled);
-    Ok(claims)
+    post(&mut unwritten, account, &mut of_account);
+    write(folded, &mut unwritten).await?;
+    Ok(())
+}
+
+fn post(
+    unwritten: &mut Vec<(UserId, &'static str, String)>,
+    account: Option<UserId>,
+    of_account: &mut BTreeMap<&'static str, String>,
+) {
+    let claims = std::mem::take(of_account);
+    if let Some(account) = account {
+        unwritten.extend(claims.into_iter().map(|(kind, index)| (account, kind, index)));
+    }
+}
+
+async fn write(
+    folded: &mut PgConnection,
+    unwritten: &mut Vec<(UserId, &'static str, String)>,
+) -> Result<(), sqlx::Error> {
+    copy_in(folded, "claims", unwritten.drain(..), |(user, kind, index), fields| {
+        fields.put(*kind);
+        fields.put(index.as_str());
+        fields.put(user.0);
+    })
+    .await
 }
 
 /// What an account holds after an event: of each kind, the last it took.
@@ -142,20 +219,5 @@ fn claim(of_account: &mut BTreeMap<&'static str, String>, event: UserEvent) {
         | UserEvent::SessionsEnded { .. }
         | UserEvent::Disabled {}
         | UserEvent::Enabled {} => {}
-    }
-}
-
-fn post(
-    claims: &mut Claims,
-    account: Option<UserId>,
-    of_account: BTreeMap<&'static str, String>,
-    doubled: &mut Vec<String>,
-) {
-    let Some(account) = account else { return };
-    for (kind, index) in of_account {
-        let name = format!("{kind} {index}");
-        if claims.insert((kind, index), account).is_some() {
-            doubled.push(name);
-        }
     }
 }

@@ -8,7 +8,7 @@ use sqlx::{PgConnection, PgPool, Row, postgres::PgRow};
 
 use crate::{
     head::{Frontier, Head, tx_of},
-    projection::CannotApply,
+    projection::{CannotApply, StopKind},
 };
 
 /// One event at its place in the book.
@@ -66,7 +66,11 @@ impl RecordedEvent {
             &self.event_version,
             &self.payload,
         )
-        .map_err(|cause| CannotApply::new(self, cause.to_string()))
+        .map_err(|cause| {
+            let newer = cause.is_newer();
+            let kind = if newer { StopKind::NewerVersion } else { StopKind::DamagedPayload };
+            CannotApply::new(self, cause.to_string()).of_kind(kind)
+        })
     }
 
     /// Who did it, from where, for which request, and when.

@@ -130,10 +130,10 @@ pub use identifiers::{IdentifierDifferences, verify_identifiers};
 pub use journal::{JournalError, RecordedEvent};
 pub use projection::{
     ApplyError, CannotApply, Entry, Fingerprint, Folding, Generation, Index, Line, Page,
-    Projection, Start, Table,
+    Projection, Start, StopKind, Table,
 };
 pub use projector::{Projector, ProjectorError, Receipt};
-pub use rebuild::{Options, Outcome, RebuildError, Rebuilt, rebuild, verify};
+pub use rebuild::{Options, Outcome, RebuildError, Rebuilt, Unfinished, rebuild, verify};
 pub use replicas::{Heartbeat, Identity, Pruned, Replica, prune, replicas};
 pub use restore::{Adoption, adopt_cluster};
 pub use revocations::{Revocations, Verdict};

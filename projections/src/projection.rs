@@ -9,6 +9,7 @@ use std::{collections::BTreeMap, fmt, sync::OnceLock};
 
 use domain::{Event, Metadata};
 use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
 use crate::journal::RecordedEvent;
@@ -31,7 +32,8 @@ pub trait Projection: Send + Sync + 'static {
     fn folding(&self, generation: Generation, start: Start) -> Box<dyn Folding>;
 
     /// What the fold makes of the sample book ([`domain::fixtures`]): for each of its lines, named by
-    /// its number, type and version, a hash of the row after it. It tells a changed fold from a
+    /// its number, type and version, a hash of the row after it, and one of what other tables are given
+    /// of it. It tells a changed fold from a
     /// damaged table. Lines are only ever added, so those that two programs know can be compared.
     fn fingerprint(&self) -> Fingerprint;
 }
@@ -96,10 +98,43 @@ pub struct CannotApply {
     pub stream: String,
     pub event_type: String,
     pub event_version: String,
+    pub kind: StopKind,
     pub cause: String,
 }
 
+/// What kind of cause keeps an event from being applied. Unlike the cause itself it quotes nothing of
+/// the event, so anybody may be told.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StopKind {
+    /// A newer version of Entrybook wrote it, and can read it.
+    NewerVersion,
+    DamagedPayload,
+    /// The database does not take the rows that it gives.
+    RefusedRows,
+    /// The journal has no such line, or the line no event that can be read.
+    UnreadableLine,
+    /// None of these, or one that only another binary knows.
+    #[default]
+    #[serde(other)]
+    Other,
+}
+
+impl StopKind {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NewerVersion => "newer_version",
+            Self::DamagedPayload => "damaged_payload",
+            Self::RefusedRows => "refused_rows",
+            Self::UnreadableLine => "unreadable_line",
+            Self::Other => "other",
+        }
+    }
+}
+
 impl CannotApply {
+    /// For a cause of no particular kind.
     #[must_use]
     pub fn new(event: &RecordedEvent, cause: impl Into<String>) -> Self {
         Self {
@@ -110,8 +145,14 @@ impl CannotApply {
             ),
             event_type: event.event_type.clone(),
             event_version: event.event_version.clone(),
+            kind: StopKind::Other,
             cause: cause.into(),
         }
+    }
+
+    #[must_use]
+    pub(crate) fn of_kind(self, kind: StopKind) -> Self {
+        Self { kind, ..self }
     }
 }
 

@@ -27,7 +27,7 @@ use crate::{
     first_build::first_build,
     head::HeadWatch,
     journal::{self, JournalError},
-    projection::{ApplyError, CannotApply, Entry, Generation, Projection, Start},
+    projection::{ApplyError, CannotApply, Entry, Generation, Projection, Start, StopKind},
     rebuild::{Options, RebuildError},
     sequencer::back_off,
     status::{ProjectionStatus, Stopped, status},
@@ -359,6 +359,7 @@ impl Projector {
                 BatchError::Refused { .. } if *limit > 1 => *limit /= 2,
                 BatchError::Refused { event, cause } => {
                     let stopped = Stopped {
+                        kind: StopKind::RefusedRows,
                         cause: format!("the database refuses its rows: {cause}"),
                         ..event
                     };
@@ -445,7 +446,7 @@ impl Projector {
                     SET position = $3, state = $4, detail = $5, stopped = $6,
                         updated_at = clock_timestamp()
                   WHERE name = $1 AND version = $2
-                    AND (position, state, detail) IS DISTINCT FROM ($3, $4, $5)",
+                    AND (position, state, detail, stopped) IS DISTINCT FROM ($3, $4, $5, $6)",
             )
             .bind(projection.name())
             .bind(projection.version())
@@ -475,7 +476,8 @@ impl Projector {
         sqlx::query(
             "UPDATE projections
                 SET state = 'stopped', detail = $3, stopped = $4, updated_at = clock_timestamp()
-              WHERE name = $1 AND version = $2 AND (state, detail) IS DISTINCT FROM ('stopped', $3)",
+              WHERE name = $1 AND version = $2
+                AND (state, detail, stopped) IS DISTINCT FROM ('stopped', $3, $4)",
         )
         .bind(projection.name())
         .bind(projection.version())
@@ -630,6 +632,7 @@ fn unreadable(position: i64, cause: &JournalError) -> Stopped {
         stream: None,
         event_type: None,
         event_version: None,
+        kind: StopKind::UnreadableLine,
         cause: cause.to_string(),
     }
 }

@@ -85,6 +85,22 @@ impl RebuildError {
     }
 }
 
+/// A rebuild that did not come to its end, and what it had decided before.
+#[derive(Debug, thiserror::Error)]
+#[error("{cause}")]
+pub struct Unfinished {
+    #[source]
+    pub cause: RebuildError,
+    /// What became of those that were done before: they stay so.
+    pub decided: Vec<Rebuilt>,
+}
+
+impl From<RebuildError> for Unfinished {
+    fn from(cause: RebuildError) -> Self {
+        Self { cause, decided: Vec::new() }
+    }
+}
+
 impl From<JournalError> for RebuildError {
     fn from(cause: JournalError) -> Self {
         match cause {
@@ -108,7 +124,7 @@ impl From<ApplyError> for RebuildError {
 pub struct Options {
     /// Builds and compares, and swaps nothing. No indexes are made, for they change no row.
     pub dry_run: bool,
-    /// Swaps although live and new differ: the book is right.
+    /// Swaps although live and new differ, or the live ones can't be read: the book is right.
     pub repair: bool,
     /// So many rows of each projection are kept in memory before they are written.
     pub rows_in_memory: usize,
@@ -146,7 +162,7 @@ pub enum Outcome {
     Swapped,
     /// Live and new are equal, and nothing was to be swapped.
     Compared,
-    /// Live and new differ, and nothing was swapped.
+    /// Live and new differ, or the live ones can't be read, and nothing was swapped.
     Differs,
 }
 
@@ -158,7 +174,7 @@ pub async fn rebuild(
     options: Options,
     cancel: &CancellationToken,
     tell: &mut (dyn FnMut(&Progress) + Send),
-) -> Result<Vec<Rebuilt>, RebuildError> {
+) -> Result<Vec<Rebuilt>, Unfinished> {
     // One that is named twice is built once.
     let mut once: Vec<&'static dyn Projection> = Vec::with_capacity(chosen.len());
     for projection in chosen.iter().copied() {
@@ -180,7 +196,8 @@ pub async fn verify(
 ) -> Result<Verified, RebuildError> {
     let options = Options { dry_run: true, ..Options::default() };
     let cancel = CancellationToken::new();
-    let mut rebuilt = rebuild(pool, &[projection], options, &cancel, &mut |_| {}).await?;
+    let rebuilt = rebuild(pool, &[projection], options, &cancel, &mut |_| {}).await;
+    let mut rebuilt = rebuilt.map_err(|unfinished| unfinished.cause)?;
     rebuilt.pop().map(|rebuilt| rebuilt.verified).ok_or(RebuildError::UnderWay(projection.name()))
 }
 
@@ -194,6 +211,7 @@ struct Rebuild {
     resumed: Vec<i64>,
     /// What is not yet decided.
     open: Vec<&'static dyn Projection>,
+    decided: Vec<Rebuilt>,
 }
 
 impl Rebuild {
@@ -220,10 +238,11 @@ impl Rebuild {
         }
         let resumed = parts.iter().map(|part| part.position).collect();
         let open = chosen.to_vec();
-        Ok(Self { pool: pool.clone(), conn, backend, options, parts, resumed, open })
+        let decided = Vec::with_capacity(parts.len());
+        Ok(Self { pool: pool.clone(), conn, backend, options, parts, resumed, open, decided })
     }
 
-    async fn run(&mut self, watch: &mut Watch<'_>) -> Result<Vec<Rebuilt>, RebuildError> {
+    async fn run(&mut self, watch: &mut Watch<'_>) -> Result<(), RebuildError> {
         let from = self.resumed.iter().copied().min().unwrap_or(0);
         watch.starts_at(from, journal::head(&self.pool).await?.position);
         // No further than the live ones are, for there they are compared.
@@ -238,7 +257,6 @@ impl Rebuild {
             let (conn, pool, parts) = (&mut self.conn, &self.pool, &mut self.parts);
             fold_until(conn, pool, parts, target, Phase::Folding, watch).await?;
         }
-        let mut rebuilt = Vec::with_capacity(self.parts.len());
         let parts = std::mem::take(&mut self.parts);
         let (shared, _) = watch.times();
         for (mut part, resumed_at) in parts.into_iter().zip(self.resumed.clone()) {
@@ -263,10 +281,9 @@ impl Rebuild {
                 phases,
                 verified,
             };
-            self.decided(part.projection, &one).await?;
-            rebuilt.push(one);
+            self.decided(part.projection, one).await?;
         }
-        Ok(rebuilt)
+        Ok(())
     }
 
     /// What is done for each by itself: from the common pass to its swap.
@@ -293,7 +310,7 @@ impl Rebuild {
             let head = journal::head(&self.pool).await?.position;
             self.catch_up(part, head - CLOSE, watch).await?;
             watch.enter(Phase::Swapping);
-            if self.swap(part).await? {
+            if self.swap(part, &verified).await? {
                 return Ok((Outcome::Swapped, verified));
             }
             watch
@@ -348,9 +365,10 @@ impl Rebuild {
     }
 
     /// Folds what is left and swaps, in one transaction; `false` if readers were in the way.
-    async fn swap(&mut self, part: &mut Part) -> Result<bool, RebuildError> {
+    async fn swap(&mut self, part: &mut Part, verified: &Verified) -> Result<bool, RebuildError> {
+        let mended = (!verified.is_equal()).then(|| verified.mended());
         let mut transaction = self.conn.begin().await?;
-        match swap(&mut transaction, part.projection, part.position).await {
+        match swap(&mut transaction, part.projection, part.position, mended.as_deref()).await {
             Ok(position) => {
                 transaction.commit().await?;
                 part.position = position;
@@ -369,13 +387,15 @@ impl Rebuild {
     async fn decided(
         &mut self,
         projection: &'static dyn Projection,
-        rebuilt: &Rebuilt,
+        rebuilt: Rebuilt,
     ) -> Result<(), RebuildError> {
         let (state, detail) = match rebuilt.outcome {
             Outcome::Swapped => ("swapped", None),
             Outcome::Compared => ("compared", None),
             Outcome::Differs => ("differs", Some(rebuilt.verified.with_rows())),
         };
+        // Whatever comes now: it has been found out, and a swap has been made.
+        self.decided.push(rebuilt);
         tables::drop_tables(&mut self.conn, projection, Generation::New).await?;
         settle(&mut self.conn, projection, state, detail.as_deref()).await?;
         self.open.retain(|open| open.name() != projection.name());
@@ -383,26 +403,23 @@ impl Rebuild {
     }
 
     /// Gives the right to build back before it returns; dropping the connection would do so later.
-    async fn end(
-        self,
-        result: Result<Vec<Rebuilt>, RebuildError>,
-    ) -> Result<Vec<Rebuilt>, RebuildError> {
-        if let Err(RebuildError::Displaced(_)) = &result {
+    async fn end(self, result: Result<(), RebuildError>) -> Result<Vec<Rebuilt>, Unfinished> {
+        let Self { pool, conn, backend, open, decided, .. } = self;
+        let Err(cause) = result else {
+            give_back(conn).await;
+            return Ok(decided);
+        };
+        let state = match &cause {
             // The tables and what is written of them are another's.
-            return result;
+            RebuildError::Displaced(_) => return Err(Unfinished { cause, decided }),
+            RebuildError::Cancelled => "cancelled",
+            _ => "failed",
+        };
+        // If this fails as well, it is found to be interrupted, and the next one goes on.
+        if let Err(left) = leave(&pool, conn, backend, &open, state, &cause).await {
+            tracing::warn!(cause = %left, "how a rebuild ended could not be written down: {left}");
         }
-        if let Err(cause) = &result {
-            let state =
-                if matches!(cause, RebuildError::Cancelled) { "cancelled" } else { "failed" };
-            let left = leave(&self.pool, self.conn, self.backend, &self.open, state, cause);
-            // If this fails as well, it is found to be interrupted, and the next one goes on.
-            if let Err(left) = left.await {
-                tracing::warn!(cause = %left, "how a rebuild ended could not be written down: {left}");
-            }
-            return result;
-        }
-        give_back(self.conn).await;
-        result
+        Err(Unfinished { cause, decided })
     }
 }
 
@@ -473,10 +490,12 @@ pub(crate) async fn leave(
 }
 
 /// Folds the lines after `position` and swaps, inside the caller's transaction; the position then.
+/// `mended` is written down: what differed, if something did.
 async fn swap(
     conn: &mut PgConnection,
     projection: &'static dyn Projection,
     mut position: i64,
+    mended: Option<&str>,
 ) -> Result<i64, RebuildError> {
     tables::send_vacuum_away(conn, projection).await?;
     sqlx::query(&format!("SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")).execute(&mut *conn).await?;
@@ -507,7 +526,7 @@ async fn swap(
     .bind(Json(projection.fingerprint()))
     .execute(&mut *conn)
     .await?;
-    settle(conn, projection, "swapped", None).await?;
+    settle(conn, projection, "swapped", mended).await?;
     Ok(position)
 }
 

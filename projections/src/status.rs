@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use sqlx::{PgPool, Row, types::Json};
 
-use crate::projection::{CannotApply, Projection};
+use crate::projection::{CannotApply, Projection, StopKind};
 
 /// How one projection stands.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -38,6 +38,9 @@ pub struct Stopped {
     pub stream: Option<String>,
     pub event_type: Option<String>,
     pub event_version: Option<String>,
+    /// Not noted by older binaries.
+    #[serde(default)]
+    pub kind: StopKind,
     pub cause: String,
 }
 
@@ -48,6 +51,7 @@ impl From<&CannotApply> for Stopped {
             stream: Some(cannot.stream.clone()),
             event_type: Some(cannot.event_type.clone()),
             event_version: Some(cannot.event_version.clone()),
+            kind: cannot.kind,
             cause: cannot.cause.clone(),
         }
     }

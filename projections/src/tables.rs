@@ -220,6 +220,10 @@ pub(crate) async fn send_vacuum_away(
     run(conn, "SET LOCAL lock_timeout = '5s'").await?;
     for table in projection.tables() {
         let live = table.relation(projection.version(), Generation::Live);
+        // One that is gone is made anew.
+        if oid_of(conn, &live).await?.is_none() {
+            continue;
+        }
         run(conn, &format!("LOCK TABLE ledger.{live} IN SHARE UPDATE EXCLUSIVE MODE")).await?;
     }
     Ok(())
@@ -236,11 +240,27 @@ pub(crate) async fn swap_tables(
         let live = table.relation(projection.version(), Generation::Live);
         run(conn, &format!("ALTER TABLE ledger.{new} RENAME TO {live}")).await?;
         for index in table.indexes.iter().map(|index| index.name).chain(["pkey"]) {
+            // A table that somebody has moved aside keeps the names of its indexes.
+            if let Some(oid) = oid_of(conn, &format!("{live}_{index}")).await? {
+                run(conn, &format!("ALTER INDEX ledger.{live}_{index} RENAME TO moved_{oid}"))
+                    .await?;
+            }
             run(conn, &format!("ALTER INDEX ledger.{new}_{index} RENAME TO {live}_{index}"))
                 .await?;
         }
     }
     Ok(())
+}
+
+/// The number under which the catalogue has a table or an index of schema `ledger`, if it is there.
+pub(crate) async fn oid_of(
+    conn: &mut PgConnection,
+    relation: &str,
+) -> Result<Option<i64>, sqlx::Error> {
+    sqlx::query_scalar("SELECT to_regclass($1)::oid::bigint")
+        .bind(format!("ledger.{relation}"))
+        .fetch_one(conn)
+        .await
 }
 
 async fn run(conn: &mut PgConnection, statement: &str) -> Result<(), sqlx::Error> {

@@ -8,7 +8,7 @@ use axum::{
 };
 use chrono::{DateTime, Utc};
 use domain::Role;
-use projections::{Build, Options, Phase, Projection, ProjectionStatus};
+use projections::{Build, Options, Phase, Projection, ProjectionStatus, StopKind};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -245,8 +245,11 @@ impl ProjectionView {
 /// What to do about a projection that is stopped.
 #[must_use]
 pub fn advice(status: &ProjectionStatus) -> &'static str {
-    let unknown_event = status.stopped.as_ref().is_some_and(|stopped| stopped.event_type.is_some());
-    if unknown_event {
+    let stopped = status.stopped.as_ref();
+    if stopped.is_some_and(|stopped| stopped.kind == StopKind::RefusedRows) {
+        "See whether its table is whole (`entrybook projections verify`); `entrybook projections rebuild --repair` \
+         makes it anew, and the projection goes on by itself, from this line."
+    } else if stopped.is_some_and(|stopped| stopped.event_type.is_some()) {
         "Run a version of Entrybook that can apply this event: the projection then goes on by itself, from this line."
     } else {
         "Look at the book at this line (`entrybook audit`), and run a version of Entrybook that can read it, or mend \

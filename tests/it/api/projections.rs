@@ -1,13 +1,24 @@
 //! Rebuilding over HTTP, and how the projections are told to who follows them.
 
+use std::time::Duration;
+
+use ::projections::Revocations;
+use entrybook::{
+    App, HttpSettings, Parts,
+    bootstrap::{Database, Services, Size},
+    config::{Config, Sources},
+    processes, server,
+};
 use serde_json::{Value, json};
 use sqlx::{ConnectOptions, Connection};
+use tokio::net::TcpListener;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::support::{
-    held::{Held, poison},
+    held::{Held, never_built, poison, readable_again},
     http::{Answer, Api},
     scratch,
-    server::{ADMIN_PASSWORD, PATIENCE, Server, Setup, Tokens, eventually},
+    server::{ADMIN_PASSWORD, PATIENCE, Server, Setup, Tokens, client, eventually},
     shared::{Running, unique},
 };
 
@@ -185,6 +196,44 @@ async fn a_damaged_table_is_found_out_and_repaired_only_when_told() {
     assert_eq!(disabled().await, Some(false));
 }
 
+/// Of several that are rebuilt together one fails: the API tells what became of each.
+#[tokio::test]
+async fn what_was_swapped_before_an_error_is_told_with_the_error_of_the_others() {
+    let running = Running::start(&[]).await;
+    let api = running.api();
+    let admin = api.admin().await;
+    // Rows that wait for the table would hold up more than the comparison; of accounts there come none.
+    eventually("users is level", async || {
+        let view = get(&api, "users", &admin.access).await;
+        (view["lag_events"] == 0 && view["state"] == "live").then_some(())
+    })
+    .await;
+    let held = Held::live_table_of(&running.database, "users").await;
+    let body = json!({"names": ["sessions", "users"]});
+    api.post(&path("", "rebuild")).bearer(&admin.access).json(body).send().await.is(202);
+    let mut connection = running.database.connect_options().connect().await.unwrap();
+    let cut = "SELECT pg_terminate_backend(l.pid)
+                 FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)
+                WHERE NOT l.granted AND l.relation = 'ledger.users_v1'::regclass
+                  AND a.query ~ 'hash_record_extended' LIMIT 1";
+    eventually("it compares users", async || {
+        sqlx::query_scalar::<_, bool>(cut).fetch_optional(&mut connection).await.unwrap()
+    })
+    .await;
+    connection.close().await.unwrap();
+    held.let_go().await;
+    let told = eventually("both are decided", async || {
+        let all = api.get(ALL).bearer(&admin.access).send().await.is(200).json();
+        (of(&all, "users")["build"]["state"] == "failed").then_some(all)
+    })
+    .await;
+    assert_eq!(of(&told, "sessions")["build"]["state"], "swapped", "{told}");
+    let detail = of(&told, "users")["build"]["detail"].as_str().unwrap();
+    assert!(detail.contains("the database failed"), "{detail}");
+    let log = std::fs::read_to_string(&running.server.log_path).unwrap();
+    assert!(log.contains("sessions was built anew"), "{log}");
+}
+
 /// Server-sent events, as a program reads them.
 struct Follower {
     answer: reqwest::Response,
@@ -193,7 +242,10 @@ struct Follower {
 
 impl Follower {
     async fn of(server: &Server, token: &str) -> Self {
-        let answer = server.get(PROGRESS, token).await.unwrap();
+        Self::reading(server.get(PROGRESS, token).await.unwrap())
+    }
+
+    fn reading(answer: reqwest::Response) -> Self {
         assert_eq!(answer.status(), 200);
         let header = |name: &str| answer.headers()[name].to_str().unwrap().to_owned();
         assert_eq!(header("content-type"), "text/event-stream");
@@ -356,6 +408,74 @@ async fn a_stream_ends_with_the_session_the_role_and_the_server() {
     assert!(!log.contains("were not finished"), "it did not wait for who follows:\n{log}");
 }
 
+/// How long an answer may take here, and whatever else of a request.
+const DEADLINE: Duration = Duration::from_secs(2);
+
+/// A replica in this process, with limits that no setting has.
+async fn impatient_replica(running: &Running, cancel: &CancellationToken) -> String {
+    let environment = running.setup.extra.iter().map(|(key, value)| (key.into(), value.into()));
+    let database_url = ("DATABASE_URL".into(), running.database.url().into());
+    let sources = Sources::gather(&[], None, environment.chain([database_url])).unwrap();
+    let config = Config::read(&sources).unwrap();
+    let database = Database::open(&config).await.unwrap();
+    let public_url = config.public_url(0).unwrap();
+    let size = Size::of_server(&config);
+    let services = Services::open(&config, &database, public_url.origin(), size).await.unwrap();
+    let lifetime = config.access_token_lifetime.to_std().unwrap();
+    let revocations =
+        Revocations::new(services.background.clone(), services.sequencer.head(), lifetime);
+    let app = App::new(Parts {
+        book: services.book,
+        background: services.background,
+        sequencer: services.sequencer,
+        projector: services.projector,
+        revocations,
+        settings: HttpSettings {
+            header_timeout: DEADLINE,
+            body_timeout: DEADLINE,
+            request_timeout: DEADLINE,
+            ..config.http(public_url)
+        },
+    });
+    processes::spawn(&app, &TaskTracker::new(), cancel);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(server::serve(listener, app, cancel.clone().cancelled_owned()));
+    url
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_outlives_the_deadline_of_other_answers() {
+    let running = Running::start(&[("ENTRYBOOK_PUBLIC_URL", "http://localhost:8080")]).await;
+    let admin = running.api().admin().await;
+    let cancel = CancellationToken::new();
+    let url = impatient_replica(&running, &cancel).await;
+    let there = Api::new(&*url);
+    eventually("tokens are good there", async || {
+        let ask = client().get(there.url("/api/v1/auth/me")).bearer_auth(&admin.access);
+        (ask.send().await.unwrap().status() == 200).then_some(())
+    })
+    .await;
+    let ask = client().get(format!("{url}{PROGRESS}")).bearer_auth(&admin.access);
+    let mut follower = Follower::reading(ask.send().await.unwrap());
+    let head = follower.next().await.unwrap()["head"].as_i64().unwrap();
+
+    // Asked for later, and its time is over.
+    let held = Held::live_table_of(&running.database, "users").await;
+    let late = client().get(there.url("/api/v1/admin/users")).bearer_auth(&admin.access);
+    let late = late.send().await.unwrap();
+    assert_eq!(late.status(), 503);
+    let late = late.text().await.unwrap();
+    assert!(late.contains("took too long"), "{late}");
+    held.let_go().await;
+
+    running.api().register("ada").await;
+    let heard = |told: &Value| told["head"].as_i64().unwrap() > head;
+    follower.hears("the book has grown", heard).await;
+    cancel.cancel();
+    follower.ends("the server stops").await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_poisoned_event_stops_its_projections_alone_and_is_told_everywhere() {
     let running = Running::start(&[]).await;
@@ -404,7 +524,9 @@ async fn a_poisoned_event_stops_its_projections_alone_and_is_told_everywhere() {
     let metrics = api.get("/metrics").send().await.is(200).text();
     for line in [
         "entrybook_projection_stopped{projection=\"users\"} 1".to_owned(),
-        format!("entrybook_projection_stopped_position{{projection=\"users\"}} {position}"),
+        format!(
+            "entrybook_projection_stopped_position{{projection=\"users\",stream=\"User\",cause=\"newer_version\"}} {position}"
+        ),
         "entrybook_projection_state{projection=\"users\",state=\"stopped\"} 1".to_owned(),
         "entrybook_projection_stopped{projection=\"sessions\"} 0".to_owned(),
         "entrybook_process_position{process=\"end_sessions\"}".to_owned(),
@@ -423,18 +545,7 @@ async fn a_poisoned_event_stops_its_projections_alone_and_is_told_everywhere() {
     assert!(!sessions["sessions"].as_array().unwrap().is_empty());
 
     // Once a binary can apply it (here: once the event is as this one knows it), it goes on by itself.
-    let mut connection = running.database.connect_options().connect().await.unwrap();
-    sqlx::raw_sql(
-        "ALTER TABLE events DISABLE TRIGGER append_only;
-         UPDATE events SET event_version = (SELECT event_version FROM events
-                                             WHERE event_type = 'UserDisabled' AND event_version <> '99.0' LIMIT 1)
-          WHERE event_version = '99.0';
-         ALTER TABLE events ENABLE ALWAYS TRIGGER append_only;",
-    )
-    .execute(&mut connection)
-    .await
-    .unwrap();
-    connection.close().await.unwrap();
+    readable_again(&running.database).await;
     for name in ["users", "audit_history"] {
         eventually(&format!("{name} goes on"), async || {
             let view = get(&api, name, &admin.access).await;
@@ -454,24 +565,7 @@ async fn what_reads_a_half_built_table_waits_and_signing_in_does_not() {
     running.api().register("ada").await;
     let Running { server, setup, database, .. } = running;
     assert!(server.stop().await.success());
-    // As after an upgrade: the tables are registered and empty. Somebody else builds them, and is slow;
-    // this is the lock of who builds (`projections::tables::BUILD_LOCK`).
-    let mut builder = database.connect_options().connect().await.unwrap();
-    for name in ["users", "sessions", "audit_history"] {
-        sqlx::query("SELECT pg_advisory_lock(236433410, hashtext($1))")
-            .bind(name)
-            .execute(&mut builder)
-            .await
-            .unwrap();
-    }
-    sqlx::raw_sql(
-        "TRUNCATE ledger.users_v1, ledger.sessions_v1, ledger.audit_history_v1, ledger.audit_history_times_v1;
-         UPDATE projections SET built = false, state = 'building', position = 0
-          WHERE name IN ('users', 'sessions', 'audit_history')",
-    )
-    .execute(&mut builder)
-    .await
-    .unwrap();
+    let builder = never_built(&database).await;
 
     let server = setup.launch();
     eventually("it answers", async || server.http.get(server.url("/healthz")).send().await.ok())

@@ -3,6 +3,7 @@
 use super::*;
 use crate::projections::book::{Book, Reader, user};
 use crate::support::database::TestDatabase;
+use crate::support::held::Held;
 use crate::support::scratch;
 use domain::GuardSubject;
 use nix::pty::{Winsize, openpty};
@@ -212,6 +213,82 @@ async fn damage_is_found_shown_masked_and_mended() {
 }
 
 #[tokio::test]
+async fn a_table_that_can_not_be_read_is_damage_and_is_mended() {
+    let kept = Kept::with(100).await;
+    kept.execute(
+        "DROP TABLE ledger.users_v1; ALTER TABLE ledger.sessions_v1 DROP COLUMN last_source",
+    )
+    .await;
+    let before = kept.live().await;
+    for verb in [&["verify"][..], &["rebuild", "users", "sessions"]] {
+        let found = kept.run(verb);
+        assert_eq!(found.code, 6, "{}{}", found.out, found.err);
+        for said in [
+            "users: DAMAGED; the live one can't be read, and nothing was swapped",
+            "users can't be compared, because the table is not there. ",
+            "sessions can't be compared, because column last_source is missing. ",
+            "entrybook projections rebuild --repair users sessions",
+        ] {
+            assert!(found.out.contains(said), "{said}: {}", found.out);
+        }
+        assert_eq!(kept.live().await, before, "nothing was swapped");
+    }
+    let lines = json_lines(&kept.run(&["verify", "users", "--json"]).out);
+    let result = of_type(&lines, "result")[0];
+    assert_eq!((&result["outcome"], &result["equal"]), (&json!("differs"), &json!(false)));
+    assert_eq!(result["verified"]["tables"][0]["unreadable"], "the table is not there");
+
+    // Its rows can't be written either.
+    let mut book = Book::new(kept.pool());
+    book.register(user(77), "zoe").await;
+    let said = kept.run(&["rebuild", "users", "sessions", "--repair"]).ok();
+    let outcome = "built anew and swapped in; the live one could not be compared";
+    for name in ["users", "sessions"] {
+        assert!(said.contains(&format!("{name}: {outcome}")), "{said}");
+    }
+    let said = kept.run(&["verify", "users", "sessions"]).ok();
+    assert_eq!(said.matches(": equal").count(), 2, "{said}");
+    assert!(!kept.run(&["status"]).ok().contains("stopped"));
+}
+
+#[tokio::test]
+async fn what_was_done_before_an_error_is_told_beside_it() {
+    let kept = Kept::with(100).await;
+    let before = kept.live().await;
+    let held = Held::live_table_of(&kept.database, "sessions").await;
+    let child = kept
+        .setup
+        .command(&["projections", "rebuild", "users", "sessions", "--json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // It waits for the table, and is cut.
+    let cut = "SELECT pg_terminate_backend(pid) FROM pg_locks
+                WHERE NOT granted AND relation = 'ledger.sessions_v1'::regclass LIMIT 1";
+    eventually("it compares sessions", async || {
+        sqlx::query_scalar::<_, bool>(cut).fetch_optional(kept.pool()).await.unwrap()
+    })
+    .await;
+    let ended = Answer::of(child.wait_with_output().unwrap());
+    held.let_go().await;
+    assert!(![0, 6].contains(&ended.code), "{} {}", ended.code, ended.err);
+    assert!(ended.err.contains("Before that users was swapped in."), "{}", ended.err);
+    let lines = json_lines(&ended.out);
+    let results = of_type(&lines, "result");
+    let [users] = &results[..] else { panic!("{results:?}") };
+    assert_eq!((&users["projection"], &users["outcome"]), (&json!("users"), &json!("swapped")));
+    assert!(users["seconds"].is_f64() && users["verified"]["tables"].is_array(), "{users}");
+    let changed = before.iter().zip(&kept.live().await).filter(|(was, is)| was != is).count();
+    assert_eq!(changed, 1);
+    let status = kept.run(&["status", "--json"]).json();
+    assert_eq!(
+        (&status[0]["build"]["state"], &status[1]["build"]["state"]),
+        (&json!("swapped"), &json!("failed"))
+    );
+}
+
+#[tokio::test]
 async fn verify_finds_damage_beneath_the_read_tables() {
     let kept = Kept::with(100).await;
     kept.execute("DELETE FROM identifiers WHERE index = (SELECT min(index) FROM identifiers)")
@@ -364,6 +441,69 @@ async fn broken_off_it_leaves_the_live_tables_and_the_next_run_goes_on() {
     assert!(said.contains("It went on after line 5"), "{said}");
     assert_ne!(kept.live().await, before);
     assert_eq!(kept.run(&["status"]).ok().matches("The last").count(), 0);
+}
+
+/// The first asks it to end in good order. What hinders that hinders nobody who asks again.
+#[tokio::test]
+async fn a_second_ctrl_c_ends_it_at_once() {
+    const LINES: i64 = 2_000;
+    let kept = Kept::with(LINES).await;
+    let before = kept.live().await;
+    let held = Held::live_table_of(&kept.database, "users").await;
+    let mut child = kept
+        .setup
+        .command(&["projections", "rebuild", "users", "--json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+    let is_so = async |what: &str| {
+        let so = format!("SELECT EXISTS ({what})");
+        let so: bool = sqlx::query_scalar(&so).fetch_one(kept.pool()).await.unwrap();
+        so.then_some(())
+    };
+    eventually("it compares", async || {
+        is_so("SELECT FROM builds WHERE name = 'users' AND phase = 'comparing'").await
+    })
+    .await;
+    // How it ended is written down here.
+    let mut builds = kept.pool().begin().await.unwrap();
+    let lock = "SELECT FROM builds WHERE name = 'users' FOR UPDATE";
+    sqlx::query(lock).execute(&mut *builds).await.unwrap();
+
+    kill(pid, Signal::SIGINT).unwrap();
+    eventually("it would write down that it was cancelled", async || {
+        is_so(
+            "SELECT FROM pg_stat_activity WHERE datname = current_database()
+                AND wait_event_type = 'Lock' AND query LIKE 'UPDATE builds SET state%'",
+        )
+        .await
+    })
+    .await;
+    assert!(child.try_wait().unwrap().is_none(), "it ends in good order");
+    kill(pid, Signal::SIGINT).unwrap();
+    eventually("it ends", async || child.try_wait().unwrap()).await;
+    let ended = Answer::of(child.wait_with_output().unwrap());
+    assert_eq!(ended.code, 130, "{}{}", ended.out, ended.err);
+    for words in ["The live tables serve as before", "entrybook projections rebuild users"] {
+        assert!(ended.err.contains(words), "{}", ended.err);
+    }
+    assert_eq!(json_lines(&ended.out).last().unwrap()["type"], "broken_off");
+
+    builds.rollback().await.unwrap();
+    held.let_go().await;
+    assert_eq!(kept.live().await, before);
+    // What it had asked of the database ends when that notices.
+    let said = eventually("nobody is at it", async || {
+        let again = kept.run(&["rebuild", "users"]);
+        let turned_away = again.code == 4 && again.err.contains("another process");
+        (!turned_away).then(|| again.ok())
+    })
+    .await;
+    assert!(said.contains("users: built anew and swapped in"), "{said}");
+    assert!(said.contains("It went on after line 2,000"), "{said}");
+    assert_ne!(kept.live().await, before);
 }
 
 /// What a terminal of 120 columns gets on standard error, and how the verb ended.

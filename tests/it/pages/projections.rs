@@ -5,7 +5,7 @@ use sqlx::{ConnectOptions, Connection};
 
 use crate::support::{
     browser::{Browser, JavaScript},
-    held::Held,
+    held::{Held, poison, readable_again},
     server::{ADMIN_PASSWORD, eventually},
     shared::Running,
     tools,
@@ -142,6 +142,72 @@ async fn without_a_script_the_page_is_loaded_anew_while_something_runs() {
     ask.header("cookie", format!("entrybook_access={}", ada.access)).send().await.is(403);
     held.let_go().await;
     says(&browser, "users", "Rebuilt").await;
+    let complaints = browser.complaints().await;
+    assert!(complaints.is_empty(), "{complaints:?}");
+    browser.close().await;
+}
+
+async fn execute(running: &Running, statement: &str) {
+    let mut connection = running.database.connect_options().connect().await.unwrap();
+    sqlx::raw_sql(statement).execute(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stopped_projection_says_why_and_a_rebuild_makes_it_go_on() {
+    if !tools::with("browser") {
+        return;
+    }
+    let running = Running::start(&[]).await;
+    let api = running.api();
+    let (admin, ada) = (api.admin().await, api.register("ada").await);
+    let eve = api.register("eve").await;
+    let disable = api.post(&format!("/api/v1/admin/users/{}/disable", eve.user_id));
+    disable.bearer(&admin.access).send().await.is(200);
+    let browser = super::browser(&running, JavaScript::On).await;
+    as_admin(&browser).await;
+    says(&browser, "users", "Live").await;
+
+    // An event that this binary can't apply: neither can a rebuild, until it can be read.
+    let sequence = poison(&running.database, &ada.user_id).await;
+    let text = says(&browser, "users", "Stopped").await;
+    for words in [
+        "It waits at line",
+        "Nothing is skipped; signing in and the other projections go on.",
+        &format!("User {} number {sequence}", ada.user_id),
+        "UserDisabled",
+        "newer version",
+        "What to do",
+        "goes on by itself",
+    ] {
+        assert!(text.contains(words), "{words:?} in {text}");
+    }
+    says(&browser, "sessions", "Live").await;
+    browser.press_within(&part("users"), "Rebuild").await;
+    let text = says(&browser, "users", "failed. What serves is as it was.").await;
+    assert!(text.contains("Stopped") && text.contains("What to do"), "{text}");
+    readable_again(&running.database).await;
+    browser.press_within(&part("users"), "Rebuild").await;
+    let text = says(&browser, "users", "Rebuilt").await;
+    assert!(!text.contains("Stopped") && !text.contains("What to do"), "{text}");
+
+    // A table that refuses a row stays stopped by itself, and new tables don't refuse it.
+    execute(
+        &running,
+        "ALTER TABLE ledger.users_v1 ADD CONSTRAINT odd CHECK (position < 0) NOT VALID",
+    )
+    .await;
+    api.register("ben").await;
+    let text = says(&browser, "users", "Stopped").await;
+    for words in ["UserRegistered", "violates check constraint", "What to do"] {
+        assert!(text.contains(words), "{words:?} in {text}");
+    }
+    browser.press_within(&part("users"), "Rebuild").await;
+    let text = says(&browser, "users", "Live").await;
+    assert!(text.contains("Rebuilt") && !text.contains("What to do"), "{text}");
+    browser.press("Users").await;
+    browser.arrives("/users").await;
+    browser.shows("ben").await;
     let complaints = browser.complaints().await;
     assert!(complaints.is_empty(), "{complaints:?}");
     browser.close().await;

@@ -13,7 +13,7 @@ use std::{
 };
 
 use ::projections::{
-    BuildState, Options, Outcome, Phase, Progress, RebuildError, Rebuilt, builds, rebuild, users,
+    BuildState, Options, Outcome, Phase, Progress, RebuildError, Rebuilt, builds, users,
 };
 use sqlx::{
     PgPool,
@@ -30,7 +30,7 @@ use super::{
     book::{Book, Reader, eventually, user},
     projecting::Running,
     random_book::RandomBook,
-    rebuilding::{few_rows, rebuild_with},
+    rebuilding::{few_rows, rebuild, rebuild_with},
     views::contents,
 };
 use crate::support::database::TestDatabase;

@@ -1,9 +1,11 @@
 //! Live tables that were damaged, and folds that changed: found, told apart, shown without what is
 //! sealed, and mended by who asks for it.
 
-use ::projections::{FoldState, Options, Outcome, builds, rebuild, verify};
+use ::projections::{
+    Build, BuildState, FoldState, Options, Outcome, RebuildError, builds, rebuild, verify,
+};
 use serde_json::json;
-use sqlx::PgPool;
+use sqlx::{PgPool, postgres::PgPoolOptions};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -11,7 +13,7 @@ use super::{
     rebuilding::{leftovers, named, rebuild_with},
     views::contents,
 };
-use crate::support::database::TestDatabase;
+use crate::support::{database::TestDatabase, held::Held};
 
 async fn run(pool: &PgPool, statement: &str) {
     sqlx::raw_sql(statement).execute(pool).await.unwrap();
@@ -100,6 +102,151 @@ async fn a_damaged_table_is_found_and_mended_only_where_that_is_asked_for() {
     assert_eq!(contents(pool).await, whole);
 }
 
+/// Whoever damaged it has changed the table itself, not only what is in it.
+#[tokio::test]
+async fn a_live_table_that_can_not_be_read_is_told_and_mended_where_that_is_asked_for() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    Book::new(pool).fill().await;
+    let reader = Reader::new(pool).await;
+    reader.read().await;
+    let whole = contents(pool).await;
+    let live = "SELECT coalesce(array_agg(oid::bigint ORDER BY oid), '{}') FROM pg_class
+                 WHERE relnamespace = 'ledger'::regnamespace AND relkind = 'r'";
+    for (name, table, damage, why) in [
+        ("users", "users", "DROP TABLE ledger.users_v1", "the table is not there"),
+        (
+            "users",
+            "users",
+            "ALTER TABLE ledger.users_v1 RENAME TO users_aside",
+            "the table is not there",
+        ),
+        (
+            "users",
+            "users",
+            "ALTER TABLE ledger.users_v1 DROP COLUMN disabled",
+            "column disabled is missing",
+        ),
+        (
+            "users",
+            "users",
+            "ALTER TABLE ledger.users_v1 ALTER COLUMN disabled TYPE text",
+            "column disabled is text instead of boolean",
+        ),
+        (
+            "users",
+            "users",
+            "ALTER TABLE ledger.users_v1 ADD COLUMN note text",
+            "column note is none of its own",
+        ),
+        (
+            "users",
+            "users",
+            "ALTER TABLE ledger.users_v1 DROP COLUMN disabled,
+                                          ADD COLUMN disabled boolean NOT NULL DEFAULT false",
+            "its columns are in another order",
+        ),
+        (
+            "audit_history",
+            "audit_history_times",
+            "DROP TABLE ledger.audit_history_times_v1",
+            "the table is not there",
+        ),
+    ] {
+        run(pool, damage).await;
+        let before: Vec<i64> = sqlx::query_scalar(live).fetch_one(pool).await.unwrap();
+        let chosen = [named(name)];
+        let found = verify(pool, chosen[0]).await.unwrap();
+        assert!(!found.is_equal() && !found.is_comparable(), "{damage}: {found:?}");
+        for one in &found.tables {
+            let told = one.unreadable.as_deref();
+            assert_eq!(told, (one.table == table).then_some(why), "{damage}: {found:?}");
+        }
+        let said = found.to_string();
+        let sentence = format!("{table} can't be compared, because {why}. ");
+        assert!(said.contains(&sentence) && said.contains("rebuild with repair"), "{said}");
+
+        let refused = rebuild_with(pool, &chosen, Options::default()).await.unwrap();
+        assert_eq!((refused[0].outcome, &refused[0].verified), (Outcome::Differs, &found));
+        let after: Vec<i64> = sqlx::query_scalar(live).fetch_one(pool).await.unwrap();
+        assert_eq!(after, before, "nothing is swapped: {damage}");
+        let told = build_of(pool, name).await;
+        assert_eq!((told.state, told.detail), (BuildState::Differs, Some(said)));
+
+        let repair = Options { repair: true, ..Options::default() };
+        let mended = rebuild_with(pool, &chosen, repair).await.unwrap();
+        assert_eq!((mended[0].outcome, &mended[0].verified), (Outcome::Swapped, &found));
+        let told = build_of(pool, name).await;
+        assert_eq!(told.state, BuildState::Swapped);
+        let detail = told.detail.unwrap();
+        assert!(detail.starts_with("Swapped in, although users") || name != "users", "{detail}");
+        assert!(detail.contains(sentence.trim_end_matches(". ")), "{detail}");
+        assert!(contents(pool).await == whole, "{damage}");
+        run(pool, "DROP TABLE IF EXISTS ledger.users_aside").await;
+        for projection in ::projections::all() {
+            let verified = verify(pool, projection).await.unwrap();
+            assert!(verified.is_equal(), "{damage}: {verified}");
+        }
+    }
+    // As of a first start: the swaps have named all as they should be.
+    let names = "SELECT coalesce(array_agg(relname::text ORDER BY relname), '{}') FROM pg_class
+                  WHERE relnamespace = 'ledger'::regnamespace";
+    let mended: Vec<String> = sqlx::query_scalar(names).fetch_one(pool).await.unwrap();
+    let fresh = TestDatabase::create().await;
+    Reader::new(fresh.pool()).await.read().await;
+    let made: Vec<String> = sqlx::query_scalar(names).fetch_one(fresh.pool()).await.unwrap();
+    assert_eq!(mended, made);
+}
+
+/// A table that is whole, and can't be read for another reason, is not swapped away unseen.
+#[tokio::test]
+async fn a_lock_or_a_right_that_is_missing_is_no_damage() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    Book::new(pool).fill().await;
+    Reader::new(pool).await.read().await;
+    let whole = contents(pool).await;
+    let repair = Options { repair: true, swap_attempts: 1, ..Options::default() };
+
+    let options = database.connect_options().options([("lock_timeout", "200ms")]);
+    let hasty = PgPoolOptions::new().connect_with(options).await.unwrap();
+    let held = Held::live_table_of(&database, "users").await;
+    let broken = rebuild_with(&hasty, &[named("users")], repair).await;
+    assert_eq!(code_of(&broken).as_deref(), Some("55P03"), "{broken:?}");
+    held.let_go().await;
+    assert_eq!(build_of(pool, "users").await.state, BuildState::Failed);
+    assert!(contents(pool).await == whole);
+
+    run(
+        pool,
+        "DO $$ BEGIN
+             CREATE ROLE entrybook_test_stranger NOLOGIN;
+         EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$;
+         GRANT ALL ON SCHEMA ledger, public TO entrybook_test_stranger;
+         GRANT ALL ON ALL TABLES IN SCHEMA public TO entrybook_test_stranger;
+         DROP TABLE IF EXISTS ledger.users_v1_new",
+    )
+    .await;
+    let options = database.connect_options().options([("role", "entrybook_test_stranger")]);
+    let stranger = PgPoolOptions::new().connect_with(options).await.unwrap();
+    let broken = rebuild_with(&stranger, &[named("users")], repair).await;
+    assert_eq!(code_of(&broken).as_deref(), Some("42501"), "{broken:?}");
+    assert!(contents(pool).await == whole);
+}
+
+fn code_of<T>(result: &Result<T, RebuildError>) -> Option<String> {
+    match result {
+        Err(RebuildError::Database(sqlx::Error::Database(cause))) => {
+            cause.code().map(|code| code.into_owned())
+        }
+        _ => None,
+    }
+}
+
+async fn build_of(pool: &PgPool, name: &str) -> Build {
+    builds(pool).await.unwrap().into_iter().find(|one| one.name == name).unwrap()
+}
+
 #[tokio::test]
 async fn every_table_of_a_projection_is_compared_and_its_sealed_columns_are_masked() {
     let database = TestDatabase::create().await;
@@ -151,6 +298,28 @@ async fn a_changed_fold_is_told_from_a_damaged_table() {
         .await
         .unwrap();
     assert_eq!(verify(pool, users).await.unwrap().fold, FoldState::Same);
+
+    // So it is with what other tables are given, which older programs have not noted.
+    let history = named("audit_history");
+    let of_others = " (other tables)";
+    let stored: Vec<String> = history.fingerprint().into_keys().collect();
+    let (noted, not_noted): (Vec<_>, Vec<_>) =
+        stored.into_iter().partition(|line| !line.ends_with(of_others));
+    assert_eq!(noted.len(), not_noted.len() + 1, "one for each line, and one for the tables");
+    sqlx::query("UPDATE projections SET fold = fold - $1 WHERE name = 'audit_history'")
+        .bind(&not_noted)
+        .execute(pool)
+        .await
+        .unwrap();
+    run(pool, "UPDATE ledger.audit_history_times_v1 SET last_position = 1").await;
+    assert_eq!(verify(pool, history).await.unwrap().fold, FoldState::Same);
+    sqlx::query("UPDATE projections SET fold = jsonb_set(fold, ARRAY[$1], '\"other\"') WHERE name = 'audit_history'")
+        .bind("001 UserRegistered 1 (other tables)")
+        .execute(pool)
+        .await
+        .unwrap();
+    let changed = FoldState::Changed { events: vec!["UserRegistered 1 (other tables)".into()] };
+    assert_eq!(verify(pool, history).await.unwrap().fold, changed);
 
     run(pool, "UPDATE projections SET fold = NULL").await;
     let found = verify(pool, users).await.unwrap();

@@ -6,15 +6,16 @@ use std::{
 };
 
 use ::projections::{
-    BuildState, CannotApply, Fields, Generation, Line, Projection, ProjectionState, Projector,
-    Sequencer, Table, View, builds, verify,
+    BuildState, CannotApply, Generation, Index, Line, Projection, ProjectionState, Projector,
+    Sequencer, builds, verify,
 };
-use sqlx::{PgConnection, PgPool, Row, postgres::PgRow};
+use sqlx::{PgConnection, PgPool};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     book::{Book, Reader, eventually},
+    each_line::{EachLine, Quirk, is_alone},
     projecting::Running,
     random_book::RandomBook,
 };
@@ -32,74 +33,35 @@ static FOLDED: AtomicI64 = AtomicI64::new(0);
 /// Tests that use it run one after the other.
 static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
-impl View for Lines {
+impl Quirk for Lines {
     const NAME: &'static str = "lines";
-    const VERSION: i32 = 4;
-    const TABLES: &'static [Table] = &[Table {
-        name: "lines",
-        columns: "position bigint NOT NULL",
-        key: "position",
-        masked: &[],
-        indexes: &[::projections::Index { name: "again", on: "(position)" }],
-    }];
-    type Key = i64;
-    type Row = i64;
+    const INDEXES: &'static [Index] = &[Index { name: "again", on: "(position)" }];
 
-    fn concerns(_aggregate_type: &str) -> bool {
-        true
-    }
-
-    fn key(line: &Line<'_>) -> Result<i64, CannotApply> {
-        Ok(line.recorded.position)
-    }
-
-    fn begins(_line: &Line<'_>) -> bool {
-        true
-    }
-
-    fn fold(_row: Option<i64>, line: &Line<'_>) -> Result<i64, CannotApply> {
-        let position = line.recorded.position;
-        if position == POISONED.load(Ordering::Relaxed) {
+    fn meet(line: &Line<'_>) -> Result<(), CannotApply> {
+        if line.recorded.position == POISONED.load(Ordering::Relaxed) {
             return Err(line.cannot_apply("this view dislikes it"));
         }
         FOLDED.fetch_add(1, Ordering::Relaxed);
-        Ok(position)
+        Ok(())
     }
 
-    fn key_of(row: &i64) -> i64 {
-        *row
-    }
-
-    fn position(row: &i64) -> i64 {
-        *row
-    }
-
-    fn read(row: &PgRow) -> Result<i64, sqlx::Error> {
-        row.try_get("position")
-    }
-
-    fn write(row: &i64, fields: &mut Fields) {
-        fields.put(*row);
-    }
-
-    async fn also_write(
+    async fn write(
         conn: &mut PgConnection,
         _generation: Generation,
-        rows: &[&i64],
+        lines: &[&i64],
     ) -> Result<(), sqlx::Error> {
-        // Whoever else is writing holds this until its transaction ends.
-        let alone: bool =
-            sqlx::query_scalar("SELECT pg_try_advisory_xact_lock(7301, 3)").fetch_one(conn).await?;
-        if !alone {
+        if !is_alone::<Self>(conn).await? {
             OVERLAPPED.store(true, Ordering::Relaxed);
         }
-        let last = rows.iter().map(|row| **row).max().unwrap_or(0);
+        let last = lines.iter().map(|line| **line).max().unwrap_or(0);
         while last > LET_THROUGH.load(Ordering::Relaxed) {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
         Ok(())
     }
 }
+
+static LINES: EachLine<Lines> = EachLine::VIEW;
 
 /// A replica that builds with few rows in memory.
 struct Replica {
@@ -111,7 +73,7 @@ impl Replica {
     async fn start(pool: &PgPool) -> Self {
         let projector = Projector::new(
             pool.clone(),
-            vec![&Lines as &'static dyn Projection],
+            vec![&LINES as &'static dyn Projection],
             Sequencer::new(pool.clone()).head(),
         )
         .trying_again_after(Duration::from_millis(50))
@@ -126,7 +88,7 @@ impl Replica {
 }
 
 async fn shown(pool: &PgPool) -> (i64, i64) {
-    sqlx::query_as("SELECT count(*), coalesce(max(position), 0) FROM ledger.lines_v4")
+    sqlx::query_as("SELECT count(*), coalesce(max(position), 0) FROM ledger.lines_v1")
         .fetch_one(pool)
         .await
         .unwrap()
@@ -163,7 +125,7 @@ async fn a_first_build_is_made_by_one_and_gone_on_with_by_another() {
         assert_eq!((status.position, status.head), (1_500, 3_000));
     }
     assert_eq!(build_of_lines(pool).await, (BuildState::Running, 3_000));
-    let refused = verify(pool, &Lines).await;
+    let refused = verify(pool, &LINES).await;
     assert!(refused.is_err(), "{refused:?}");
 
     // Whoever is at it dies, and all its connections with it.
@@ -196,7 +158,7 @@ async fn a_first_build_is_made_by_one_and_gone_on_with_by_another() {
     assert!(!OVERLAPPED.load(Ordering::Relaxed), "one at a time");
     let folded = FOLDED.load(Ordering::Relaxed);
     assert!(folded < 4_500, "it went on where the other was: {folded} folded");
-    assert!(verify(pool, &Lines).await.unwrap().is_equal());
+    assert!(verify(pool, &LINES).await.unwrap().is_equal());
     left.task.abort();
 }
 
@@ -209,7 +171,7 @@ async fn a_first_build_stops_at_the_line_that_it_can_not_apply_and_goes_on_when_
     // All of it fits into memory, so nothing was written when it comes to the line.
     POISONED.store(8_500, Ordering::Relaxed);
     FOLDED.store(0, Ordering::Relaxed);
-    let running = Running::start(pool, vec![&Lines]).await;
+    let running = Running::start(pool, vec![&LINES]).await;
     eventually("it is stopped", || async {
         running.status("lines").await.state == ProjectionState::Stopped
     })

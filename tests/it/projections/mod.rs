@@ -3,7 +3,9 @@
 pub mod book;
 mod cutting;
 mod damage;
+mod each_line;
 mod first_builds;
+mod following;
 mod history_pages;
 mod horizon;
 mod order;

@@ -9,16 +9,19 @@ use std::{
 };
 
 use ::projections::{
-    CannotApply, Fields, Generation, Line, Projection, ProjectionState, ProjectionStatus,
-    Projector, Receipt, Sequencer, Table, View, users, verify,
+    CannotApply, Generation, Line, Projection, ProjectionState, ProjectionStatus, Projector,
+    Receipt, Sequencer, StopKind, users, verify,
 };
 use domain::{Actor, UserEvent};
 use serde_json::json;
-use sqlx::{PgConnection, PgPool, Row, postgres::PgRow};
+use sqlx::{PgConnection, PgPool};
 use tokio::{sync::Notify, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use super::book::{Book, Reader, eventually, session, user};
+use super::{
+    book::{Book, Reader, eventually, session, user},
+    each_line::{EachLine, Quirk, is_alone},
+};
 use crate::support::database::TestDatabase;
 
 /// A view that can't apply one kind of event until its program is mended.
@@ -28,65 +31,30 @@ static MENDED: AtomicBool = AtomicBool::new(false);
 /// Whether two have ever written it at once.
 static OVERLAPPED: AtomicBool = AtomicBool::new(false);
 
-impl View for Picky {
+impl Quirk for Picky {
     const NAME: &'static str = "picky";
-    const VERSION: i32 = 3;
-    const TABLES: &'static [Table] = &[Table {
-        name: "picky",
-        columns: "position bigint NOT NULL",
-        key: "position",
-        masked: &[],
-        indexes: &[],
-    }];
-    type Key = i64;
-    type Row = i64;
 
-    fn concerns(_aggregate_type: &str) -> bool {
-        true
-    }
-
-    fn key(line: &Line<'_>) -> Result<i64, CannotApply> {
-        Ok(line.recorded.position)
-    }
-
-    fn fold(_row: Option<i64>, line: &Line<'_>) -> Result<i64, CannotApply> {
+    fn meet(line: &Line<'_>) -> Result<(), CannotApply> {
         if line.recorded.event_type == "UserDisabled" && !MENDED.load(Ordering::Relaxed) {
             return Err(line.cannot_apply("this view dislikes it"));
         }
-        Ok(line.recorded.position)
+        Ok(())
     }
 
-    fn position(row: &i64) -> i64 {
-        *row
-    }
-
-    fn key_of(row: &i64) -> i64 {
-        *row
-    }
-
-    fn read(row: &PgRow) -> Result<i64, sqlx::Error> {
-        row.try_get("position")
-    }
-
-    fn write(row: &i64, fields: &mut Fields) {
-        fields.put(*row);
-    }
-
-    async fn also_write(
+    async fn write(
         conn: &mut PgConnection,
         _generation: Generation,
-        _rows: &[&i64],
+        _lines: &[&i64],
     ) -> Result<(), sqlx::Error> {
-        // Whoever else is writing holds this until its transaction ends.
-        let alone: bool =
-            sqlx::query_scalar("SELECT pg_try_advisory_xact_lock(7301, 2)").fetch_one(conn).await?;
-        if !alone {
+        if !is_alone::<Self>(conn).await? {
             OVERLAPPED.store(true, Ordering::Relaxed);
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
         Ok(())
     }
 }
+
+static PICKY: EachLine<Picky> = EachLine::VIEW;
 
 /// A server's read side, running.
 pub struct Running {
@@ -153,7 +121,7 @@ async fn a_poisoned_event_stops_one_projection_until_it_can_be_applied() {
     let mut book = Book::new(pool);
     book.fill().await;
     let mut all = ::projections::all();
-    all.push(&Picky);
+    all.push(&PICKY);
     let running = Running::start(pool, all).await;
     eventually("the picky one is stopped", || async {
         running.status("picky").await.state == ProjectionState::Stopped
@@ -192,7 +160,7 @@ async fn a_poisoned_event_stops_one_projection_until_it_can_be_applied() {
     let status = running.status("picky").await;
     assert_eq!((status.detail, status.lag_seconds), (None, 0.0));
     let rows: i64 =
-        sqlx::query_scalar("SELECT count(*) FROM ledger.picky_v3").fetch_one(pool).await.unwrap();
+        sqlx::query_scalar("SELECT count(*) FROM ledger.picky_v1").fetch_one(pool).await.unwrap();
     assert_eq!(rows, status.head);
     running.stop().await;
 }
@@ -318,6 +286,9 @@ async fn what_can_not_be_read_stops_those_concerned_until_it_can() {
             assert_eq!(stopped.event_type.as_deref(), Some(name), "{what}");
             assert_eq!(stopped.event_version.as_deref(), Some(version), "{what}");
             assert!(!stopped.cause.is_empty(), "{what}");
+            let is_known = version == "1" && name != "UserErased" && stream != "Client";
+            let kind = if is_known { StopKind::DamagedPayload } else { StopKind::NewerVersion };
+            assert_eq!(stopped.kind, kind, "{what}");
         }
 
         // As if a binary that can read it had come.
@@ -358,6 +329,18 @@ async fn rows_that_the_database_refuses_stop_at_their_event() {
     let status = &reader.projector.status().await.unwrap()[0];
     assert_eq!((status.position, status.state), (2, ProjectionState::Stopped));
     assert!(status.detail.as_ref().unwrap().contains("line 3 "), "{status:?}");
+    let kind = async || reader.projector.status().await.unwrap()[0].stopped.as_ref().unwrap().kind;
+    assert_eq!(kind().await, StopKind::RefusedRows);
+    // What an older binary wrote, and what a newer one may write, is read, and then written anew.
+    for stored in ["stopped - 'kind'", "stopped || '{\"kind\": \"of_tomorrow\"}'"] {
+        sqlx::raw_sql(&format!("UPDATE projections SET stopped = {stored} WHERE name = 'users'"))
+            .execute(pool)
+            .await
+            .unwrap();
+        assert_eq!(kind().await, StopKind::Other, "{stored}");
+        assert!(reader.projector.catch_up().await.is_err());
+        assert_eq!(kind().await, StopKind::RefusedRows, "{stored}");
+    }
 
     sqlx::raw_sql("ALTER TABLE ledger.users_v1 DROP CONSTRAINT odd").execute(pool).await.unwrap();
     reader.projector.catch_up().await.unwrap();
@@ -372,7 +355,7 @@ async fn any_number_of_projectors_share_one_database() {
     for name in ["first", "second", "third"] {
         let pool = database.another_pool(name).await;
         let mut all = ::projections::all();
-        all.push(&Picky);
+        all.push(&PICKY);
         replicas.push(Running::start(&pool, all).await);
     }
     // One after the other goes away while the book grows, but for the last.

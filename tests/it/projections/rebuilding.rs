@@ -10,7 +10,7 @@ use std::{
 
 use ::projections::{
     BuildState, Options, Outcome, Phase, Progress, Projection, RebuildError, Rebuilt, builds,
-    rebuild, sessions, users, verify, verify_identifiers,
+    sessions, users, verify, verify_identifiers,
 };
 use serde_json::json;
 use sqlx::PgPool;
@@ -18,7 +18,7 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    book::{Book, Reader, eventually, session, user},
+    book::{Book, Reader, eventually, identifier, session, user},
     projecting::Running,
     random_book::RandomBook,
     views::contents,
@@ -29,7 +29,19 @@ pub fn named(name: &str) -> &'static dyn Projection {
     ::projections::named(name).unwrap()
 }
 
-/// A rebuild that nobody watches.
+/// A rebuild, or why it did not come to its end.
+pub async fn rebuild(
+    pool: &PgPool,
+    chosen: &[&'static dyn Projection],
+    options: Options,
+    cancel: &CancellationToken,
+    tell: &mut (dyn FnMut(&Progress) + Send),
+) -> Result<Vec<Rebuilt>, RebuildError> {
+    let rebuilt = ::projections::rebuild(pool, chosen, options, cancel, tell).await;
+    rebuilt.map_err(|unfinished| unfinished.cause)
+}
+
+/// The same where nobody watches.
 pub async fn rebuild_with(
     pool: &PgPool,
     chosen: &[&'static dyn Projection],
@@ -201,21 +213,81 @@ async fn claimed_identifiers_are_compared_with_their_events() {
     let database = TestDatabase::create().await;
     let pool = database.pool();
     Book::new(pool).fill().await;
+    // Keys that a language sorts in another order than bytes do.
+    let mut book = Book::new(pool);
+    for (number, name) in
+        [(11, "Zoe"), (12, "a_b"), (13, "ab"), (14, "a-c"), (15, "äda"), (16, "B")]
+    {
+        book.register(user(number), name).await;
+    }
     let sound = verify_identifiers(pool).await.unwrap();
-    assert!(sound.is_equal() && sound.claims == 6, "{sound:?}");
-    for damage in [
-        "DELETE FROM identifiers WHERE index = '#ada'",
-        "INSERT INTO identifiers VALUES ('username', '#bob', gen_random_uuid())",
+    assert!(sound.is_equal() && sound.claims == 18, "{sound:?}");
+    let bob = user(2);
+    for (damage, missing, surplus, first) in [
+        ("DELETE FROM identifiers WHERE index = '#ada'".to_owned(), 1, 0, &["username #ada"][..]),
+        (
+            "INSERT INTO identifiers VALUES ('username', '#bob', gen_random_uuid())".to_owned(),
+            0,
+            1,
+            &["username #bob"],
+        ),
+        (
+            format!("UPDATE identifiers SET user_id = '{bob}' WHERE index IN ('#ab', '#B@x')"),
+            2,
+            2,
+            &["email #B@x", "username #ab"],
+        ),
+        (
+            "INSERT INTO identifiers SELECT 'email', 'x' || n, gen_random_uuid()
+               FROM generate_series(10, 40) AS n"
+                .to_owned(),
+            0,
+            31,
+            &[
+                "email x10",
+                "email x11",
+                "email x12",
+                "email x13",
+                "email x14",
+                "email x15",
+                "email x16",
+                "email x17",
+                "email x18",
+                "email x19",
+            ],
+        ),
+        (
+            "DELETE FROM identifiers WHERE kind = 'username' AND index <> '#ada'".to_owned(),
+            8,
+            0,
+            &[
+                "username #B",
+                "username #Zoe",
+                "username #a-c",
+                "username #a_b",
+                "username #ab",
+                "username #eve",
+                "username #robert",
+                "username #äda",
+            ],
+        ),
     ] {
         let mut transaction = pool.begin().await.unwrap();
         sqlx::raw_sql("CREATE TABLE kept AS TABLE identifiers")
             .execute(&mut *transaction)
             .await
             .unwrap();
-        sqlx::raw_sql(damage).execute(&mut *transaction).await.unwrap();
+        sqlx::raw_sql(&damage).execute(&mut *transaction).await.unwrap();
         transaction.commit().await.unwrap();
         let found = verify_identifiers(pool).await.unwrap();
-        assert!(!found.is_equal() && found.first_keys.len() == 1, "{found:?}");
+        assert!(!found.is_equal(), "{damage}: {found:?}");
+        assert_eq!(
+            (found.missing, found.surplus, found.doubled),
+            (missing, surplus, 0),
+            "{damage}"
+        );
+        assert_eq!(found.first_keys, first, "{damage}");
+        assert_eq!(found.claims, 18, "{damage}");
         sqlx::raw_sql(
             "DELETE FROM identifiers; INSERT INTO identifiers TABLE kept; DROP TABLE kept",
         )
@@ -223,6 +295,73 @@ async fn claimed_identifiers_are_compared_with_their_events() {
         .await
         .unwrap();
     }
+    // What must never be: two accounts claim one name.
+    sqlx::query(
+        "INSERT INTO events (aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata)
+         SELECT aggregate_type, aggregate_id, max(sequence) + 1, 'UserProfileChanged', '1', $2, '{}'
+           FROM events WHERE aggregate_id = $1 GROUP BY 1, 2",
+    )
+    .bind(user(3).to_string())
+    .bind(json!({"UserProfileChanged": {
+        "username": {"from": identifier("eve"), "to": identifier("ada")}, "email": null, "full_name": null,
+    }}))
+    .execute(pool)
+    .await
+    .unwrap();
+    let found = verify_identifiers(pool).await.unwrap();
+    assert_eq!((found.claims, found.doubled), (17, 1), "{found:?}");
+    assert_eq!((found.missing, found.surplus), (1, 1), "{found:?}");
+    assert_eq!(found.first_keys, ["username #ada", "username #eve"]);
+}
+
+/// One of several is swapped, and the next can't be: what was done before is told with the error.
+#[tokio::test]
+async fn what_was_decided_before_a_rebuild_failed_is_told_beside_the_error() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    Book::new(pool).fill().await;
+    Reader::new(pool).await.read().await;
+    let mut reading = pool.begin().await.unwrap();
+    sqlx::query("SELECT FROM ledger.sessions_v1 LIMIT 1").execute(&mut *reading).await.unwrap();
+    let options = Options { swap_attempts: 2, ..Options::default() };
+    let (all, none) = (::projections::all(), CancellationToken::new());
+    let unfinished = ::projections::rebuild(pool, &all, options, &none, &mut |_| {}).await;
+    let unfinished = unfinished.unwrap_err();
+    assert!(matches!(unfinished.cause, RebuildError::Busy("sessions")), "{unfinished:?}");
+    let [users] = &unfinished.decided[..] else { panic!("{unfinished:?}") };
+    assert_eq!((users.projection, users.outcome), ("users", Outcome::Swapped));
+    let told = builds(pool).await.unwrap();
+    let state = |name: &str| told.iter().find(|build| build.name == name).unwrap().state;
+    assert_eq!(state("users"), BuildState::Swapped);
+    assert_eq!(
+        (state("sessions"), state("audit_history")),
+        (BuildState::Failed, BuildState::Failed)
+    );
+}
+
+/// A server of another version has died while it built its own tables.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_build_of_another_version_does_not_run() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    Book::new(pool).fill().await;
+    Reader::new(pool).await.read().await;
+    sqlx::query(
+        "INSERT INTO builds (name, version, state, phase, dry_run) VALUES ('users', 7, 'running', 'folding', false)",
+    )
+    .execute(pool)
+    .await
+    .unwrap();
+    let mut seen = Vec::new();
+    let mut tell = |_: &Progress| {
+        let now = tokio::task::block_in_place(|| Handle::current().block_on(builds(pool)));
+        let of_users = now.unwrap().into_iter().filter(|build| build.name == "users");
+        seen.push(of_users.map(|build| (build.version, build.state)).collect::<Vec<_>>());
+    };
+    let cancel = CancellationToken::new();
+    rebuild(pool, &[named("users")], Options::default(), &cancel, &mut tell).await.unwrap();
+    let both = vec![(1, BuildState::Running), (7, BuildState::Interrupted)];
+    assert!(!seen.is_empty() && seen.iter().all(|told| *told == both), "{seen:?}");
 }
 
 #[tokio::test]

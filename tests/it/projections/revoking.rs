@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use ::projections::{Revocations, Sequencer, Verdict};
-use chrono::{DateTime, Utc};
-use domain::{EndReason, Role, Roles, Sealed, User, UserEvent};
+use chrono::{DateTime, TimeDelta, Utc};
+use domain::{EndReason, GuardSubject, Index, Role, Roles, Sealed, User, UserEvent};
 use sqlx::{Connection, Executor, PgPool};
 use tokio::{sync::Notify, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -181,6 +181,59 @@ async fn a_start_with_views_that_lag_misses_nothing() {
         assert_eq!(replica.revocations.check(session(s), user(u), 1), Verdict::Revoked);
     }
     replica.stop().await;
+}
+
+/// Where a view is not built or stands still, the journal tells, and only of what a token can outlive.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_without_views_reads_the_journal_from_shortly_before_the_window() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let mut book = Book::new(pool);
+    book.fill().await;
+    // In it session 3 and account 3 ended.
+    book.hold();
+    for number in 0..3_000 {
+        book.fail(GuardSubject::Identifier(Index(format!("{number}"))), None).await;
+    }
+    book.write_held().await;
+    book.end(session(1), user(1), EndReason::SignedOut).await;
+    book.hold();
+    for number in 3_000..6_000 {
+        book.fail(GuardSubject::Identifier(Index(format!("{number}"))), None).await;
+    }
+    book.write_held().await;
+    book.end(session(2), user(2), EndReason::SignedOut).await;
+    let head = Reader::new(pool).await.settle().await;
+    sqlx::raw_sql(
+        "ALTER TABLE events DISABLE TRIGGER append_only;
+         UPDATE events SET recorded_at = now() - CASE
+                    WHEN j.position <= (SELECT count(*) - 3002 FROM journal) THEN interval '1 day'
+                    ELSE interval '20 minutes' END
+           FROM journal AS j WHERE j.tx = events.tx AND j.event_id = events.id;
+         ALTER TABLE events ENABLE ALWAYS TRIGGER append_only",
+    )
+    .execute(pool)
+    .await
+    .unwrap();
+    let (applied, now): (i64, DateTime<Utc>) =
+        sqlx::query_as("SELECT max(position), now() FROM projections")
+            .fetch_one(pool)
+            .await
+            .unwrap();
+    assert_eq!(applied, 0, "no view knows anything");
+    let replica = Replica::start(&database.another_pool("replica").await, now).await;
+    assert_eq!(replica.revocations.caught_up_to(), head);
+    let check = |number| replica.revocations.check(session(number), user(number), 1);
+    assert_eq!(check(1), Verdict::Revoked, "it ended in the window");
+    assert_eq!(check(2), Verdict::Revoked, "it ended in the window");
+    assert_eq!(check(3), VALID, "what no token can outlive was not read");
+    replica.stop().await;
+
+    // A replica whose clock is behind reads further back: its tokens live longer by it.
+    let yesterday = now - TimeDelta::days(1);
+    let late = Replica::start(&database.another_pool("late").await, yesterday).await;
+    assert_eq!(late.revocations.check(session(3), user(3), 1), Verdict::Revoked);
+    late.stop().await;
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! A rebuild that stands still for as long as a test looks at it, and an event that stops projections.
+//! Builds that stand still for as long as a test looks at them, and an event that stops projections.
 
 use sqlx::{ConnectOptions, Connection, PgConnection};
 
@@ -47,15 +47,61 @@ pub async fn poison(database: &TestDatabase, user: &str) -> i64 {
     sequence
 }
 
+/// As if a binary had come that can apply it: the event is made one that this binary knows.
+pub async fn readable_again(database: &TestDatabase) {
+    let mut connection = database.connect_options().connect().await.unwrap();
+    sqlx::raw_sql(
+        "ALTER TABLE events DISABLE TRIGGER append_only;
+         UPDATE events SET event_version = (SELECT event_version FROM events
+                                             WHERE event_type = 'UserDisabled' AND event_version <> '99.0' LIMIT 1)
+          WHERE event_version = '99.0';
+         ALTER TABLE events ENABLE ALWAYS TRIGGER append_only;",
+    )
+    .execute(&mut connection)
+    .await
+    .unwrap();
+    connection.close().await.unwrap();
+}
+
+/// As after an upgrade: the tables are registered and empty. Somebody else builds them, and is slow, until
+/// this connection is closed. No server runs meanwhile.
+pub async fn never_built(database: &TestDatabase) -> PgConnection {
+    let mut builder = database.connect_options().connect().await.unwrap();
+    for name in ["users", "sessions", "audit_history"] {
+        lock_build(&mut builder, name).await;
+    }
+    sqlx::raw_sql(
+        "TRUNCATE ledger.users_v1, ledger.sessions_v1, ledger.audit_history_v1, ledger.audit_history_times_v1;
+         UPDATE projections SET built = false, state = 'building', position = 0
+          WHERE name IN ('users', 'sessions', 'audit_history')",
+    )
+    .execute(&mut builder)
+    .await
+    .unwrap();
+    for name in ["users", "sessions", "audit_history"] {
+        run_half(&mut builder, name).await;
+    }
+    builder
+}
+
+/// The lock of who builds: `projections::tables::BUILD_LOCK`.
+async fn lock_build(connection: &mut PgConnection, projection: &str) {
+    sqlx::query("SELECT pg_advisory_lock(236433410, hashtext($1))")
+        .bind(projection)
+        .execute(connection)
+        .await
+        .unwrap();
+}
+
 /// A build as somebody else would be doing it, half done, until this connection is closed.
 pub async fn half_done(database: &TestDatabase, projection: &str) -> PgConnection {
     let mut connection = database.connect_options().connect().await.unwrap();
-    // The lock of who builds: `projections::tables::BUILD_LOCK`.
-    sqlx::query("SELECT pg_advisory_lock(236433410, hashtext($1))")
-        .bind(projection)
-        .execute(&mut connection)
-        .await
-        .unwrap();
+    lock_build(&mut connection, projection).await;
+    run_half(&mut connection, projection).await;
+    connection
+}
+
+async fn run_half(connection: &mut PgConnection, projection: &str) {
     sqlx::query(
         "UPDATE builds SET state = 'running', phase = 'folding', dry_run = false, detail = NULL,
                 events_total = s.position, events_done = s.position / 2, events_per_second = 81250,
@@ -63,8 +109,7 @@ pub async fn half_done(database: &TestDatabase, projection: &str) -> PgConnectio
            FROM sequencer s WHERE name = $1",
     )
     .bind(projection)
-    .execute(&mut connection)
+    .execute(connection)
     .await
     .unwrap();
-    connection
 }

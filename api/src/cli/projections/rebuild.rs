@@ -1,7 +1,7 @@
 //! `entrybook projections rebuild`.
 
 use super::super::{Exit, Out, require_database, with_services_of};
-use super::work::{Ended, SIZE, Signals, fold};
+use super::work::{Ended, How, SIZE, Signals, fold};
 use super::{named, report};
 use crate::config::Config;
 use ::projections::{Options, Outcome, Rebuilt};
@@ -12,8 +12,8 @@ use std::io::{Write, stderr};
     about = "Build projections anew beside the live ones, compare, and swap them in",
     long_about = "Builds projections anew from the events, beside the live ones; one pass over the book feeds all that are named. Each is then \
         compared with the live one at one line of the book, and swapped in if they are equal. Reading and signing in go on meanwhile.\n\n\
-        If they differ, nothing is swapped: it shows what differs, with personal data masked, whether the table was damaged or the program \
-        has changed, and exits with 6. --repair swaps all the same.\n\n\
+        If they differ, or the live one can't be read, nothing is swapped: it shows what differs, with personal data masked, whether the \
+        table was damaged or the program has changed, and exits with 6. --repair swaps all the same.\n\n\
         Broken off by Ctrl-C, a kill or a lost database, it leaves the live ones as they are, and the next run within a day goes on where it \
         was. Works beside running servers, and without one.",
     after_help = "Examples:\n  entrybook projections rebuild\n  entrybook projections rebuild users sessions --dry-run\n  \
@@ -23,9 +23,9 @@ use std::io::{Write, stderr};
         With --json, standard output has one object in each line, told apart by \"type\":\n\
         \x20 progress    \"projection\", \"first_build\", \"phase\" (folding, copying, indexing, catching_up, comparing, swapping), \
         \"events_done\", \"events_total\", \"events_per_second\", \"seconds_left\" (null where it can't be told), \"seconds\"\n\
-        \x20 result      one for each projection: \"projection\", \"version\", \"outcome\" (swapped, compared, differs), \"equal\", \"events\" \
+        \x20 result      one for each projection that was decided, also where another failed: \"projection\", \"version\", \"outcome\" (swapped, compared, differs), \"equal\", \"events\" \
         (the last line), \"resumed_at\" (0: from the beginning), \"events_per_second\", \"seconds\", \"phases\" ([[phase, seconds]]), \
-        \"verified\" {\"position\", \"fold\" {\"state\" (same, changed, unknown)}, \"tables\" [{\"table\", \"rows_live\", \"rows_new\", \
+        \"verified\" {\"position\", \"fold\" {\"state\" (same, changed, unknown)}, \"tables\" [{\"table\", \"unreadable\" (why the live one can't be compared, or null), \"rows_live\", \"rows_new\", \
         \"missing\", \"surplus\", \"changed\", \"first\" [{\"key\", \"live\", \"new\"}]}]}\n\
         \x20 broken_off  after a signal: \"message\", \"decided\" [{\"projection\", \"state\"}]\n\n\
         Exit codes: 0 done, 6 something differs and was not swapped, 130 or 143 broken off by SIGINT or SIGTERM; see `entrybook --help` for the \
@@ -41,7 +41,7 @@ pub(super) struct Arguments {
     /// Build and compare, and swap nothing
     #[arg(long, conflicts_with = "repair")]
     dry_run: bool,
-    /// Swap although live and new differ: the book is right
+    /// Swap although live and new differ, or the live one can't be read: the book is right
     #[arg(long)]
     repair: bool,
     /// Answer in JSON, one object in each line: see --help
@@ -68,17 +68,7 @@ pub(super) async fn run(
 
 /// Says what came of it.
 pub(super) fn told(ended: Ended, json: bool, out: &mut Out) -> anyhow::Result<Exit> {
-    let rebuilt = match ended {
-        Ended::Done(rebuilt) => rebuilt,
-        Ended::BrokenOff(exit, broken_off) => {
-            if json {
-                out.json_line(&broken_off)?;
-            }
-            // If nobody can read it, the exit code still tells.
-            let _ = writeln!(stderr(), "entrybook: {}", broken_off.message);
-            return Ok(exit);
-        }
-    };
+    let Ended { rebuilt, how } = ended;
     for one in &rebuilt {
         if json {
             out.json_line(&report::Result::new(one))?;
@@ -90,11 +80,20 @@ pub(super) fn told(ended: Ended, json: bool, out: &mut Out) -> anyhow::Result<Ex
     }
     let differs = |one: &&Rebuilt| one.outcome == Outcome::Differs;
     let differing: Vec<_> = rebuilt.iter().filter(differs).map(|one| one.projection).collect();
-    if differing.is_empty() {
-        return Ok(Exit::Done);
-    }
-    if !json {
+    if !differing.is_empty() && !json {
         out.line(report::advice(&differing))?;
     }
-    Ok(Exit::Differs)
+    match how {
+        How::Done if differing.is_empty() => Ok(Exit::Done),
+        How::Done => Ok(Exit::Differs),
+        How::BrokenOff(exit, broken_off) => {
+            if json {
+                out.json_line(&broken_off)?;
+            }
+            // If nobody can read it, the exit code still tells.
+            let _ = writeln!(stderr(), "entrybook: {}", broken_off.message);
+            Ok(exit)
+        }
+        How::Failed(error) => Err(error),
+    }
 }

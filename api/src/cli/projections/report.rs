@@ -1,7 +1,7 @@
 //! What came of a build, in words.
 
 use super::progress::{count, duration};
-use ::projections::{FoldState, Outcome, Rebuilt, RowDifference, Verified};
+use ::projections::{FoldState, Outcome, Rebuilt, RowDifference, TableDifference, Verified};
 use serde::Serialize;
 
 /// The last line on one projection, for programs.
@@ -31,8 +31,14 @@ pub(super) fn lines(rebuilt: &Rebuilt) -> Vec<String> {
     let Rebuilt { projection, outcome, verified, .. } = rebuilt;
     let what = match outcome {
         Outcome::Swapped if verified.is_equal() => "built anew and swapped in",
+        Outcome::Swapped if !verified.is_comparable() => {
+            "built anew and swapped in; the live one could not be compared"
+        }
         Outcome::Swapped => "built anew and swapped in, though it differed",
         Outcome::Compared => "equal; nothing was swapped",
+        Outcome::Differs if !verified.is_comparable() => {
+            "DAMAGED; the live one can't be read, and nothing was swapped"
+        }
         Outcome::Differs => "DIFFERENT; nothing was swapped, the live tables serve as they were",
     };
     let mut lines = vec![
@@ -51,7 +57,7 @@ pub(super) fn lines(rebuilt: &Rebuilt) -> Vec<String> {
             count(rebuilt.resumed_at)
         ));
     }
-    lines.push(format!("  {}.", verified.to_string().trim_end_matches('.')));
+    lines.push(format!("  {}.", printable(verified.to_string().trim_end_matches('.'))));
     // In an equal table a changed fold shows nowhere else.
     if let (true, FoldState::Changed { events }) = (verified.is_equal(), &verified.fold) {
         lines.push(format!(
@@ -72,7 +78,8 @@ fn phases(rebuilt: &Rebuilt) -> String {
 
 fn differences(verified: &Verified) -> Vec<String> {
     let mut lines = Vec::new();
-    for table in verified.tables.iter().filter(|table| !table.is_equal()) {
+    let differ = |table: &&TableDifference| !table.is_equal() && table.unreadable.is_none();
+    for table in verified.tables.iter().filter(differ) {
         lines.push(format!(
             "  {}: {} rows are live, {} are new; the first that differ:",
             table.table,

@@ -18,7 +18,7 @@ use serde::Serialize;
     after_help = "Example:\n  entrybook projections status --json | jq '.[] | select(.lag_events > 0)'",
     after_long_help = "With --json, one list: [{\"name\", \"version\", \"position\", \"head\", \"lag_events\", \"lag_seconds\", \"state\" (missing, building, \
         live, stopped), \"built\" (its first build is complete), \"detail\", \"stopped\" {\"position\", \"stream\", \"event_type\", \
-        \"event_version\", \"cause\"}, \"advice\" (what to do about that), \"updated_at\", \"build\", \"other_builds\" (of versions of other \
+        \"event_version\", \"kind\" (newer_version, damaged_payload, refused_rows, unreadable_line, other), \"cause\"}, \"advice\" (what to do about that), \"updated_at\", \"build\", \"other_builds\" (of versions of other \
         binaries), \"replicas\" [{\"host\", \"binary\", \"started_at\", \"seen_at\"}] (running servers that use this version)}], and of a \
         build {\"name\", \"version\", \"state\" (running, interrupted, built, swapped, compared, differs, failed, cancelled), \"phase\", \
         \"dry_run\", \"events_done\", \"events_total\", \"events_per_second\", \"seconds_left\", \"seconds\", \"started_at\", \"updated_at\", \

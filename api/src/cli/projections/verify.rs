@@ -120,7 +120,7 @@ async fn check(
                 claims: found.claims,
                 missing: found.missing,
                 surplus: found.surplus,
-                doubled: found.doubled.len(),
+                doubled: found.doubled,
             })?;
         } else {
             out.line(of_identifiers(&found))?;
@@ -162,9 +162,6 @@ fn of_identifiers(found: &IdentifierDifferences) -> String {
          claimed by two accounts.\n  \
          They are written with the events themselves, so somebody has changed the table. Keep this database as it is, and restore a backup \
          beside it.",
-        found.claims,
-        found.missing,
-        found.surplus,
-        found.doubled.len()
+        found.claims, found.missing, found.surplus, found.doubled
     )
 }

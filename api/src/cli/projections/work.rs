@@ -5,8 +5,8 @@ use super::super::{Exit, Out};
 use super::progress::{Step, Telling};
 use crate::bootstrap::{Services, Size};
 use ::projections::{
-    Build, BuildState, Options, Projection, Projector, ProjectorError, RebuildError, Rebuilt,
-    builds, rebuild,
+    Build, BuildState, Options, Outcome, Projection, Projector, ProjectorError, RebuildError,
+    Rebuilt, Unfinished, builds, rebuild,
 };
 use serde::Serialize;
 use std::io;
@@ -19,10 +19,16 @@ pub(super) const SIZE: Size = Size { connections: 6, ..Size::ONE_VERB };
 /// How often a first build is looked at.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// How the work ended, and what to say of it where it did not come to its end.
-pub(super) enum Ended {
-    Done(Vec<Rebuilt>),
+/// What was decided, and how the work ended.
+pub(super) struct Ended {
+    pub(super) rebuilt: Vec<Rebuilt>,
+    pub(super) how: How,
+}
+
+pub(super) enum How {
+    Done,
     BrokenOff(Exit, BrokenOff),
+    Failed(anyhow::Error),
 }
 
 /// What was left when the work was broken off.
@@ -38,6 +44,17 @@ pub(super) struct BrokenOff {
 pub(super) struct Decided {
     projection: String,
     state: BuildState,
+}
+
+impl From<&Rebuilt> for Decided {
+    fn from(rebuilt: &Rebuilt) -> Self {
+        let state = match rebuilt.outcome {
+            Outcome::Swapped => BuildState::Swapped,
+            Outcome::Compared => BuildState::Compared,
+            Outcome::Differs => BuildState::Differs,
+        };
+        Self { projection: rebuilt.projection.to_owned(), state }
+    }
 }
 
 /// SIGINT and SIGTERM.
@@ -66,7 +83,7 @@ impl Signals {
 /// An error, and what to do.
 #[derive(Debug, thiserror::Error)]
 #[error("{words}")]
-struct Unfinished {
+struct Advised {
     words: String,
     source: anyhow::Error,
 }
@@ -107,23 +124,33 @@ pub(super) async fn fold(
         }
     };
     let error: anyhow::Error = match result {
-        Ok(rebuilt) => return Ok(Ended::Done(rebuilt)),
+        Ok(rebuilt) => return Ok(Ended { rebuilt, how: How::Done }),
         Err(error) => error,
     };
-    let decided = decided(services, chosen, &earlier).await;
-    match (asked, error.downcast_ref()) {
+    let (error, rebuilt) = match error.downcast::<Unfinished>() {
+        Ok(Unfinished { cause, decided }) => (cause.into(), decided),
+        Err(error) => (error, Vec::new()),
+    };
+    let decided = if rebuilt.is_empty() {
+        // Broken off at once, nothing was handed over.
+        decided(services, chosen, &earlier).await
+    } else {
+        rebuilt.iter().map(Decided::from).collect()
+    };
+    let how = match (asked, error.downcast_ref()) {
         (Some(exit), Some(RebuildError::Cancelled)) => {
             let message = cancelled(chosen, &decided, options);
-            Ok(Ended::BrokenOff(exit, BrokenOff { message, decided }))
+            How::BrokenOff(exit, BrokenOff { message, decided })
         }
         (_, cause) => {
             let mut words = unfinished(&error, cause);
             if let Some(before) = told(&decided) {
                 words = format!("{words} {before}");
             }
-            Err(Unfinished { words, source: error }.into())
+            How::Failed(Advised { words, source: error }.into())
         }
-    }
+    };
+    Ok(Ended { rebuilt, how })
 }
 
 /// Brings the journal and the live tables up to date: without a server nobody else does, and a
