@@ -213,18 +213,22 @@ pub(crate) async fn drop_tables(
 
 /// Autovacuum leaves a table to who waits for it longer than `deadlock_timeout`, a second. The swap
 /// doesn't wait so long, for new readers wait behind it; this lock does, and nobody waits behind it.
+/// The new tables are vacuumed for as long as they are large, for they have just been filled.
 pub(crate) async fn send_vacuum_away(
     conn: &mut PgConnection,
     projection: &dyn Projection,
 ) -> Result<(), sqlx::Error> {
     run(conn, "SET LOCAL lock_timeout = '5s'").await?;
     for table in projection.tables() {
-        let live = table.relation(projection.version(), Generation::Live);
-        // One that is gone is made anew.
-        if oid_of(conn, &live).await?.is_none() {
-            continue;
+        for generation in [Generation::New, Generation::Live] {
+            let relation = table.relation(projection.version(), generation);
+            // A live one that is gone is made anew.
+            if oid_of(conn, &relation).await?.is_none() {
+                continue;
+            }
+            run(conn, &format!("LOCK TABLE ledger.{relation} IN SHARE UPDATE EXCLUSIVE MODE"))
+                .await?;
         }
-        run(conn, &format!("LOCK TABLE ledger.{live} IN SHARE UPDATE EXCLUSIVE MODE")).await?;
     }
     Ok(())
 }
