@@ -140,7 +140,7 @@ impl Services {
     /// Closes the pools.
     pub async fn close(self) {
         self.background.close().await;
-        self.book.store().close();
+        self.book.store().close().await;
         self.pool.close().await;
     }
 }

@@ -1,15 +1,11 @@
 //! The connections that streams are loaded and appended with.
 //!
 //! sqlx's pool asks a connection whether it lives whenever it is given back, which is a second round
-//! trip for each statement: a quarter of the appends per second. This one asks when it is taken out,
-//! and only one that has been idle.
+//! trip for each statement. This one asks when it is taken out, and only one that has been idle.
 
 use std::time::Duration;
 
-use deadpool::{
-    Runtime,
-    managed::{self, Metrics, Object, PoolError, RecycleError, RecycleResult, Timeouts},
-};
+use deadpool::managed::{self, Metrics, Object, PoolError, QueueMode, RecycleError, RecycleResult};
 use sqlx::{
     Connection as _, PgConnection, PgPool, Postgres,
     postgres::{PgArguments, PgConnectOptions, PgDatabaseError, PgRow, PgSeverity},
@@ -18,7 +14,8 @@ use sqlx::{
 
 use crate::database::{ACQUIRE_TIMEOUT, FRESH};
 
-/// How long a server that is just starting, or full, is left alone.
+/// How long a server that is just starting, or full, is left alone, and one's own statements that are
+/// on their way.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// After so long a connection is made anew, so that a server that came back as another is followed.
@@ -31,16 +28,22 @@ pub(crate) struct Connections(managed::Pool<Manager>);
 impl Connections {
     /// As many as `max_size`, each made when it is needed, as those of `pool` are made.
     pub(crate) fn like(pool: &PgPool, max_size: usize) -> Self {
-        let within = Some(ACQUIRE_TIMEOUT);
-        let timeouts = Timeouts { wait: within, create: within, recycle: within };
         let built = managed::Pool::builder(Manager(pool.connect_options().as_ref().clone()))
             .max_size(max_size.max(1))
-            .timeouts(timeouts)
-            .runtime(Runtime::Tokio1)
+            // The one that was used last is the one that need not be asked.
+            .queue_mode(QueueMode::Lifo)
             .build();
-        #[expect(clippy::expect_used, reason = "it fails for timeouts without a runtime alone")]
-        let pool = built.expect("a runtime is given");
+        #[expect(clippy::expect_used, reason = "it fails for timeouts of its own alone")]
+        let pool = built.expect("no timeouts are set");
         Self(pool)
+    }
+
+    /// Waits for a connection, one bound over all that this may take.
+    async fn lend(&self) -> Result<Lent, sqlx::Error> {
+        match tokio::time::timeout(ACQUIRE_TIMEOUT, self.0.get()).await {
+            Ok(object) => Ok(Lent { object: Some(object.map_err(explain)?), sound: false }),
+            Err(_) => Err(sqlx::Error::PoolTimedOut),
+        }
     }
 
     /// Sends a statement and reads all its rows.
@@ -48,7 +51,7 @@ impl Connections {
         &self,
         query: Query<'_, Postgres, PgArguments>,
     ) -> Result<Vec<PgRow>, sqlx::Error> {
-        let mut lent = Lent { object: Some(self.0.get().await.map_err(explain)?), sound: false };
+        let mut lent = self.lend().await?;
         let Some(connection) = lent.object.as_deref_mut() else {
             return Err(sqlx::Error::PoolClosed);
         };
@@ -63,8 +66,12 @@ impl Connections {
         (status.size, status.available)
     }
 
-    pub(crate) fn close(&self) {
+    /// Lends no more, and waits for those that are lent.
+    pub(crate) async fn close(&self) {
         self.0.close();
+        while self.0.status().size > 0 {
+            tokio::time::sleep(PAUSE).await;
+        }
     }
 }
 
@@ -126,7 +133,17 @@ impl managed::Manager for Manager {
         loop {
             match PgConnection::connect_with(&self.0).await {
                 Err(error) if may_pass(&error) => tokio::time::sleep(PAUSE).await,
-                made => return made,
+                Err(error) => return Err(error),
+                Ok(mut connection) => {
+                    // A statement that nobody waits for any more ends with its connection. There are
+                    // systems where that can't be had; there it goes on.
+                    let _ = sqlx::query(
+                        "SELECT set_config('client_connection_check_interval', '1s', false)",
+                    )
+                    .execute(&mut connection)
+                    .await;
+                    return Ok(connection);
+                }
             }
         }
     }

@@ -181,9 +181,9 @@ impl Store {
         self.connections.count()
     }
 
-    /// From now on nothing is loaded and nothing appended.
-    pub fn close(&self) {
-        self.connections.close();
+    /// From now on nothing is loaded and nothing appended; waits for what is on its way.
+    pub async fn close(&self) {
+        self.connections.close().await;
     }
 
     /// The state of a stream; a stream without events is the default state.

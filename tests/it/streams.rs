@@ -1,10 +1,13 @@
 //! The connections that streams are loaded and appended with: one that was left in the middle, or that
 //! the server has ended, is nobody else's trouble.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
-use commands::{SessionAggregate, StorageError, UserAggregate, store::Store};
-use domain::{IdentifierKind, Index};
+use commands::{
+    SessionAggregate, StorageError, UserAggregate,
+    store::{AppendError, Loaded, Store},
+};
+use domain::{IdentifierKind, Index, SessionEvent};
 use sqlx::{Executor as _, PgPool, Postgres, Transaction};
 use tokio::task::JoinHandle;
 
@@ -111,9 +114,26 @@ async fn when_all_are_busy_one_waits_and_is_told_so() {
 }
 
 #[tokio::test]
+async fn a_refused_statement_costs_no_connection() {
+    let (desk, store) = with_one_connection().await;
+    let id = desk.register("ada").await.session_id.to_string();
+    let stale = Loaded::<SessionAggregate>::new_stream(id.clone());
+    assert_eq!(store.load::<SessionAggregate>(&id).await.unwrap().sequence(), 1);
+    let payload = sqlx::query_scalar("SELECT payload FROM events WHERE aggregate_id = $1")
+        .bind(&id)
+        .fetch_one(&desk.pool)
+        .await
+        .unwrap();
+    let event: SessionEvent = serde_json::from_value(payload).unwrap();
+    let refused = store.append(&stale, &[event], &HashMap::default()).await;
+    assert!(matches!(refused, Err(AppendError::Conflict)), "{refused:?}");
+    assert_eq!(store.connections(), (1, 1));
+}
+
+#[tokio::test]
 async fn a_closed_store_answers_nobody() {
     let (_desk, store) = with_one_connection().await;
-    store.close();
+    store.close().await;
     assert!(store.load::<SessionAggregate>("none").await.is_err());
     assert!(nobody(&store).await.is_err());
 }

@@ -246,14 +246,17 @@ impl ProjectionView {
 #[must_use]
 pub fn advice(status: &ProjectionStatus) -> &'static str {
     let stopped = status.stopped.as_ref();
-    if stopped.is_some_and(|stopped| stopped.kind == StopKind::RefusedRows) {
+    let kind = stopped.map_or(StopKind::Other, |stopped| stopped.kind);
+    if kind == StopKind::RefusedRows {
         "See whether its table is whole (`entrybook projections verify`); `entrybook projections rebuild --repair` \
          makes it anew, and the projection goes on by itself, from this line."
-    } else if stopped.is_some_and(|stopped| stopped.event_type.is_some()) {
+    } else if kind != StopKind::DamagedPayload
+        && stopped.is_some_and(|stopped| stopped.event_type.is_some())
+    {
         "Run a version of Entrybook that can apply this event: the projection then goes on by itself, from this line."
     } else {
-        "Look at the book at this line (`entrybook audit`), and run a version of Entrybook that can read it, or mend \
-         the table: the projection then goes on by itself."
+        "Look at the book at this line (`entrybook audit`), and run a version of Entrybook that can read it, or restore \
+         the book from a backup: the projection then goes on by itself."
     }
 }
 

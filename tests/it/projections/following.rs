@@ -237,7 +237,8 @@ fn with_awaited() -> Vec<&'static dyn Projection> {
     all
 }
 
-/// Somebody holds a table of a projection, and no transaction id, which would hold the order.
+/// Somebody holds a table of a projection, and no transaction id, which would hold the order: with
+/// `wal_level = minimal`, as the tests' server has it, an exclusive lock takes none.
 async fn hold(database: &TestDatabase, table: &str, mode: &str) -> PgConnection {
     let mut holder = database.connect_options().connect().await.unwrap();
     let lock = format!("BEGIN; LOCK TABLE ledger.{table} IN {mode} MODE");
