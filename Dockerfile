@@ -12,10 +12,11 @@ COPY commands/Cargo.toml commands/
 COPY domain/Cargo.toml domain/
 COPY postgres/Cargo.toml postgres/
 COPY projections/Cargo.toml projections/
+COPY proof/Cargo.toml proof/
 COPY tests/Cargo.toml tests/
 COPY ui/Cargo.toml ui/
-RUN mkdir -p api/src benchmarks/src commands/src domain/src postgres/src projections/src tests/it tests/src ui/src \
-    && touch api/src/lib.rs commands/src/lib.rs domain/src/lib.rs postgres/src/lib.rs projections/src/lib.rs tests/src/lib.rs ui/src/lib.rs \
+RUN mkdir -p api/src benchmarks/src commands/src domain/src postgres/src projections/src proof/src tests/it tests/src ui/src \
+    && touch api/src/lib.rs commands/src/lib.rs domain/src/lib.rs postgres/src/lib.rs projections/src/lib.rs proof/src/lib.rs tests/src/lib.rs ui/src/lib.rs \
     && echo 'fn main() {}' > api/src/main.rs \
     && cp api/src/main.rs tests/it/main.rs \
     && cp api/src/main.rs benchmarks/src/main.rs \

@@ -10,6 +10,7 @@ mod old_events;
 mod openapi;
 mod pages;
 mod projections;
+mod proof;
 mod proxy;
 mod replicas;
 mod streams;

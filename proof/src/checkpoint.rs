@@ -1,0 +1,115 @@
+//! Signed checkpoints of the book (C2SP tlog-checkpoint, signed-note).
+
+use signed_note::{Note, NoteError, Signer, StandardVerifier, Verifier, VerifierList};
+use tlog_tiles::{Checkpoint as Head, Hash};
+
+/// What a checkpoint says: how many lines the book has, and the root of the tree over them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Checkpoint {
+    /// The log's name, which is its key's too.
+    pub origin: String,
+    pub size: u64,
+    pub root: Hash,
+}
+
+/// Why a checkpoint is not believed.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    #[error("it is not a checkpoint as C2SP tlog-checkpoint has them")]
+    Malformed,
+    #[error("it is of the log {found}, and not of {expected}")]
+    OtherLog { found: String, expected: String },
+    #[error("none of the log's keys has signed it")]
+    Unsigned,
+    #[error("the signature of {name} does not fit")]
+    Forged { name: String },
+    #[error("{0:?} is not a verifier key as C2SP signed-note has them")]
+    Key(String),
+    #[error("it could not be signed: {0}")]
+    Signing(NoteError),
+}
+
+impl Checkpoint {
+    /// The note, signed.
+    pub fn sign(&self, signers: &[&dyn Signer]) -> Result<Vec<u8>, CheckpointError> {
+        let head = Head::new(&self.origin, self.size, self.root, "")
+            .map_err(|_| CheckpointError::Malformed)?;
+        let mut note = Note::new(&head.to_bytes(), &[]).map_err(CheckpointError::Signing)?;
+        note.add_sigs(signers).map_err(CheckpointError::Signing)?;
+        Ok(note.to_bytes())
+    }
+
+    /// Reads a note, and believes it if one of the keys of its log has signed it. A key is a line such as
+    /// `example.org/book+1234abcd+AR…`.
+    pub fn verify(note: &[u8], origin: &str, keys: &[String]) -> Result<Self, CheckpointError> {
+        let note = believe(note, &verifiers(keys)?)?;
+        let head = Head::from_bytes(note.text()).map_err(|_| CheckpointError::Malformed)?;
+        if head.origin() != origin {
+            return Err(CheckpointError::OtherLog {
+                found: head.origin().to_owned(),
+                expected: origin.to_owned(),
+            });
+        }
+        Ok(Self { origin: head.origin().to_owned(), size: head.size(), root: *head.hash() })
+    }
+}
+
+pub(crate) fn verifiers(keys: &[String]) -> Result<VerifierList, CheckpointError> {
+    let verifiers = keys.iter().map(|key| {
+        StandardVerifier::new(key)
+            .map(|verifier| Box::new(verifier) as Box<dyn Verifier>)
+            .map_err(|_| CheckpointError::Key(key.clone()))
+    });
+    Ok(VerifierList::new(verifiers.collect::<Result<_, _>>()?))
+}
+
+/// The note, if one of those has signed it.
+pub(crate) fn believe(note: &[u8], verifiers: &VerifierList) -> Result<Note, CheckpointError> {
+    let note = Note::from_bytes(note).map_err(|_| CheckpointError::Malformed)?;
+    note.verify(verifiers).map_err(|error| match error {
+        NoteError::InvalidSignature { name, .. } => CheckpointError::Forged { name },
+        NoteError::UnverifiedNote => CheckpointError::Unsigned,
+        _ => CheckpointError::Malformed,
+    })?;
+    Ok(note)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use signed_note::StandardSigner;
+
+    use super::*;
+
+    /// The keys of the example in the documentation of Go's golang.org/x/mod/sumdb/note.
+    pub(crate) const SIGNER: &str =
+        "PRIVATE+KEY+PeterNeumann+c74f20a3+AYEKFALVFGyNhPJEMzD1QIDr+Y7hfZx09iUvxdXHKDFz";
+    pub(crate) const KEY: &str =
+        "PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW";
+
+    fn checkpoint() -> Checkpoint {
+        Checkpoint { origin: "PeterNeumann".into(), size: 42, root: Hash([7; 32]) }
+    }
+
+    #[test]
+    fn what_was_signed_is_believed_and_nothing_else() {
+        let signer = StandardSigner::new(SIGNER).expect("a key");
+        let note = checkpoint().sign(&[&signer]).expect("signed");
+        let keys = [KEY.to_owned()];
+        let read = Checkpoint::verify(&note, "PeterNeumann", &keys).expect("it fits");
+        assert_eq!(read, checkpoint());
+
+        let text = String::from_utf8(note.clone()).expect("UTF-8");
+        assert!(text.starts_with("PeterNeumann\n42\n"), "{text}");
+        let edited = text.replace("\n42\n", "\n43\n");
+        let refused = Checkpoint::verify(edited.as_bytes(), "PeterNeumann", &keys);
+        assert!(matches!(refused, Err(CheckpointError::Forged { .. })), "{refused:?}");
+        let refused = Checkpoint::verify(&note, "another", &keys);
+        assert!(matches!(refused, Err(CheckpointError::OtherLog { .. })), "{refused:?}");
+        let refused = Checkpoint::verify(&note, "PeterNeumann", &[]);
+        assert!(matches!(refused, Err(CheckpointError::Unsigned)), "{refused:?}");
+        let refused = Checkpoint::verify(b"42", "PeterNeumann", &keys);
+        assert!(matches!(refused, Err(CheckpointError::Malformed)), "{refused:?}");
+        let refused = Checkpoint::verify(&note, "PeterNeumann", &["x".into()]);
+        assert!(matches!(refused, Err(CheckpointError::Key(_))), "{refused:?}");
+    }
+}

@@ -1,0 +1,202 @@
+use signed_note::StandardSigner;
+
+use super::*;
+use crate::{
+    Finding,
+    checkpoint::tests::{KEY, SIGNER},
+};
+
+const ORIGIN: &str = "PeterNeumann";
+
+fn leaves(many: u64) -> Vec<Vec<u8>> {
+    (1..=many).map(|position| leaf(position, position)).collect()
+}
+
+fn leaf(position: u64, said: u64) -> Vec<u8> {
+    let payload = format!(r#"{{"said":{said}}}"#);
+    let line = Leaf {
+        position,
+        stream_type: "Session",
+        stream_id: "s",
+        sequence: position,
+        event_type: "Said",
+        event_version: "1",
+        recorded_at: DateTime::UNIX_EPOCH,
+        payload: &payload,
+        metadata: "{}",
+    };
+    line.to_bytes().expect("a leaf")
+}
+
+fn root_of(hashes: &[Hash]) -> Hash {
+    let mut tree = Tree::default();
+    hashes.iter().for_each(|hash| tree.push(*hash, |_| {}));
+    tree.root()
+}
+
+/// An export of those of so many lines that a filter lets through.
+fn export(many: u64, wanted: impl Fn(u64) -> bool) -> Vec<Vec<u8>> {
+    let signer = StandardSigner::new(SIGNER).expect("a key");
+    let leaves = leaves(many);
+    let hashes: Vec<Hash> = leaves.iter().map(|leaf| hash_of(leaf)).collect();
+    let (mut writer, mut bytes) = Writer::new(ORIGIN, None).expect("begun");
+    let mut position = 1;
+    while position <= many {
+        let is_wanted = wanted(position);
+        let mut last = position;
+        while last < many
+            && wanted(last + 1) == is_wanted
+            && (!is_wanted || last - position + 1 < RUN as u64)
+        {
+            last += 1;
+        }
+        let (from, to) = (position as usize - 1, last as usize);
+        let part = if is_wanted {
+            writer.run(&hashes[from..to], &leaves[from..to])
+        } else {
+            let cuts = subtrees(from as u64, last);
+            let over: Vec<Hash> = cuts
+                .map(|(first, height)| {
+                    root_of(&hashes[first as usize..first as usize + (1 << height)])
+                })
+                .collect();
+            writer.gap(last, &over)
+        };
+        bytes.extend(part.expect("written"));
+        position = last + 1;
+    }
+    let checkpoint = Checkpoint { origin: ORIGIN.into(), size: many, root: root_of(&hashes) };
+    let note = checkpoint.sign(&[&signer]).expect("signed");
+    bytes.extend(writer.end(&signer, &note).expect("ended"));
+    bytes.split_inclusive(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect()
+}
+
+fn read(file: &[Vec<u8>]) -> Report {
+    let mut reader = Reader::new(vec![KEY.to_owned()], Vec::new());
+    file.iter().for_each(|line| reader.line(line));
+    reader.end()
+}
+
+/// The number in the file of the leaf at a position.
+fn at(file: &[Vec<u8>], position: u64) -> usize {
+    let wanted = leaf(position, position);
+    file.iter().position(|line| line.strip_suffix(b"\n") == Some(&wanted)).expect("it is there")
+}
+
+#[test]
+fn what_was_exported_is_sound_whatever_the_filter() {
+    for many in [1, 2, 255, 256, 257, 600] {
+        for every in [1, 2, 7, 300, 1_000] {
+            let file = export(many, |position| position % every == 0);
+            let report = read(&file);
+            assert!(report.is_sound(), "{many}, {every}: {report:?}");
+            assert_eq!(report.verdict.lines, many / every);
+            assert_eq!(report.left_out, many - many / every);
+            assert_eq!(report.verdict.proved, many);
+        }
+    }
+}
+
+#[test]
+fn what_was_done_to_a_file_is_told() {
+    let whole = export(600, |_| true);
+
+    let mut edited = whole.clone();
+    let number = at(&edited, 300);
+    edited[number] = [leaf(300, 1).as_slice(), b"\n"].concat();
+    let report = read(&edited);
+    assert_eq!(report.verdict.findings, [Finding::Edited { position: 300 }]);
+    assert_eq!(report.completeness, Completeness::Altered);
+
+    let mut broken = whole.clone();
+    broken[number] = b"{\"event_type\":\"x\n".to_vec();
+    let report = read(&broken);
+    assert_eq!(report.verdict.findings, [Finding::Edited { position: 300 }]);
+    assert_eq!(report.unreadable, [number as u64 + 1]);
+
+    let mut deleted = whole.clone();
+    deleted.remove(number);
+    assert_eq!(read(&deleted).verdict.findings, [Finding::Deleted { position: 300 }]);
+
+    let mut inserted = whole.clone();
+    inserted.insert(number, [leaf(300, 1).as_slice(), b"\n"].concat());
+    assert_eq!(read(&inserted).verdict.findings, [Finding::Inserted { position: 300 }]);
+    inserted[number] = [leaf(9_999, 1).as_slice(), b"\n"].concat();
+    let report = read(&inserted);
+    assert!(!report.is_sound());
+    assert_eq!((report.verdict.unhashed, report.completeness), (1, Completeness::Altered));
+
+    // The order of lines in a file is not theirs in the book, yet the manifest is of these bytes.
+    let mut swapped = whole.clone();
+    swapped.swap(number, number + 1);
+    let report = read(&swapped);
+    assert_eq!(report.completeness, Completeness::Altered);
+
+    for lines in [1, 100, whole.len() - 1] {
+        let report = read(&whole[..lines]);
+        assert_eq!(report.completeness, Completeness::CutOff, "{lines}");
+        assert!(!report.is_sound());
+    }
+    let longer = [whole.clone(), vec![b"{}\n".to_vec()]].concat();
+    assert_eq!(read(&longer).completeness, Completeness::Altered);
+
+    let mut reader = Reader::new(Vec::new(), Vec::new());
+    whole.iter().for_each(|line| reader.line(line));
+    let report = reader.end();
+    assert!(matches!(report.completeness, Completeness::NotSigned(_)), "{report:?}");
+    assert!(!report.is_sound());
+}
+
+#[test]
+fn a_line_that_a_filter_let_through_can_not_be_left_out_unnoticed() {
+    // As somebody would do it who has no key: its hash is a gap of its own.
+    let honest = export(20, |position| position % 5 == 0);
+    let mut cheating = export(20, |position| position % 5 == 0 && position != 10);
+    let end = honest.last().expect("an end").clone();
+    *cheating.last_mut().expect("an end") = end;
+    let report = read(&cheating);
+    assert!(report.verdict.is_sound(), "what is there is true");
+    assert_eq!(report.completeness, Completeness::Altered);
+}
+
+#[test]
+fn a_book_that_was_rewritten_is_told_by_a_checkpoint_from_elsewhere() {
+    let file = export(600, |_| true);
+    let kept = |size, root| Checkpoint { origin: ORIGIN.into(), size, root };
+    let hashes: Vec<Hash> = leaves(600).iter().map(|leaf| hash_of(leaf)).collect();
+    let true_one = kept(250, root_of(&hashes[..250]));
+    let mut reader = Reader::new(vec![KEY.into()], vec![true_one.clone()]);
+    file.iter().for_each(|line| reader.line(line));
+    assert!(reader.end().is_sound());
+
+    let other = kept(400, root_of(&hashes[..399]));
+    let mut reader = Reader::new(vec![KEY.into()], vec![true_one, other]);
+    file.iter().for_each(|line| reader.line(line));
+    let forked = Finding::Forked { agrees: 250, differs: 400 };
+    assert_eq!(reader.end().verdict.findings, [forked]);
+}
+
+#[test]
+fn garbage_is_told_and_harms_nobody() {
+    for garbage in [
+        &b""[..],
+        b"\n",
+        b"\0\xff\n",
+        b"{\"event_type\":\n",
+        b"{\"run\":{\"first\":1,\"hashes\":\"AA\"}}\n",
+        b"{\"gap\":{\"first\":1,\"last\":18446744073709551615,\"hashes\":\"\"}}\n",
+        br#"{"gap":{"first":1,"last":18446744073709551615,"hashes":"$"}}"#,
+        b"{\"gap\":{\"first\":1,\"last\":0,\"hashes\":\"\"}}\n",
+        b"{\"end\":{\"manifest\":\"\",\"checkpoint\":\"\"}}\n",
+        b"{\"export\":{\"v\":2,\"origin\":\"x\"}}\n",
+    ] {
+        let mut reader = Reader::new(vec![KEY.into()], Vec::new());
+        // As many hashes as the largest gap takes.
+        let hashes = joined(&[Hash([1; 32]); 64]);
+        let garbage = String::from_utf8_lossy(garbage).replace('$', &hashes).into_bytes();
+        for _ in 0..3 {
+            reader.line(&garbage);
+        }
+        assert!(!reader.end().is_sound(), "{garbage:?}");
+    }
+}
