@@ -29,6 +29,11 @@ pub(crate) struct Book {
     pub(crate) clock: Arc<ManualClock>,
 }
 
+/// When a history has ended, and nobody whom its last wrong passwords have slowed down has to wait.
+pub(crate) fn after(written: &Written) -> DateTime<Utc> {
+    written.ended + commands::Settings::default().throttle.longest_delay
+}
+
 impl Book {
     pub(crate) async fn open(
         database: &Database,

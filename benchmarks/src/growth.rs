@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Scale,
     appending::{Appender, Sample},
-    book::{Book, PASSWORD},
+    book::{self, Book, PASSWORD},
     cluster::Database,
     measure,
 };
@@ -64,7 +64,7 @@ pub(crate) struct Subject {
 impl Subject {
     /// So many refreshes are made on the long session, where the history has none.
     pub(crate) async fn open(database: &Database, written: &Written, scale: Scale) -> Result<Self> {
-        let book = Book::open(database, 4, written.ended).await?;
+        let book = Book::open(database, 4, book::after(written)).await?;
         let sample = std::sync::Arc::new(Sample::of(database).await?);
         let appender = Appender::new(&book.pool, sample);
         let origin = Origin {

@@ -156,15 +156,17 @@ async fn main() -> Result<()> {
         std::fs::remove_dir_all(&data)?;
     }
     let cluster = Cluster::start(&data).await?;
+    let mut report = Report::new(machine::Machine::of(&cluster), scale.seed);
     let measured = tokio::select! {
-        measured = measure_all(&cluster, scale, &out, &notices) => measured,
+        measured = measure_all(&cluster, scale, &out, &notices, &mut report) => measured,
         _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
     };
     cluster.stop().await?;
     let _ = std::fs::remove_dir_all(&data);
-    let report = measured?;
-    std::fs::write(out.join("results.json"), serde_json::to_string_pretty(&report)?)?;
+    // What was measured before something failed took hours, too.
+    keep(&report, &out)?;
     write(&report, &out)?;
+    measured?;
     for missed in report.missed() {
         say(format!("missed: {missed}"));
     }
@@ -179,6 +181,11 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
+/// The figures that there are by now.
+fn keep(report: &Report, out: &Path) -> Result<()> {
+    Ok(std::fs::write(out.join("results.json"), serde_json::to_string_pretty(report)?)?)
+}
+
 /// The page, into a file and for who waits.
 fn write(report: &Report, out: &Path) -> Result<()> {
     let markdown = report.markdown();
@@ -191,40 +198,45 @@ async fn measure_all(
     scale: Scale,
     out: &Path,
     notices: &Notices,
-) -> Result<Report> {
+    report: &mut Report,
+) -> Result<()> {
     let began = Instant::now();
     disk::check(&cluster.data_directory().await?, scale)?;
-    let mut report = Report::new(machine::Machine::of(cluster), scale.seed);
     let mut books: Vec<(Database, Written)> = Vec::new();
     for (nth, events) in scale.sizes().into_iter().enumerate() {
         let database = cluster.create(&format!("bench_{nth}")).await?;
-        let written = fill(&database, scale, events, &mut report).await?;
+        let written = fill(&database, scale, events, report).await?;
         if nth > 0 {
-            rebuild(&database, scale, events, &mut report).await?;
+            rebuild(&database, scale, events, report).await?;
         }
+        keep(report, out)?;
         books.push((database, written));
     }
     let (Some((shortest, _)), Some((longest, written))) = (books.first(), books.last()) else {
         bail!("there is no history");
     };
     say("the limit: a bare scan, and COPY");
-    limits(longest, out, &mut report).await?;
+    limits(longest, out, report).await?;
+    keep(report, out)?;
     say("QueryReplay");
     report.baseline = baseline::measure(longest, scale.baseline).await?;
+    keep(report, out)?;
     longest.settle().await?;
     say("plans");
-    report.plans = plans::read(longest, notices, written.ended).await?;
+    report.plans = plans::read(longest, notices, book::after(written)).await?;
     // On a copy: what is appended here makes no sound history.
     let copy = cluster.copy(shortest, "bench_appends").await?;
     say("appends against pgbench");
     let (seconds, rounds) = (scale.append_seconds, scale.append_rounds);
     report.appends = appending::measure(cluster, &copy, seconds, rounds).await?;
+    keep(report, out)?;
     let steadily = While::Seconds(scale.lag_seconds);
     say("lag, on a short history");
     report.lags.push(lag::measure(&copy, "a short history", steadily).await?);
     cluster.drop(copy).await?;
     say("what the history costs");
     report.costs = costs(&books, scale).await?;
+    keep(report, out)?;
     // Last, as no sound history is left; the other books make room for the rebuild.
     let longest = longest.clone();
     for (database, _) in books.drain(..).take(2) {
@@ -236,7 +248,7 @@ async fn measure_all(
     let on = "the longest history, while all projections are rebuilt";
     report.lags.push(lag::measure(&longest, on, While::Rebuilding).await?);
     report.minutes = began.elapsed().as_secs_f64() / 60.0;
-    Ok(report)
+    Ok(())
 }
 
 /// A book with a history, its journal and its read tables, each timed.
