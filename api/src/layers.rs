@@ -66,9 +66,9 @@ async fn handle(State(app): State<App>, mut request: Request, next: Next) -> Res
         let mut response = answer(&app, request, next, &route).await;
         // No page was reached that could have looked who it is.
         if let (Some(headers), "none") = (&asked, route.as_str())
-            && let Some(person) = pages::signed_in(&app, headers).await
+            && let Some(greeted) = pages::signed_in(&app, headers).await
         {
-            response.extensions_mut().insert(person);
+            response.extensions_mut().insert(greeted);
         }
         finish(&app, response, &context, asked.as_ref())
     };
@@ -157,8 +157,8 @@ fn finish(app: &App, response: Response, context: &Context, asked: Option<&Heade
             log(&error, context);
             let mut written = match asked {
                 Some(headers) => {
-                    let person = response.extensions().get::<ui::SignedIn>().cloned();
-                    pages::error_page(&error, context, headers, person)
+                    let greeted = response.extensions().get::<pages::Greeted>().cloned();
+                    pages::error_page(&error, context, headers, greeted)
                 }
                 None => ApiError::clone(&error).into_problem(context.request_id()),
             };

@@ -165,7 +165,7 @@ async fn visit(
         && let Some(identity) = &visit.identity
         && let Ok(Some(account)) = app.book().account(identity.user_id).await
     {
-        response.extensions_mut().insert(person(identity, &account));
+        response.extensions_mut().insert(Greeted::new(&app, identity, &account));
     }
     response
 }
@@ -225,10 +225,24 @@ fn locale(headers: &HeaderMap) -> Locale {
 }
 
 /// Who is signed in, for the error page of an address where nothing is. Nothing is refreshed for it.
-pub async fn signed_in(app: &App, headers: &HeaderMap) -> Option<ui::SignedIn> {
+pub async fn signed_in(app: &App, headers: &HeaderMap) -> Option<Greeted> {
     let identity = Identity::of_request(app, headers).await.ok()?;
     let account = app.book().account(identity.user_id).await.ok()??;
-    Some(person(&identity, &account))
+    Some(Greeted::new(app, &identity, &account))
+}
+
+/// Whom an error page greets, and what its button to sign out sends.
+#[derive(Clone)]
+pub struct Greeted {
+    person: ui::SignedIn,
+    csrf: String,
+}
+
+impl Greeted {
+    fn new(app: &App, identity: &Identity, account: &Account) -> Self {
+        let csrf = app.csrf().token(Bound::Session(identity.session_id));
+        Self { person: person(identity, account), csrf }
+    }
 }
 
 fn person(identity: &Identity, account: &Account) -> ui::SignedIn {
@@ -384,11 +398,13 @@ pub(crate) fn error_page(
     error: &ApiError,
     context: &Context,
     asked: &HeaderMap,
-    person: Option<ui::SignedIn>,
+    greeted: Option<Greeted>,
 ) -> Response {
+    let (person, csrf) = greeted.map(|greeted| (greeted.person, greeted.csrf)).unzip();
     let chrome = Chrome {
         request_id: context.request_id().to_owned(),
         person,
+        csrf: csrf.unwrap_or_default(),
         ..Chrome::new(locale(asked))
     };
     let detail = match error.kind {

@@ -93,6 +93,19 @@ async fn pages_that_are_not_there_or_not_for_everybody() {
         let to = api.get(path).send().await.is(303);
         assert_eq!(to.header("location"), format!("/sign-in?return_to=%2F{}", &path[1..]));
     }
+    // Whoever is signed in can sign out from there too.
+    for path in ["/nothing-here", "/history"] {
+        let grace = api.register(&unique("grace")).await;
+        let cookie = format!("entrybook_access={}", grace.access);
+        let page = api.get(path).header("cookie", &cookie).send().await;
+        let text = page.text();
+        let token = text.split("name=\"csrf\" value=\"").nth(1).unwrap();
+        let token = token.split('"').next().unwrap();
+        let out = api.post("/sign-out").header("cookie", &cookie).form(&[("csrf", token)]);
+        let out = out.header("sec-fetch-site", "same-origin").send().await.is(303);
+        assert_eq!(out.header("location"), "/sign-in", "{path}");
+        api.get("/").header("cookie", &cookie).send().await.is(303);
+    }
     for path in ["/sign-out", "/sessions/end-others"] {
         api.get(path).header("cookie", &cookie).send().await.is(405);
     }
