@@ -34,7 +34,7 @@ static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
     migrations
 });
 
-/// What of each table the application may do. The columns of `events` that the database fills are
+/// What the application may do, table by table. The columns of `events` that the database fills are
 /// left out, so that nobody can set them. Tables that a newer binary has added are not touched.
 const GRANTS: &[&str] = &[
     "REVOKE ALL ON events, journal, sequencer, identifiers, snapshots, sealing_keys, signing_keys, \
@@ -49,6 +49,13 @@ const GRANTS: &[&str] = &[
     "GRANT SELECT, INSERT, UPDATE, DELETE ON snapshots, signing_keys, projections, builds, \
      replicas TO entrybook_app",
     "GRANT SELECT ON _sqlx_migrations TO entrybook_app",
+    // A verification folds the claimed identifiers into a temporary table. Everybody may make one,
+    // unless that was taken from PUBLIC. Where it may not be granted, that one check fails.
+    "DO $$ BEGIN
+         IF NOT has_database_privilege('entrybook_app', current_database(), 'TEMPORARY') THEN
+             EXECUTE format('GRANT TEMPORARY ON DATABASE %I TO entrybook_app', current_database());
+         END IF;
+     EXCEPTION WHEN insufficient_privilege THEN NULL; END $$",
 ];
 
 /// What `migrate` did.

@@ -14,4 +14,5 @@ GRANT entrybook_app TO entrybook, entrybook_owner;
 CREATE DATABASE entrybook OWNER entrybook_owner ENCODING 'UTF8' TEMPLATE template0;
 REVOKE ALL ON DATABASE entrybook FROM PUBLIC;
 GRANT CONNECT ON DATABASE entrybook TO entrybook;
+GRANT TEMPORARY ON DATABASE entrybook TO entrybook_app;
 SQL

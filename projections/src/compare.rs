@@ -1,5 +1,5 @@
 //! Live and new tables, compared: by counts and an order-independent hash, and where these differ, row
-//! by row.
+//! by row. Of the indexes only this: that the live tables have them all.
 
 use std::fmt;
 
@@ -16,6 +16,8 @@ use crate::{
 
 /// How many differing rows are shown.
 const SHOWN: i64 = 10;
+/// How many columns are named that a table has beside its own.
+const NAMED: usize = 10;
 
 /// What a comparison found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -81,10 +83,7 @@ impl Verified {
         for table in self.tables.iter().filter(|table| !table.is_equal()) {
             text += &match &table.unreadable {
                 Some(why) => format!("{} can't be compared, because {why}. ", table.table),
-                None => format!(
-                    "{} lacks {} rows, has {} too many and {} with other values. ",
-                    table.table, table.missing, table.surplus, table.changed
-                ),
+                None => table.found(),
             };
         }
         text
@@ -127,6 +126,10 @@ pub struct TableDifference {
     /// Why the live table can't be compared, where it is not the table of this version any more. Then
     /// nothing is known of its rows.
     pub unreadable: Option<String>,
+    /// Indexes of the live table that are missing or not valid. The key's is one of them.
+    pub indexes: Vec<String>,
+    /// Whether both have as many rows, and one hash. What follows says how they differ.
+    pub same_rows: bool,
     pub rows_live: i64,
     pub rows_new: i64,
     /// Rows of the fold that the live table lacks.
@@ -135,6 +138,8 @@ pub struct TableDifference {
     pub surplus: i64,
     /// Rows that both have, with other values.
     pub changed: i64,
+    /// Rows of the live table with a key that another row of it has already.
+    pub repeated: i64,
     /// The first of all these, by their keys.
     pub first: Vec<RowDifference>,
 }
@@ -142,7 +147,33 @@ pub struct TableDifference {
 impl TableDifference {
     #[must_use]
     pub fn is_equal(&self) -> bool {
-        self.unreadable.is_none() && self.missing == 0 && self.surplus == 0 && self.changed == 0
+        self.unreadable.is_none() && self.indexes.is_empty() && self.same_rows
+    }
+
+    /// What differs, in sentences.
+    fn found(&self) -> String {
+        let Self { table, missing, surplus, changed, repeated, .. } = self;
+        let mut text = String::new();
+        if !self.indexes.is_empty() {
+            text += &format!("{table} has no valid index {}. ", self.indexes.join(", "));
+        }
+        if missing + surplus + changed > 0 {
+            text += &format!(
+                "{table} lacks {missing} rows, has {surplus} too many and {changed} with other \
+                 values. "
+            );
+        }
+        if *repeated > 0 {
+            text += &format!("{table} has {repeated} rows once more under the same key. ");
+        }
+        if !self.same_rows && missing + surplus + changed + repeated == 0 {
+            text += &format!(
+                "{table} has {} rows and the book gives {}, or their hashes differ, though no row \
+                 does. ",
+                self.rows_live, self.rows_new
+            );
+        }
+        text
     }
 }
 
@@ -229,29 +260,37 @@ async fn compare_table(
     let mut difference = TableDifference {
         table: table.name,
         unreadable,
+        indexes: Vec::new(),
+        same_rows: false,
         rows_live: 0,
         rows_new,
         missing: 0,
         surplus: 0,
         changed: 0,
+        repeated: 0,
         first: Vec::new(),
     };
     if difference.unreadable.is_some() {
         return Ok(difference);
     }
+    difference.indexes = lacking(conn, table, &live).await?;
     let (rows_live, hash_live) = digest(conn, &live).await?;
     difference.rows_live = rows_live;
-    if (rows_live, hash_live) == (rows_new, hash_new) {
+    difference.same_rows = (rows_live, hash_live) == (rows_new, hash_new);
+    if difference.same_rows {
         return Ok(difference);
     }
     let key = table.key;
+    // A row has a tableoid, also where its key is NULL: the live table may have lost its constraints.
     let differing = format!(
         "ledger.{live} AS live FULL JOIN ledger.{new} AS new ON live.{key} = new.{key}
-          WHERE live.{key} IS NULL OR new.{key} IS NULL OR ROW(live.*) IS DISTINCT FROM ROW(new.*)"
+          WHERE live.tableoid IS NULL OR new.tableoid IS NULL
+             OR ROW(live.*) IS DISTINCT FROM ROW(new.*)"
     );
     let counts = sqlx::query(&format!(
-        "SELECT count(*) FILTER (WHERE live.{key} IS NULL) AS missing,
-                count(*) FILTER (WHERE new.{key} IS NULL) AS surplus, count(*) AS differing
+        "SELECT count(*) FILTER (WHERE live.tableoid IS NULL) AS missing,
+                count(*) FILTER (WHERE new.tableoid IS NULL) AS surplus, count(*) AS differing,
+                (SELECT count({key}) - count(DISTINCT {key}) FROM ledger.{live}) AS repeated
            FROM {differing}"
     ))
     .persistent(false)
@@ -261,10 +300,11 @@ async fn compare_table(
     difference.surplus = counts.try_get("surplus")?;
     difference.changed =
         counts.try_get::<i64, _>("differing")? - difference.missing - difference.surplus;
+    difference.repeated = counts.try_get("repeated")?;
     let rows = sqlx::query(&format!(
-        "SELECT coalesce(live.{key}, new.{key})::text AS key,
-                CASE WHEN live.{key} IS NOT NULL THEN to_jsonb(live) END AS live,
-                CASE WHEN new.{key} IS NOT NULL THEN to_jsonb(new) END AS new
+        "SELECT coalesce(live.{key}::text, new.{key}::text, 'null') AS key,
+                CASE WHEN live.tableoid IS NOT NULL THEN to_jsonb(live) END AS live,
+                CASE WHEN new.tableoid IS NOT NULL THEN to_jsonb(new) END AS new
            FROM {differing} ORDER BY coalesce(live.{key}, new.{key}) LIMIT {SHOWN}"
     ))
     .persistent(false)
@@ -310,6 +350,31 @@ async fn columns(conn: &mut PgConnection, relation: &str) -> Result<Columns, sql
     .map(Some)
 }
 
+/// The indexes that the live table should have, and has not, or not whole.
+async fn lacking(
+    conn: &mut PgConnection,
+    table: &Table,
+    live: &str,
+) -> Result<Vec<String>, sqlx::Error> {
+    let key = format!("{live}_pkey");
+    let mut needed: Vec<_> =
+        table.indexes.iter().map(|index| format!("{live}_{}", index.name)).collect();
+    needed.push(key.clone());
+    sqlx::query_scalar(
+        "SELECT needed.name FROM unnest($1::text[]) WITH ORDINALITY AS needed (name, place)
+          WHERE NOT EXISTS (SELECT FROM pg_index
+                             WHERE indexrelid = to_regclass('ledger.' || needed.name)
+                               AND indrelid = to_regclass('ledger.' || $2::text)
+                               AND indisvalid AND indisprimary = (needed.name = $3))
+          ORDER BY place",
+    )
+    .bind(needed)
+    .bind(live)
+    .bind(key)
+    .fetch_all(conn)
+    .await
+}
+
 /// Why rows of the live table can't be held against those of the new one, if they can't.
 fn unlike(live: Columns, new: Columns) -> Option<String> {
     let Some(live) = live else { return Some("the table is not there".to_owned()) };
@@ -330,8 +395,12 @@ fn unlike(live: Columns, new: Columns) -> Option<String> {
             Some(_) => {}
         }
     }
-    for (name, _) in live.iter().filter(|(name, _)| has(&new, name).is_none()) {
+    let foreign: Vec<_> = live.iter().filter(|(name, _)| has(&new, name).is_none()).collect();
+    for (name, _) in foreign.iter().take(NAMED) {
         why.push(format!("column {name} is none of its own"));
+    }
+    if foreign.len() > NAMED {
+        why.push(format!("nor are {} more", foreign.len() - NAMED));
     }
     if why.is_empty() {
         why.push("its columns are in another order".to_owned());

@@ -5,13 +5,14 @@
 
 use std::collections::BTreeMap;
 
-use domain::{Event, SealedIdentifier, UserEvent, UserId, stream};
+use domain::{Event, SealedIdentifier, UnreadableEvent, UserEvent, UserId, stream};
 use futures_util::{TryStreamExt, stream::BoxStream};
 use sqlx::{Connection, PgConnection, PgPool, Row, postgres::PgRow};
 use uuid::Uuid;
 
 use crate::{
     copy::copy_in,
+    projection::{CannotApply, StopKind},
     rebuild::{RebuildError, connect},
 };
 
@@ -61,18 +62,25 @@ pub async fn verify_identifiers(pool: &PgPool) -> Result<IdentifierDifferences, 
     // It ends with its connection.
     let mut folded = connect(pool).await?;
     sqlx::query(
-        "CREATE TEMPORARY TABLE claims (kind text NOT NULL, index text NOT NULL, user_id uuid NOT NULL)",
+        "CREATE TABLE pg_temp.claims
+             (kind text NOT NULL, index text NOT NULL, user_id uuid NOT NULL)",
     )
     .execute(&mut folded)
     .await?;
-    let mut snapshot = pool.begin().await?;
+    let mut reading = connect(pool).await?;
+    let mut snapshot = reading.begin().await?;
     sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        .execute(&mut *snapshot)
+        .await?;
+    // It is idle while what was folded is sorted. It has written nothing, so it holds up nobody.
+    sqlx::query("SET LOCAL idle_in_transaction_session_timeout = 0")
         .execute(&mut *snapshot)
         .await?;
     fold_claims(&mut snapshot, &mut folded).await?;
     // In the order of bytes, as they are merged.
     let claims = sqlx::query(
-        r#"SELECT kind, index, user_id FROM claims ORDER BY kind COLLATE "C", index COLLATE "C""#,
+        r#"SELECT kind, index, user_id FROM pg_temp.claims
+            ORDER BY kind COLLATE "C", index COLLATE "C""#,
     )
     .fetch(&mut folded);
     let rows = sqlx::query(
@@ -82,6 +90,7 @@ pub async fn verify_identifiers(pool: &PgPool) -> Result<IdentifierDifferences, 
     .fetch(&mut *snapshot);
     let found = merge(claims, rows).await?;
     snapshot.rollback().await?;
+    let _ = reading.close().await;
     let _ = folded.close().await;
     Ok(found)
 }
@@ -127,7 +136,8 @@ async fn next(rows: &mut Rows<'_>) -> Result<Option<Claim>, sqlx::Error> {
 const EMAIL: &str = "email";
 const USERNAME: &str = "username";
 
-/// Folds each account's claims, and writes them into the temporary table.
+/// Folds each account's claims, and writes them into the temporary table. All events of accounts are
+/// read: which of them claim is for the fold to say, and one that it doesn't know may be one that does.
 async fn fold_claims(
     conn: &mut PgConnection,
     folded: &mut PgConnection,
@@ -136,9 +146,8 @@ async fn fold_claims(
     let mut of_account: BTreeMap<&'static str, String> = BTreeMap::new();
     let mut account: Option<UserId> = None;
     let mut rows = sqlx::query(
-        "SELECT aggregate_id, event_type, event_version, payload::text AS payload FROM events
-          WHERE aggregate_type = $1 AND event_type IN ('UserRegistered', 'UserProfileChanged')
-          ORDER BY aggregate_id, sequence",
+        "SELECT id, aggregate_id, sequence, event_type, event_version, payload::text AS payload
+           FROM events WHERE aggregate_type = $1 ORDER BY aggregate_id, sequence",
     )
     .bind(stream::USER)
     .fetch(conn);
@@ -155,20 +164,42 @@ async fn fold_claims(
             }
         }
         let payload: String = row.try_get("payload")?;
-        let event = Event::from_stored_text(
-            stream::USER,
-            &row.try_get::<String, _>("event_type")?,
-            &row.try_get::<String, _>("event_version")?,
-            &payload,
-        )
-        .map_err(|cause| sqlx::Error::Decode(cause.into()))?;
-        if let Event::User(event) = event {
-            claim(&mut of_account, event);
+        let (event_type, version): (String, String) =
+            (row.try_get("event_type")?, row.try_get("event_version")?);
+        match Event::from_stored_text(stream::USER, &event_type, &version, &payload) {
+            Ok(Event::User(event)) => claim(&mut of_account, event),
+            Ok(Event::Session(_) | Event::SignInGuard(_)) => {}
+            Err(cause) => return Err(cannot_fold(folded, &row, &cause).await?.into()),
         }
     }
     post(&mut unwritten, account, &mut of_account);
     write(folded, &mut unwritten).await?;
     Ok(())
+}
+
+/// The refusal to fold an event, at its line of the book; at the next one, if it has none yet.
+async fn cannot_fold(
+    conn: &mut PgConnection,
+    row: &PgRow,
+    cause: &UnreadableEvent,
+) -> Result<CannotApply, sqlx::Error> {
+    let position = sqlx::query_scalar(
+        "SELECT coalesce((SELECT position FROM journal WHERE event_id = $1),
+                         (SELECT position + 1 FROM sequencer))",
+    )
+    .bind(row.try_get::<i64, _>("id")?)
+    .fetch_one(conn)
+    .await?;
+    let (id, sequence): (String, i64) = (row.try_get("aggregate_id")?, row.try_get("sequence")?);
+    let newer = cause.is_newer();
+    Ok(CannotApply {
+        position,
+        stream: format!("{} {id} number {sequence}", stream::USER),
+        event_type: row.try_get("event_type")?,
+        event_version: row.try_get("event_version")?,
+        kind: if newer { StopKind::NewerVersion } else { StopKind::DamagedPayload },
+        cause: cause.to_string(),
+    })
 }
 
 fn post(
@@ -186,7 +217,7 @@ async fn write(
     folded: &mut PgConnection,
     unwritten: &mut Vec<(UserId, &'static str, String)>,
 ) -> Result<(), sqlx::Error> {
-    copy_in(folded, "claims", unwritten.drain(..), |(user, kind, index), fields| {
+    copy_in(folded, "pg_temp.claims", unwritten.drain(..), |(user, kind, index), fields| {
         fields.put(*kind);
         fields.put(index.as_str());
         fields.put(user.0);

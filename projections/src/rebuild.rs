@@ -14,6 +14,7 @@ use crate::{
     builder::{Part, fold_until},
     builds::{Phase, Progress, Watch},
     compare::{Verified, compare, stored_fold},
+    held::Held,
     journal::{self, JournalError},
     projection::{ApplyError, CannotApply, Entry, Generation, Projection, Start},
     projector::about_rows,
@@ -50,18 +51,16 @@ pub enum RebuildError {
     FirstBuild(&'static str),
     #[error("another process has taken over the building of {0}")]
     Displaced(&'static str),
-    #[error(
-        "the new tables of {0} are ready, but readers held the old ones in every attempt to swap \
-         them; end long-running queries and rebuild again: it goes on where it was"
-    )]
-    Busy(&'static str),
+    #[error("{0}")]
+    Busy(Held),
     #[error("it was cancelled; the next rebuild goes on where it was")]
     Cancelled,
 }
 
 impl RebuildError {
-    /// Whether what was built is good to go on with.
-    fn leaves_good_tables(&self) -> bool {
+    /// Whether what was built is good to go on with. If not, the next rebuild begins anew.
+    #[must_use]
+    pub fn leaves_good_tables(&self) -> bool {
         match self {
             // Rows that the database refuses, and pages that it can't read, would be so again.
             Self::Database(cause) => !about_rows(cause) && !is_corrupt(cause),
@@ -128,7 +127,7 @@ pub struct Options {
     pub repair: bool,
     /// So many rows of each projection are kept in memory before they are written.
     pub rows_in_memory: usize,
-    /// So often the swap is tried while readers are in the way.
+    /// So often the swap is tried while somebody is in the way.
     pub swap_attempts: u32,
 }
 
@@ -306,21 +305,23 @@ impl Rebuild {
         if !verified.is_equal() && !self.options.repair {
             return Ok((Outcome::Differs, verified));
         }
-        for _attempt in 0..self.options.swap_attempts {
+        for attempt in 0..self.options.swap_attempts {
+            if attempt > 0 {
+                watch
+                    .during(async {
+                        tokio::time::sleep(STEP_BACK).await;
+                        Ok::<_, RebuildError>(())
+                    })
+                    .await?;
+            }
             let head = journal::head(&self.pool).await?.position;
             self.catch_up(part, head - CLOSE, watch).await?;
             watch.enter(Phase::Swapping);
             if self.swap(part, &verified).await? {
                 return Ok((Outcome::Swapped, verified));
             }
-            watch
-                .during(async {
-                    tokio::time::sleep(STEP_BACK).await;
-                    Ok::<_, RebuildError>(())
-                })
-                .await?;
         }
-        Err(RebuildError::Busy(projection.name()))
+        Err(RebuildError::Busy(watch.during(Held::read(&mut self.conn, projection)).await?))
     }
 
     async fn catch_up(
@@ -364,7 +365,7 @@ impl Rebuild {
         Ok(verified)
     }
 
-    /// Folds what is left and swaps, in one transaction; `false` if readers were in the way.
+    /// Folds what is left and swaps, in one transaction; `false` if somebody was in the way.
     async fn swap(&mut self, part: &mut Part, verified: &Verified) -> Result<bool, RebuildError> {
         let mended = (!verified.is_equal()).then(|| verified.mended());
         let mut transaction = self.conn.begin().await?;

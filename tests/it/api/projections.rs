@@ -612,7 +612,7 @@ async fn what_reads_a_half_built_table_waits_and_signing_in_does_not() {
     );
     let (status, history) = page("/my-history").await;
     assert!(
-        status == 503 && history.contains("being built for the first time"),
+        status == 503 && history.contains("being put together from the history"),
         "{status}: {history}"
     );
     let (status, projections) = page("/projections").await;

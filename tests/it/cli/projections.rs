@@ -367,6 +367,78 @@ async fn who_can_not_go_on_says_where_and_what_to_do() {
     );
 }
 
+/// Waiting for the database mends none of these, and what was built is not gone on with.
+#[tokio::test]
+async fn an_error_that_comes_again_is_not_said_to_pass() {
+    let kept = Kept::with(100).await;
+    // Of the owner, not of the role that the tables are read with.
+    kept.execute(
+        "ALTER TABLE ledger.users_v1 RENAME TO users_aside;
+         CREATE VIEW ledger.users_v1 AS TABLE ledger.users_aside",
+    )
+    .await;
+    let leads_nowhere = async |said: &str| {
+        assert!(said.contains("The live tables serve as before. "), "{said}");
+        assert!(said.contains("The next run begins anew."), "{said}");
+        assert!(!said.contains("goes on where it was"), "{said}");
+        let left = "SELECT to_regclass('ledger.users_v1_new') IS NOT NULL";
+        let left: bool = sqlx::query_scalar(left).fetch_one(kept.pool()).await.unwrap();
+        assert!(!left, "nothing is left to go on with");
+    };
+    let said = kept.run(&["rebuild", "users", "--repair"]).refused(1);
+    assert!(said.contains("permission denied") && said.contains("A right is missing"), "{said}");
+    leads_nowhere(&said).await;
+
+    kept.execute(
+        "ALTER TABLE ledger.users_aside OWNER TO entrybook_app;
+         ALTER VIEW ledger.users_v1 OWNER TO entrybook_app",
+    )
+    .await;
+    let said = kept.run(&["rebuild", "users", "--repair"]).refused(1);
+    assert!(said.contains("Run again, it fails in the same way"), "{said}");
+    assert!(!said.contains("A right is missing"), "{said}");
+    leads_nowhere(&said).await;
+}
+
+/// What another process has done meanwhile is not told as done by this one.
+#[tokio::test]
+async fn who_was_turned_away_has_done_nothing_before() {
+    let kept = Kept::with(100).await;
+    // What brings the journal up to date waits for this row, and knows by then what was built before.
+    let mut sequencer = kept.pool().begin().await.unwrap();
+    sqlx::query("SELECT FROM sequencer FOR UPDATE").execute(&mut *sequencer).await.unwrap();
+    let child = kept
+        .setup
+        .command(&["projections", "rebuild", "users"])
+        // A migration would wait for it as well.
+        .env("ENTRYBOOK_MIGRATE", "no")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let waits = "SELECT true FROM pg_stat_activity
+                  WHERE datname = current_database() AND wait_event_type = 'Lock'
+                    AND query LIKE 'SELECT position, tx::text AS tx, event_id, settled_event_id%'";
+    eventually("it waits", async || {
+        sqlx::query_scalar::<_, bool>(waits).fetch_optional(kept.pool()).await.unwrap()
+    })
+    .await;
+    let mut other =
+        sqlx::PgConnection::connect_with(&kept.database.connect_options()).await.unwrap();
+    let lock = "SELECT pg_advisory_lock(x'0E17B002'::int, hashtext('users'))";
+    sqlx::query(lock).execute(&mut other).await.unwrap();
+    kept.execute(
+        "UPDATE builds SET state = 'swapped', started_at = clock_timestamp(),
+                updated_at = clock_timestamp() WHERE name = 'users'",
+    )
+    .await;
+    sequencer.rollback().await.unwrap();
+    let said = Answer::of(child.wait_with_output().unwrap()).refused(4);
+    assert!(said.contains("another process is rebuilding or verifying users"), "{said}");
+    assert!(!said.contains("Before that"), "{said}");
+    other.close().await.unwrap();
+}
+
 /// So many rows are kept in memory before they are written, so a build that ends before has nothing to go on with.
 const ROWS_IN_MEMORY: i64 = 50_000;
 
@@ -469,8 +541,9 @@ async fn a_second_ctrl_c_ends_it_at_once() {
     .await;
     // How it ended is written down here.
     let mut builds = kept.pool().begin().await.unwrap();
-    let lock = "SELECT FROM builds WHERE name = 'users' FOR UPDATE";
-    sqlx::query(lock).execute(&mut *builds).await.unwrap();
+    let lock = "SET LOCAL idle_in_transaction_session_timeout = 0;
+                SELECT FROM builds WHERE name = 'users' FOR UPDATE";
+    sqlx::raw_sql(lock).execute(&mut *builds).await.unwrap();
 
     kill(pid, Signal::SIGINT).unwrap();
     eventually("it would write down that it was cancelled", async || {

@@ -198,6 +198,103 @@ async fn a_live_table_that_can_not_be_read_is_told_and_mended_where_that_is_aske
     assert_eq!(mended, made);
 }
 
+/// Who has taken a table's key away may have written a row twice, or one without a key.
+#[tokio::test]
+async fn rows_that_stand_there_twice_or_without_a_key_are_damage() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    Book::new(pool).fill().await;
+    Reader::new(pool).await.read().await;
+    let whole = contents(pool).await;
+    let users = [named("users")];
+    run(
+        pool,
+        "ALTER TABLE ledger.users_v1 DROP CONSTRAINT users_v1_pkey;
+         INSERT INTO ledger.users_v1 SELECT * FROM ledger.users_v1 WHERE username_index = '#ada'",
+    )
+    .await;
+    let doubled = contents(pool).await;
+    let found = verify(pool, users[0]).await.unwrap();
+    let [table] = &found.tables[..] else { panic!("{found:?}") };
+    assert!(!found.is_equal() && found.is_comparable() && !table.same_rows, "{found:?}");
+    assert_eq!((table.rows_live, table.rows_new), (4, 3));
+    assert_eq!((table.missing, table.surplus, table.changed, table.repeated), (0, 0, 0, 1));
+    let said = found.to_string();
+    assert!(said.contains("users has 1 rows once more under the same key. "), "{said}");
+    assert!(said.contains("users has no valid index users_v1_pkey. "), "{said}");
+    assert!(!said.contains("users lacks"), "{said}");
+
+    let refused = rebuild_with(pool, &users, Options::default()).await.unwrap();
+    assert_eq!(refused[0].outcome, Outcome::Differs);
+    assert_eq!(contents(pool).await, doubled, "nothing is swapped");
+    let repair = Options { repair: true, ..Options::default() };
+    let mended = rebuild_with(pool, &users, repair).await.unwrap();
+    assert_eq!((mended[0].outcome, &mended[0].verified), (Outcome::Swapped, &found));
+    assert_eq!(contents(pool).await, whole);
+    assert!(verify(pool, users[0]).await.unwrap().is_equal());
+
+    run(
+        pool,
+        "ALTER TABLE ledger.users_v1 DROP CONSTRAINT users_v1_pkey;
+         ALTER TABLE ledger.users_v1 ALTER COLUMN user_id DROP NOT NULL;
+         INSERT INTO ledger.users_v1
+         SELECT (jsonb_populate_record(u, '{\"user_id\": null}')).*
+           FROM ledger.users_v1 AS u WHERE username_index <> '#ada'",
+    )
+    .await;
+    let found = verify(pool, users[0]).await.unwrap();
+    let [table] = &found.tables[..] else { panic!("{found:?}") };
+    assert_eq!((table.missing, table.surplus, table.changed, table.repeated), (0, 2, 0, 0));
+    assert!(table.first.iter().all(|row| row.key == "null" && row.new.is_none()), "{table:?}");
+    assert_eq!(table.first.len(), 2);
+}
+
+/// Rows and columns are as they should be: what is wrong shows in how long readers take.
+#[tokio::test]
+async fn an_index_that_is_missing_or_invalid_is_damage() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    Book::new(pool).fill().await;
+    Reader::new(pool).await.read().await;
+    let users = [named("users")];
+    assert!(verify(pool, users[0]).await.unwrap().is_equal());
+    run(
+        pool,
+        "DROP INDEX ledger.users_v1_email;
+         UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'ledger.users_v1_updated'::regclass;
+         ALTER TABLE ledger.users_v1 DROP CONSTRAINT users_v1_pkey;
+         CREATE UNIQUE INDEX users_v1_pkey ON ledger.users_v1 (user_id)",
+    )
+    .await;
+    let found = verify(pool, users[0]).await.unwrap();
+    let [table] = &found.tables[..] else { panic!("{found:?}") };
+    assert_eq!(table.indexes, ["users_v1_email", "users_v1_updated", "users_v1_pkey"]);
+    assert!(table.same_rows && !found.is_equal(), "{found:?}");
+    let said = found.to_string();
+    let sentence = "users has no valid index users_v1_email, users_v1_updated, users_v1_pkey. ";
+    assert!(said.contains(sentence) && said.contains("the table was damaged"), "{said}");
+
+    let refused = rebuild_with(pool, &users, Options::default()).await.unwrap();
+    assert_eq!(refused[0].outcome, Outcome::Differs);
+    let repair = Options { repair: true, ..Options::default() };
+    assert_eq!(rebuild_with(pool, &users, repair).await.unwrap()[0].outcome, Outcome::Swapped);
+    assert!(verify(pool, users[0]).await.unwrap().is_equal());
+}
+
+#[tokio::test]
+async fn of_many_columns_that_are_none_of_its_own_ten_are_named() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    Book::new(pool).fill().await;
+    Reader::new(pool).await.read().await;
+    let added: Vec<_> = (0..25).map(|n| format!("ADD COLUMN note_{n} text")).collect();
+    run(pool, &format!("ALTER TABLE ledger.users_v1 {}", added.join(", "))).await;
+    let found = verify(pool, named("users")).await.unwrap();
+    let why = found.tables[0].unreadable.clone().unwrap();
+    assert!(why.ends_with("column note_9 is none of its own, nor are 15 more"), "{why}");
+    assert_eq!(why.matches("is none of its own").count(), 10);
+}
+
 /// A table that is whole, and can't be read for another reason, is not swapped away unseen.
 #[tokio::test]
 async fn a_lock_or_a_right_that_is_missing_is_no_damage() {

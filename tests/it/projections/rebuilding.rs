@@ -9,9 +9,10 @@ use std::{
 };
 
 use ::projections::{
-    BuildState, Options, Outcome, Phase, Progress, Projection, RebuildError, Rebuilt, builds,
-    sessions, users, verify, verify_identifiers,
+    BuildState, Options, Outcome, Phase, Progress, Projection, RebuildError, Rebuilt, StopKind,
+    builds, sessions, users, verify, verify_identifiers,
 };
+use commands::database::{acting_role, connect, migrate};
 use serde_json::json;
 use sqlx::PgPool;
 use tokio::runtime::Handle;
@@ -314,6 +315,59 @@ async fn claimed_identifiers_are_compared_with_their_events() {
     assert_eq!(found.first_keys, ["username #ada", "username #eve"]);
 }
 
+/// As the file for the container's first start leaves a database: nobody may do anything unasked.
+#[tokio::test]
+async fn identifiers_are_verified_where_everybody_s_rights_were_taken_away() {
+    let database = TestDatabase::create().await;
+    Book::new(database.pool()).fill().await;
+    migrate(&database.connect_options()).await.unwrap();
+    sqlx::raw_sql(
+        "DO $$ BEGIN
+             EXECUTE format('REVOKE ALL ON DATABASE %I FROM PUBLIC', current_database());
+         END $$",
+    )
+    .execute(database.pool())
+    .await
+    .unwrap();
+    let pool = connect(database.connect_options(), 4).await.unwrap();
+    assert_eq!(acting_role(&pool).await.unwrap(), "entrybook_app");
+    let refused = verify_identifiers(&pool).await.unwrap_err();
+    assert!(refused.to_string().contains("permission denied"), "{refused}");
+
+    migrate(&database.connect_options()).await.unwrap();
+    let found = verify_identifiers(&pool).await.unwrap();
+    assert!(found.is_equal() && found.claims > 0, "{found:?}");
+}
+
+#[tokio::test]
+async fn an_event_of_an_account_that_is_not_known_may_claim_identifiers() {
+    let database = TestDatabase::create().await;
+    let mut book = Book::new(database.pool());
+    book.fill().await;
+    let id = user(0xC001).to_string();
+    let painted = json!({"UserPainted": {}});
+    book.raw("User", &id, "UserPainted", painted.clone()).await;
+    for settled in [false, true] {
+        if settled {
+            Reader::new(database.pool()).await.settle().await;
+            // A later one has another line.
+            book.raw("User", &id, "UserRegistered", painted.clone()).await;
+        }
+        let refused = verify_identifiers(database.pool()).await.unwrap_err();
+        let RebuildError::Event(cause) = &refused else { panic!("{refused:?}") };
+        assert_eq!(cause.stream, format!("User {id} number 1"));
+        assert_eq!(
+            (cause.event_type.as_str(), cause.kind),
+            ("UserPainted", StopKind::NewerVersion)
+        );
+        let lines: i64 = sqlx::query_scalar("SELECT count(*) FROM journal")
+            .fetch_one(database.pool())
+            .await
+            .unwrap();
+        assert_eq!(cause.position, if settled { lines } else { lines + 1 });
+    }
+}
+
 /// One of several is swapped, and the next can't be: what was done before is told with the error.
 #[tokio::test]
 async fn what_was_decided_before_a_rebuild_failed_is_told_beside_the_error() {
@@ -327,7 +381,8 @@ async fn what_was_decided_before_a_rebuild_failed_is_told_beside_the_error() {
     let (all, none) = (::projections::all(), CancellationToken::new());
     let unfinished = ::projections::rebuild(pool, &all, options, &none, &mut |_| {}).await;
     let unfinished = unfinished.unwrap_err();
-    assert!(matches!(unfinished.cause, RebuildError::Busy("sessions")), "{unfinished:?}");
+    let RebuildError::Busy(held) = &unfinished.cause else { panic!("{unfinished:?}") };
+    assert_eq!(held.projection, "sessions");
     let [users] = &unfinished.decided[..] else { panic!("{unfinished:?}") };
     assert_eq!((users.projection, users.outcome), ("users", Outcome::Swapped));
     let told = builds(pool).await.unwrap();

@@ -25,8 +25,9 @@ use std::io::{Write, stderr};
         \"events_done\", \"events_total\", \"events_per_second\", \"seconds_left\" (null where it can't be told), \"seconds\"\n\
         \x20 result      one for each projection that was decided, also where another failed: \"projection\", \"version\", \"outcome\" (swapped, compared, differs), \"equal\", \"events\" \
         (the last line), \"resumed_at\" (0: from the beginning), \"events_per_second\", \"seconds\", \"phases\" ([[phase, seconds]]), \
-        \"verified\" {\"position\", \"fold\" {\"state\" (same, changed, unknown)}, \"tables\" [{\"table\", \"unreadable\" (why the live one can't be compared, or null), \"rows_live\", \"rows_new\", \
-        \"missing\", \"surplus\", \"changed\", \"first\" [{\"key\", \"live\", \"new\"}]}]}\n\
+        \"verified\" {\"position\", \"fold\" {\"state\" (same, changed, unknown)}, \"tables\" [{\"table\", \"unreadable\" (why the live one can't be compared, or null), \
+        \"indexes\" (those that the live one lacks), \"same_rows\", \"rows_live\", \"rows_new\", \"missing\", \"surplus\", \"changed\", \
+        \"repeated\" (live rows under a key that another has already), \"first\" [{\"key\", \"live\", \"new\"}]}]}\n\
         \x20 broken_off  after a signal: \"message\", \"decided\" [{\"projection\", \"state\"}]\n\n\
         Exit codes: 0 done, 6 something differs and was not swapped, 130 or 143 broken off by SIGINT or SIGTERM; see `entrybook --help` for the \
         others.\n\n\

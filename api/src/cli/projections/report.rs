@@ -80,8 +80,9 @@ fn differences(verified: &Verified) -> Vec<String> {
     let mut lines = Vec::new();
     let differ = |table: &&TableDifference| !table.is_equal() && table.unreadable.is_none();
     for table in verified.tables.iter().filter(differ) {
+        let first = if table.first.is_empty() { "." } else { "; the first that differ:" };
         lines.push(format!(
-            "  {}: {} rows are live, {} are new; the first that differ:",
+            "  {}: {} rows are live, {} are new{first}",
             table.table,
             count(table.rows_live),
             count(table.rows_new)

@@ -10,6 +10,7 @@ use ::projections::{
 };
 use serde::Serialize;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -102,11 +103,17 @@ pub(super) async fn fold(
     let earlier = builds(&services.pool).await?;
     let cancel = CancellationToken::new();
     let mut asked = None;
+    let mut at_once = false;
+    // Whoever has begun holds the right to build these: what is decided of them is this run's.
+    let begun = AtomicBool::new(false);
     let result = {
         let mut telling = Telling::new(&names, json, out);
         let work = async {
             make_ready(services, chosen, &cancel, &mut telling).await?;
-            let mut tell = |progress: &_| telling.tell(&Step::from(progress));
+            let mut tell = |progress: &_| {
+                begun.store(true, Ordering::Relaxed);
+                telling.tell(&Step::from(progress));
+            };
             Ok(rebuild(&services.pool, chosen, options, &cancel, &mut tell).await?)
         };
         tokio::pin!(work);
@@ -118,7 +125,10 @@ pub(super) async fn fold(
                         asked = Some(signal);
                         cancel.cancel();
                     }
-                    Some(_) => break Err(RebuildError::Cancelled.into()),
+                    Some(_) => {
+                        at_once = true;
+                        break Err(RebuildError::Cancelled.into());
+                    }
                 },
             }
         }
@@ -131,12 +141,18 @@ pub(super) async fn fold(
         Ok(Unfinished { cause, decided }) => (cause.into(), decided),
         Err(error) => (error, Vec::new()),
     };
-    let decided = if rebuilt.is_empty() {
-        // Broken off at once, nothing was handed over.
-        decided(services, chosen, &earlier).await
-    } else {
-        rebuilt.iter().map(Decided::from).collect()
-    };
+    let mut decided: Vec<_> = rebuilt.iter().map(Decided::from).collect();
+    // Broken off at once, nothing was handed over; and where the database failed, the last may have
+    // come to its end all the same.
+    let unheard = at_once || matches!(error.downcast_ref(), Some(RebuildError::Database(_)));
+    if unheard && begun.load(Ordering::Relaxed) {
+        let written = decided_since(services, chosen, &earlier).await;
+        let new: Vec<_> = written
+            .into_iter()
+            .filter(|one| decided.iter().all(|known| known.projection != one.projection))
+            .collect();
+        decided.extend(new);
+    }
     let how = match (asked, error.downcast_ref()) {
         (Some(exit), Some(RebuildError::Cancelled)) => {
             let message = cancelled(chosen, &decided, options);
@@ -196,8 +212,8 @@ fn is_of(build: &Build, projection: &dyn Projection) -> bool {
     build.name == projection.name() && build.version == projection.version()
 }
 
-/// What this run has decided; nothing, where the database can't be asked.
-async fn decided(
+/// What was decided since then, as the database has it; nothing, where it can't be asked.
+async fn decided_since(
     services: &Services,
     chosen: &[&'static dyn Projection],
     earlier: &[Build],
@@ -251,6 +267,32 @@ fn cancelled(chosen: &[&'static dyn Projection], decided: &[Decided], options: O
     words
 }
 
+/// What to do after the database has failed.
+fn after(failure: &sqlx::Error, goes_on: bool) -> &'static str {
+    let code = failure.as_database_error().and_then(|error| error.code());
+    match code.as_deref() {
+        // insufficient_privilege
+        Some("42501") => {
+            "A right is missing, which waiting doesn't mend: see `entrybook doctor`, let `entrybook migrate` grant what is missing, and see who owns \
+             the tables in schema ledger. The next run begins anew."
+        }
+        Some(code) if code.starts_with("XX") => {
+            "The database reports damage of its own: see its log and its disks before anything else. The next run begins anew."
+        }
+        _ if goes_on => "Run it again when the database is well: it goes on where it was.",
+        _ => {
+            "Run again, it fails in the same way until that is mended: see `entrybook doctor` and the log of the database. The next run begins anew."
+        }
+    }
+}
+
+/// An error of the projections, and what to do.
+pub(super) fn advised(error: RebuildError) -> anyhow::Error {
+    let error = error.into();
+    let words = unfinished(&error, error.downcast_ref());
+    Advised { words, source: error }.into()
+}
+
 /// What happened, and what to do.
 fn unfinished(error: &anyhow::Error, cause: Option<&RebuildError>) -> String {
     let cause = match cause {
@@ -259,9 +301,10 @@ fn unfinished(error: &anyhow::Error, cause: Option<&RebuildError>) -> String {
     };
     let serve = "The live tables serve as before.";
     match cause {
-        RebuildError::Database(_) => format!(
-            "It was not done, because {cause}. {serve} Run it again when the database is well: it goes on where it was."
-        ),
+        RebuildError::Database(failure) => {
+            let next = after(failure, cause.leaves_good_tables());
+            format!("It was not done, because {cause}. {serve} {next}")
+        }
         RebuildError::Journal(_) => format!(
             "It was not done: {cause}. {serve} See what is wrong with the journal: entrybook projections verify journal"
         ),
