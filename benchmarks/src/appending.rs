@@ -183,7 +183,7 @@ async fn pgbench(
     clients: u32,
     seconds: u64,
 ) -> Result<f64> {
-    let program = cluster.program("pgbench");
+    let program = cluster.pgbench()?;
     let mut child = tokio::process::Command::new(&program)
         .args(["--no-vacuum", "--protocol=prepared", "--file=/dev/stdin"])
         .args(["--client", &clients.to_string(), "--jobs", &clients.min(2).to_string()])

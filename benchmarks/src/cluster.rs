@@ -95,8 +95,16 @@ impl Cluster {
         ]
     }
 
-    pub(crate) fn program(&self, name: &str) -> PathBuf {
-        self.postgres.bin_dir().join(name)
+    /// pgbench: the server's own, or that of any PostgreSQL of Debian's here, for some builds come
+    /// without it, and it speaks with a server of any version.
+    pub(crate) fn pgbench(&self) -> Result<PathBuf> {
+        let of_debian = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+        let mut places: Vec<PathBuf> = of_debian.map(|major| major.path().join("bin")).collect();
+        places.sort();
+        places.push(self.postgres.bin_dir().to_owned());
+        places.into_iter().rev().map(|place| place.join("pgbench")).find(|program| program.exists()).context(
+            "pgbench is missing: install PostgreSQL's own packages (Debian: postgresql and postgresql-contrib)",
+        )
     }
 
     pub(crate) fn version(&self) -> String {

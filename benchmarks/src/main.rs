@@ -201,6 +201,8 @@ async fn measure_all(
     report: &mut Report,
 ) -> Result<()> {
     let began = Instant::now();
+    // What is missing is told now, and not in an hour.
+    cluster.pgbench()?;
     disk::check(&cluster.data_directory().await?, scale)?;
     let mut books: Vec<(Database, Written)> = Vec::new();
     for (nth, events) in scale.sizes().into_iter().enumerate() {
