@@ -11,12 +11,12 @@ use std::{
 use ::projections::{BuildState, Options, Outcome, RebuildError, builds, users};
 
 use super::{
-    book::{Book, Reader},
+    book::{Book, Reader, eventually},
     random_book::RandomBook,
     rebuilding::{leftovers, named, rebuild_with},
     views::contents,
 };
-use crate::support::database::TestDatabase;
+use crate::support::{database::TestDatabase, held::Held};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_long_reader_holds_up_the_swap_and_no_other_reader() {
@@ -140,4 +140,45 @@ async fn who_holds_the_new_tables_is_named_as_well() {
     sqlx::query("SELECT FROM ledger.users_v1_new").execute(&mut *holder).await.unwrap();
     let busy = rebuild_with(pool, &[named("users")], options).await.unwrap_err();
     assert!(busy.to_string().contains(r#"client backend "copying" (process "#), "{busy}");
+}
+
+/// What was just written is vacuumed, and a vacuum of many rows takes longer than all attempts.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vacuum_of_the_new_tables_is_sent_away() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    RandomBook::new(Book::new(pool), 23).write(6_000).await;
+    Reader::new(pool).await.read().await;
+    let held = Held::live_table_of(&database, "audit_history").await;
+    let rebuilding = tokio::spawn({
+        let pool = pool.clone();
+        async move {
+            let options = Options { swap_attempts: 4, ..Options::default() };
+            rebuild_with(&pool, &[named("audit_history")], options).await
+        }
+    });
+    let is_so = async |what: &str| {
+        let so = format!("SELECT EXISTS ({what})");
+        sqlx::query_scalar::<_, bool>(&so).fetch_one(pool).await.unwrap()
+    };
+    let comparing = "SELECT FROM builds WHERE name = 'audit_history' AND phase = 'comparing'";
+    eventually("it compares", || is_so(comparing)).await;
+    for statement in [
+        // A page a tenth of a second.
+        "ALTER TABLE ledger.audit_history_v1_new SET (autovacuum_vacuum_insert_threshold = 1,
+             autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_cost_delay = 100,
+             autovacuum_vacuum_cost_limit = 1)",
+        "ALTER SYSTEM SET autovacuum_naptime = '1s'",
+        "SELECT pg_reload_conf()",
+    ] {
+        sqlx::raw_sql(statement).execute(pool).await.unwrap();
+    }
+    let vacuuming = "SELECT FROM pg_stat_progress_vacuum
+                      WHERE relid = 'ledger.audit_history_v1_new'::regclass";
+    eventually("the new table is vacuumed", || is_so(vacuuming)).await;
+    sqlx::raw_sql("ALTER SYSTEM RESET autovacuum_naptime").execute(pool).await.unwrap();
+    sqlx::raw_sql("SELECT pg_reload_conf()").execute(pool).await.unwrap();
+    held.let_go().await;
+    let rebuilt = rebuilding.await.unwrap().unwrap();
+    assert_eq!(rebuilt[0].outcome, Outcome::Swapped, "{}", rebuilt[0].verified);
 }
