@@ -301,6 +301,12 @@ impl Audit {
         }
     }
 
+    /// The tree over the hashes that were given so far.
+    #[must_use]
+    pub fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
     /// One more checkpoint: of the present size, or a later one.
     pub fn hold_against(&mut self, checkpoint: Checkpoint) {
         let at = self.checkpoints.partition_point(|other| other.size <= checkpoint.size);

@@ -230,9 +230,7 @@ pub struct Reader {
     hashes: Vec<Hash>,
     run: Vec<Found>,
     left_out: u64,
-    size: u64,
     lines: u64,
-    tree: Tree,
     digest: Sha256,
     number: u64,
     unreadable: Vec<u64>,
@@ -252,9 +250,7 @@ impl Reader {
             hashes: Vec::new(),
             run: Vec::new(),
             left_out: 0,
-            size: 0,
             lines: 0,
-            tree: Tree::default(),
             digest: Sha256::default(),
             number: 0,
             unreadable: Vec::new(),
@@ -267,13 +263,12 @@ impl Reader {
     pub fn line(&mut self, line: &[u8]) {
         self.number += 1;
         self.behind_end |= self.end.is_some();
-        let before = self.end.is_none().then(|| self.digest.clone().finalize().to_vec());
-        self.digest.update(line);
         let text = line.strip_suffix(b"\n").unwrap_or(line);
         if text.starts_with(LEAF) {
+            self.digest.update(line);
             self.lines += 1;
             // Its place in the run is what an unreadable one claims.
-            let next = self.size + self.run.len() as u64 + 1;
+            let next = self.size() + self.run.len() as u64 + 1;
             let found = Found::read(text, next);
             if !found.is_readable() {
                 self.unreadable();
@@ -290,32 +285,38 @@ impl Reader {
             Ok(Control::Export(header)) if self.number == 1 && header.v == VERSION => {
                 self.header = Some(header);
             }
-            Ok(Control::Run { first, hashes }) if first == self.size + 1 => match split(&hashes) {
-                Some(hashes) if hashes.len() <= RUN => self.hashes = hashes,
-                _ => self.unreadable(),
-            },
-            Ok(Control::Gap { first, last, hashes }) if first == self.size + 1 => {
+            Ok(Control::Run { first, hashes }) if first == self.size() + 1 => {
+                match split(&hashes) {
+                    Some(hashes) if hashes.len() <= RUN => self.hashes = hashes,
+                    _ => self.unreadable(),
+                }
+            }
+            Ok(Control::Gap { first, last, hashes }) if first == self.size() + 1 => {
                 self.gap(last, &hashes);
             }
             Ok(Control::End { manifest, checkpoint }) if self.end.is_none() => {
-                self.end = Some((manifest, checkpoint, before.unwrap_or_default()));
+                // Of all that stands before it.
+                let digest = self.digest.clone().finalize().to_vec();
+                self.end = Some((manifest, checkpoint, digest));
             }
             _ => self.unreadable(),
         }
+        self.digest.update(line);
+    }
+
+    /// How many lines of the book were read or left out.
+    fn size(&self) -> u64 {
+        self.audit.tree().size()
     }
 
     fn gap(&mut self, last: u64, hashes: &str) {
-        let cuts: Vec<_> = subtrees(self.size, last.min(MOST)).collect();
+        let cuts: Vec<_> = subtrees(self.size(), last.min(MOST)).collect();
         match split(hashes) {
             Some(hashes) if hashes.len() == cuts.len() && !cuts.is_empty() && last <= MOST => {
                 let cuts = cuts.into_iter().map(|(_, height)| height);
                 let hashes: Vec<_> = cuts.zip(hashes).collect();
+                self.left_out += last - self.size();
                 self.audit.gap(&hashes);
-                for (height, hash) in hashes {
-                    self.tree.push_subtree(height, hash);
-                }
-                self.left_out += last - self.size;
-                self.size = last;
             }
             _ => self.unreadable(),
         }
@@ -327,10 +328,6 @@ impl Reader {
             return;
         }
         self.audit.window(&run, &hashes, &[]);
-        for hash in &hashes {
-            self.tree.push(*hash, |_| {});
-        }
-        self.size += hashes.len() as u64;
     }
 
     fn unreadable(&mut self) {
@@ -347,7 +344,8 @@ impl Reader {
         let (completeness, checkpoint) = match &self.end {
             None => (Completeness::CutOff, None),
             Some((manifest_note, note, digest)) => {
-                let expected = manifest(&origin, self.size, self.lines, self.tree.root(), digest);
+                let expected =
+                    manifest(&origin, self.size(), self.lines, self.audit.tree().root(), digest);
                 let completeness = match signed(manifest_note, &self.keys) {
                     Err(error) => Completeness::NotSigned(error.to_string()),
                     Ok(text) if text == expected.as_bytes() && !self.behind_end => {
@@ -356,13 +354,14 @@ impl Reader {
                     Ok(_) => Completeness::Altered,
                 };
                 let refused = match Checkpoint::verify(note.as_bytes(), &origin, &self.keys) {
-                    Ok(checkpoint) if checkpoint.size == self.size => {
+                    Ok(checkpoint) if checkpoint.size == self.size() => {
                         self.audit.hold_against(checkpoint);
                         None
                     }
                     Ok(checkpoint) => Some(format!(
                         "it is of {} lines, and the export goes up to line {}",
-                        checkpoint.size, self.size
+                        checkpoint.size,
+                        self.size()
                     )),
                     Err(error) => Some(error.to_string()),
                 };
