@@ -49,6 +49,10 @@ struct Arguments {
     quick: bool,
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Goes on with a run that was broken off: the history is made again, and what results.json has of it is not
+    /// measured again
+    #[arg(long = "continue")]
+    go_on: bool,
     /// Where everything is written
     #[arg(long, value_name = "DIR", default_value = "target/bench")]
     out: PathBuf,
@@ -140,12 +144,7 @@ async fn main() -> Result<()> {
             let url = std::env::var("DATABASE_URL").context("DATABASE_URL is not set")?;
             return rebuilding::child(&url, names).await;
         }
-        Some(Child::Page) => {
-            let results = out.join("results.json");
-            let results = std::fs::read(&results)
-                .with_context(|| format!("reading {}; run ./bench first", results.display()))?;
-            return write(&serde_json::from_slice(&results)?, &out);
-        }
+        Some(Child::Page) => return write(&kept(&out)?, &out),
         None => {}
     }
     let scale = Scale::of(&arguments);
@@ -157,6 +156,9 @@ async fn main() -> Result<()> {
     }
     let cluster = Cluster::start(&data).await?;
     let mut report = Report::new(machine::Machine::of(&cluster), scale.seed);
+    if arguments.go_on {
+        report.go_on_from(kept(&out)?, scale.events)?;
+    }
     let measured = tokio::select! {
         measured = measure_all(&cluster, scale, &out, &notices, &mut report) => measured,
         _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
@@ -186,6 +188,13 @@ fn keep(report: &Report, out: &Path) -> Result<()> {
     Ok(std::fs::write(out.join("results.json"), serde_json::to_string_pretty(report)?)?)
 }
 
+fn kept(out: &Path) -> Result<Report> {
+    let results = out.join("results.json");
+    let results = std::fs::read(&results)
+        .with_context(|| format!("reading {}; run ./bench first", results.display()))?;
+    Ok(serde_json::from_slice(&results)?)
+}
+
 /// The page, into a file and for who waits.
 fn write(report: &Report, out: &Path) -> Result<()> {
     let markdown = report.markdown();
@@ -208,7 +217,7 @@ async fn measure_all(
     for (nth, events) in scale.sizes().into_iter().enumerate() {
         let database = cluster.create(&format!("bench_{nth}")).await?;
         let written = fill(&database, scale, events, report).await?;
-        if nth > 0 {
+        if nth > 0 && !report.sizes.iter().any(|size| size.events == events) {
             rebuild(&database, scale, events, report).await?;
         }
         keep(report, out)?;
@@ -217,27 +226,28 @@ async fn measure_all(
     let (Some((shortest, _)), Some((longest, written))) = (books.first(), books.last()) else {
         bail!("there is no history");
     };
-    say("the limit: a bare scan, and COPY");
-    limits(longest, out, report).await?;
-    keep(report, out)?;
-    say("QueryReplay");
-    report.baseline = baseline::measure(longest, scale.baseline).await?;
-    keep(report, out)?;
+    if report.copies.is_empty() {
+        say("the limit: a bare scan, and COPY");
+        limits(longest, out, report).await?;
+        keep(report, out)?;
+    }
+    if report.baseline.is_empty() {
+        say("QueryReplay");
+        report.baseline = baseline::measure(longest, scale.baseline).await?;
+        keep(report, out)?;
+    }
     longest.settle().await?;
+    // From here on no step needs another one, so none is lost to one that fails.
+    let mut failed = Failed::default();
     say("plans");
-    report.plans = plans::read(longest, notices, book::after(written)).await?;
-    // On a copy: what is appended here makes no sound history.
-    let copy = cluster.copy(shortest, "bench_appends").await?;
-    say("appends against pgbench");
-    let (seconds, rounds) = (scale.append_seconds, scale.append_rounds);
-    report.appends = appending::measure(cluster, &copy, seconds, rounds).await?;
-    keep(report, out)?;
+    let plans = plans::read(longest, notices, book::after(written)).await;
+    report.plans = failed.unless(plans).unwrap_or_default();
     let steadily = While::Seconds(scale.lag_seconds);
-    say("lag, on a short history");
-    report.lags.push(lag::measure(&copy, "a short history", steadily).await?);
-    cluster.drop(copy).await?;
+    let measured = appends(cluster, shortest, scale, report, steadily).await;
+    failed.unless(measured);
+    keep(report, out)?;
     say("what the history costs");
-    report.costs = costs(&books, scale).await?;
+    report.costs = failed.unless(costs(&books, scale).await).unwrap_or_default();
     keep(report, out)?;
     // Last, as no sound history is left; the other books make room for the rebuild.
     let longest = longest.clone();
@@ -245,12 +255,50 @@ async fn measure_all(
         cluster.drop(database).await?;
     }
     say("lag, on the longest history");
-    report.lags.push(lag::measure(&longest, "the longest history", steadily).await?);
+    let lags = lag::measure(&longest, "the longest history", steadily).await;
+    report.lags.extend(failed.unless(lags));
     say("lag, while all projections are rebuilt");
     let on = "the longest history, while all projections are rebuilt";
-    report.lags.push(lag::measure(&longest, on, While::Rebuilding).await?);
-    report.minutes = began.elapsed().as_secs_f64() / 60.0;
-    Ok(())
+    report.lags.extend(failed.unless(lag::measure(&longest, on, While::Rebuilding).await));
+    report.minutes += began.elapsed().as_secs_f64() / 60.0;
+    failed.or_ok()
+}
+
+/// What went wrong, to be told in the end.
+#[derive(Default)]
+struct Failed(Vec<String>);
+
+impl Failed {
+    fn unless<T>(&mut self, measured: Result<T>) -> Option<T> {
+        measured
+            .inspect_err(|error| {
+                say(format!("that failed: {error:#}"));
+                self.0.push(format!("{error:#}"));
+            })
+            .ok()
+    }
+
+    fn or_ok(self) -> Result<()> {
+        if self.0.is_empty() { Ok(()) } else { bail!("not measured: {}", self.0.join("; ")) }
+    }
+}
+
+/// Appends by themselves, and their lag.
+async fn appends(
+    cluster: &Cluster,
+    shortest: &Database,
+    scale: Scale,
+    report: &mut Report,
+    steadily: While,
+) -> Result<()> {
+    // On a copy: what is appended here makes no sound history.
+    let copy = cluster.copy(shortest, "bench_appends").await?;
+    say("appends against pgbench");
+    let (seconds, rounds) = (scale.append_seconds, scale.append_rounds);
+    report.appends = appending::measure(cluster, &copy, seconds, rounds).await?;
+    say("lag, on a short history");
+    report.lags.push(lag::measure(&copy, "a short history", steadily).await?);
+    cluster.drop(copy).await
 }
 
 /// A book with a history, its journal and its read tables, each timed.

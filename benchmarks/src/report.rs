@@ -104,6 +104,27 @@ impl Report {
         }
     }
 
+    /// Takes over what a run that was broken off has measured of rebuilds, and what they are held
+    /// against; each of these was measured in one run.
+    pub(crate) fn go_on_from(&mut self, before: Self, events: u64) -> anyhow::Result<()> {
+        let longest = before.histories.iter().map(|history| history.events).max().unwrap_or(0);
+        if before.seed != self.seed || longest < events {
+            anyhow::bail!(
+                "results.json is of a history of {longest} events by seed {}; give --events and --seed as there, or leave \
+                 --continue out",
+                before.seed
+            );
+        }
+        if before.machine.entrybook != self.machine.entrybook {
+            self.machine.entrybook =
+                format!("{}, rebuilds {}", self.machine.entrybook, before.machine.entrybook);
+        }
+        self.minutes = before.minutes;
+        (self.sizes, self.scans) = (before.sizes, before.scans);
+        (self.copies, self.baseline) = (before.copies, before.baseline);
+        Ok(())
+    }
+
     /// The rebuilds of the longest history.
     fn rebuilds(&self) -> &[Rebuild] {
         self.sizes.last().map(|size| size.rebuilds.as_slice()).unwrap_or_default()
