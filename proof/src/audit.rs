@@ -10,6 +10,8 @@ use std::{
     fmt,
 };
 
+use serde::Serialize;
+
 use crate::{Checkpoint, Hash, Tree};
 
 /// A line as it is found. It can be hashed as if it stood elsewhere, to tell where it belongs.
@@ -22,17 +24,18 @@ pub trait Line {
 }
 
 /// Something that is wrong.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Finding {
     /// The line says something else than what was hashed.
     Edited { position: u64 },
-    /// The line was hashed, and is not there.
-    Deleted { position: u64 },
+    /// These lines were hashed, and are not there.
+    Deleted { first: u64, last: u64 },
     /// A line that was never hashed stands there beside the one that was, or behind the last.
     Inserted { position: u64 },
     /// Lines that belong at `first` to `last` stand so many places later, or earlier.
     Moved { first: u64, last: u64, by: i64 },
-    /// The book ends before the checkpoint that was signed of it.
+    /// The book ends before the last line that was hashed, or that a checkpoint was signed of.
     CutTail { lines: u64, size: u64 },
     /// The book is not the one that was signed. It agrees with the checkpoint of `agrees` lines, and not
     /// with that of `differs`.
@@ -45,7 +48,10 @@ impl fmt::Display for Finding {
             Self::Edited { position } => {
                 write!(f, "line {position} was edited: it is not what was hashed")
             }
-            Self::Deleted { position } => write!(f, "line {position} was deleted"),
+            Self::Deleted { first, last } if first == last => {
+                write!(f, "line {first} was deleted")
+            }
+            Self::Deleted { first, last } => write!(f, "lines {first} to {last} were deleted"),
             Self::Inserted { position } => {
                 write!(f, "line {position} was inserted: it was never hashed")
             }
@@ -62,7 +68,7 @@ impl fmt::Display for Finding {
             }
             Self::CutTail { lines, size } => write!(
                 f,
-                "the end was cut off: a checkpoint of {size} lines was signed, and there are {lines}"
+                "the end was cut off: {size} lines were hashed or signed, and there are {lines}"
             ),
             Self::Forked { agrees, differs } => write!(
                 f,
@@ -71,6 +77,19 @@ impl fmt::Display for Finding {
                  is not what it was",
                 agrees + 1
             ),
+        }
+    }
+}
+
+impl Finding {
+    /// The last line that it is about; nothing where it is about lines that are not there.
+    #[must_use]
+    pub fn place(&self) -> Option<u64> {
+        match self {
+            Self::Edited { position } | Self::Inserted { position } => Some(*position),
+            Self::Deleted { last, .. } | Self::Moved { last, .. } => Some(*last),
+            Self::Forked { differs, .. } => Some(*differs),
+            Self::CutTail { .. } => None,
         }
     }
 }
@@ -130,8 +149,14 @@ pub struct Audit {
     lines: u64,
     findings: Vec<Finding>,
     wrong: u64,
+    /// How many of them are counted alone, and the last line that these are about.
+    uncounted: (u64, u64),
+    /// What is found of lines up to this one is not wrong.
+    forgiven: u64,
     /// The end of a run of moved lines that may go on, in `findings`.
     moving: Option<usize>,
+    /// The same of a run of deleted ones.
+    deleting: Option<usize>,
 }
 
 impl Audit {
@@ -151,7 +176,10 @@ impl Audit {
             lines: 0,
             findings: Vec::new(),
             wrong: 0,
+            uncounted: (0, 0),
+            forgiven: 0,
             moving: None,
+            deleting: None,
         }
     }
 
@@ -244,7 +272,7 @@ impl Audit {
         for (position, many) in std::mem::replace(&mut self.early, later) {
             (0..many).for_each(|_| self.find(Finding::Inserted { position }));
         }
-        (self.moving, self.shift) = (None, 0);
+        (self.moving, self.deleting, self.shift) = (None, None, 0);
         self.compare();
     }
 
@@ -257,12 +285,25 @@ impl Audit {
             Some(claimed) if claimed != position => self.moved(position, claimed),
             Some(_) => self.moving = None,
             None if strangers > 0 => self.find(Finding::Edited { position }),
-            None => self.find(Finding::Deleted { position }),
+            None => self.deleted(position),
         }
         let inserted = strangers.saturating_sub(u32::from(found.is_none()));
         for _ in 0..inserted {
             self.find(Finding::Inserted { position });
         }
+    }
+
+    /// A run of lines that are gone is one finding.
+    fn deleted(&mut self, position: u64) {
+        let run = self.deleting.and_then(|index| self.findings.get_mut(index));
+        if let Some(Finding::Deleted { last, .. }) = run
+            && *last + 1 == position
+        {
+            *last = position;
+            return;
+        }
+        self.deleting = Some(self.findings.len());
+        self.find(Finding::Deleted { first: position, last: position });
     }
 
     /// A run of lines that were moved alike is one finding.
@@ -295,10 +336,36 @@ impl Audit {
     }
 
     fn find(&mut self, finding: Finding) {
+        if finding.place().is_some_and(|place| place <= self.forgiven) {
+            return;
+        }
         self.wrong += 1;
         if self.findings.len() < KEPT {
             self.findings.push(finding);
+        } else {
+            let (many, last) = self.uncounted;
+            self.uncounted = (many + 1, last.max(finding.place().unwrap_or(u64::MAX)));
         }
+    }
+
+    /// Forgets what was found of the lines up to this one, and what will be: they are proved without the
+    /// kept hashes, so that it is those that are wrong.
+    pub fn forgive(&mut self, up_to: u64) {
+        self.forgiven = self.forgiven.max(up_to);
+        let before = self.findings.len();
+        self.findings.retain(|finding| finding.place().is_none_or(|place| place > up_to));
+        let mut forgiven = (before - self.findings.len()) as u64;
+        // Of these it is not known which of them are about later lines.
+        let (many, last) = self.uncounted;
+        if last <= up_to {
+            forgiven += many;
+            self.uncounted = (0, 0);
+        }
+        if forgiven > 0 {
+            // They are found by their places among the findings, which are others now.
+            (self.moving, self.deleting) = (None, None);
+        }
+        self.wrong -= forgiven;
     }
 
     /// The tree over the hashes that were given so far.
@@ -320,231 +387,26 @@ impl Audit {
         while self.base <= self.tree.size() {
             self.settle();
         }
-        if let Some(checkpoint) = self.checkpoints.back() {
-            let (lines, size) = (self.tree.size(), checkpoint.size);
+        let unhashed: u64 = self.early.values().map(|many| u64::from(*many)).sum();
+        let (mut lines, hashed) = (self.tree.size(), self.tree.size());
+        // A run of deleted lines up to the last one is an end that was cut off.
+        let run = self.deleting.and_then(|index| Some((index, self.findings.get(index)?)));
+        if let Some((index, Finding::Deleted { first, last })) = run
+            && *last == hashed
+            && unhashed == 0
+        {
+            lines = first - 1;
+            self.findings.remove(index);
+            self.wrong -= 1;
+        }
+        let size = self.checkpoints.back().map_or(hashed, |checkpoint| checkpoint.size);
+        if lines < size {
             self.find(Finding::CutTail { lines, size });
         }
-        let unhashed = self.early.values().map(|many| u64::from(*many)).sum();
         let Self { lines, findings, wrong, agrees, .. } = self;
         Verdict { lines, findings, wrong, proved: agrees, unhashed }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::hash_of;
-
-    #[derive(Debug, Clone)]
-    struct Said {
-        position: u64,
-        body: u64,
-    }
-
-    impl Line for Said {
-        fn position(&self) -> u64 {
-            self.position
-        }
-
-        fn hash_at(&self, position: u64) -> Hash {
-            hash_of(&[position.to_be_bytes(), self.body.to_be_bytes()].concat())
-        }
-    }
-
-    /// A sound book of so many lines, the hashes that are kept of it, and checkpoints at these sizes.
-    struct Book {
-        lines: Vec<Said>,
-        hashes: Vec<Hash>,
-        checkpoints: Vec<Checkpoint>,
-    }
-
-    fn sound(many: u64, signed: &[u64]) -> Book {
-        let lines: Vec<Said> =
-            (1..=many).map(|position| Said { position, body: position * 7 }).collect();
-        let hashes: Vec<Hash> = lines.iter().map(|line| line.hash_at(line.position)).collect();
-        let mut tree = Tree::default();
-        let mut checkpoints = Vec::new();
-        for hash in &hashes {
-            tree.push(*hash, |_| {});
-            if signed.contains(&tree.size()) {
-                let (origin, size, root) = ("book".to_owned(), tree.size(), tree.root());
-                checkpoints.push(Checkpoint { origin, size, root });
-            }
-        }
-        Book { lines, hashes, checkpoints }
-    }
-
-    impl Book {
-        /// As a database is read: by the positions that are claimed, in windows.
-        fn audit(&self, width: usize) -> Verdict {
-            let mut audit = Audit::new(self.checkpoints.clone());
-            for (first, hashes) in (1..).step_by(width).zip(self.hashes.chunks(width)) {
-                let end = first + width as u64;
-                let is_last = end > self.hashes.len() as u64;
-                let lines: Vec<Said> = self
-                    .lines
-                    .iter()
-                    .filter(|line| line.position >= first && (is_last || line.position < end))
-                    .cloned()
-                    .collect();
-                let after = first as usize - 1 + hashes.len();
-                let ahead = &self.hashes[after..self.hashes.len().min(after + width)];
-                audit.window(&lines, hashes, ahead);
-            }
-            audit.end()
-        }
-
-        fn rehash(&mut self) {
-            self.hashes = self.lines.iter().map(|line| line.hash_at(line.position)).collect();
-        }
-
-        fn renumber(&mut self) {
-            for (line, position) in self.lines.iter_mut().zip(1..) {
-                line.position = position;
-            }
-        }
-    }
-
-    fn findings(book: &Book) -> Vec<Finding> {
-        let verdict = book.audit(16);
-        assert_eq!(verdict.is_sound(), verdict.findings.is_empty());
-        verdict.findings
-    }
-
-    #[test]
-    fn a_sound_book_is_sound_however_it_is_read() {
-        let book = sound(100, &[1, 50, 100]);
-        for width in [1, 7, 16, 100, 256] {
-            let verdict = book.audit(width);
-            assert_eq!(
-                verdict,
-                Verdict { lines: 100, findings: vec![], wrong: 0, proved: 100, unhashed: 0 }
-            );
-        }
-        assert_eq!(sound(100, &[60]).audit(16).proved, 60);
-        assert_eq!(sound(100, &[]).audit(16).proved, 0);
-    }
-
-    #[test]
-    fn an_edited_line_is_named() {
-        for position in [1, 16, 17, 100] {
-            let mut book = sound(100, &[100]);
-            book.lines[position as usize - 1].body += 1;
-            assert_eq!(findings(&book), [Finding::Edited { position }]);
-        }
-    }
-
-    #[test]
-    fn a_deleted_line_is_named_whether_or_not_the_others_are_renumbered() {
-        for position in [1, 16, 17, 40, 99] {
-            let mut book = sound(100, &[100]);
-            book.lines.remove(position as usize - 1);
-            assert_eq!(findings(&book), [Finding::Deleted { position }]);
-            book.renumber();
-            let moved = Finding::Moved { first: position + 1, last: 100, by: -1 };
-            let found = findings(&book);
-            assert!(found.contains(&Finding::Deleted { position }), "{position}: {found:?}");
-            assert!(found.contains(&moved), "{position}: {found:?}");
-            assert_eq!(found.len(), 2, "{position}: {found:?}");
-        }
-    }
-
-    #[test]
-    fn an_inserted_line_is_named() {
-        for position in [1, 16, 17, 40] {
-            let mut book = sound(100, &[100]);
-            book.lines.insert(position as usize - 1, Said { position, body: 1_000_000 });
-            book.renumber();
-            let found = findings(&book);
-            let moved = Finding::Moved { first: position, last: 100, by: 1 };
-            assert!(found.contains(&Finding::Inserted { position }), "{position}: {found:?}");
-            assert!(found.contains(&moved), "{position}: {found:?}");
-            assert_eq!(found.len(), 2, "{position}: {found:?}");
-        }
-        // A second line of one position.
-        let mut book = sound(100, &[100]);
-        book.lines.insert(40, Said { position: 40, body: 1_000_000 });
-        assert_eq!(findings(&book), [Finding::Inserted { position: 40 }]);
-    }
-
-    #[test]
-    fn lines_that_changed_places_are_named() {
-        for (one, other) in [(10, 11), (16, 17), (20, 30)] {
-            let mut book = sound(100, &[100]);
-            book.lines.swap(one - 1, other - 1);
-            book.renumber();
-            let by = (other - one) as i64;
-            let (one, other) = (one as u64, other as u64);
-            let mut found = findings(&book);
-            found.sort_by_key(|finding| format!("{finding:?}"));
-            let mut expected = vec![
-                Finding::Moved { first: one, last: one, by },
-                Finding::Moved { first: other, last: other, by: -by },
-            ];
-            expected.sort_by_key(|finding| format!("{finding:?}"));
-            assert_eq!(found, expected);
-        }
-    }
-
-    #[test]
-    fn a_tail_that_was_cut_off_with_its_hashes_is_found_by_the_checkpoint() {
-        let mut book = sound(100, &[50, 100]);
-        book.lines.truncate(80);
-        book.hashes.truncate(80);
-        let verdict = book.audit(16);
-        assert_eq!(verdict.findings, [Finding::CutTail { lines: 80, size: 100 }]);
-        assert_eq!(verdict.proved, 50);
-    }
-
-    #[test]
-    fn a_book_that_was_rewritten_with_its_hashes_is_bracketed_by_the_checkpoints() {
-        let mut book = sound(100, &[20, 50, 100]);
-        book.lines[29].body += 1;
-        book.rehash();
-        let verdict = book.audit(16);
-        assert_eq!(verdict.findings, [Finding::Forked { agrees: 20, differs: 50 }]);
-        assert_eq!(verdict.proved, 20);
-    }
-
-    #[test]
-    fn what_is_not_signed_yet_is_not_wrong() {
-        let mut book = sound(100, &[90]);
-        book.lines.push(Said { position: 101, body: 5 });
-        let verdict = book.audit(16);
-        assert!(verdict.is_sound());
-        assert_eq!((verdict.lines, verdict.unhashed, verdict.proved), (101, 1, 90));
-        book.rehash();
-        let verdict = book.audit(16);
-        assert!(verdict.is_sound());
-        assert_eq!((verdict.lines, verdict.unhashed, verdict.proved), (101, 0, 90));
-    }
-
-    proptest! {
-        /// Whatever is done to the lines, they are not called sound, unless they are what they were.
-        #[test]
-        fn no_change_goes_unnoticed(
-            changes in prop::collection::vec((0..4_u8, 0..60_usize, 0..60_usize), 1..6),
-            width in 1..70_usize,
-        ) {
-            let mut book = sound(60, &[60]);
-            let before: Vec<_> = book.lines.iter().map(|line| (line.position, line.body)).collect();
-            for (kind, one, other) in changes {
-                let one = one % book.lines.len().max(1);
-                let other = other % book.lines.len().max(1);
-                match kind {
-                    0 => if let Some(line) = book.lines.get_mut(one) { line.body += 1 },
-                    1 => if !book.lines.is_empty() { book.lines.remove(one); },
-                    2 => book.lines.insert(one, Said { position: 1, body: 999 }),
-                    _ => if !book.lines.is_empty() { book.lines.swap(one, other) },
-                }
-                book.renumber();
-            }
-            let after: Vec<_> = book.lines.iter().map(|line| (line.position, line.body)).collect();
-            let verdict = book.audit(width);
-            let unchanged = verdict.is_sound() && verdict.unhashed == 0;
-            prop_assert_eq!(unchanged, before == after);
-        }
-    }
-}
+mod tests;

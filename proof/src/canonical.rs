@@ -3,7 +3,7 @@
 //! PostgreSQL's jsonb has a form of its own (keys by their length, spaces after colons), and hands out
 //! another one than it was given. So what is hashed is neither what was sent nor what is stored, but this.
 
-use std::{borrow::Cow, cmp::Ordering, collections::HashSet};
+use std::{borrow::Cow, cmp::Ordering};
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -72,16 +72,26 @@ fn write(value: &RawValue, depth: usize, out: &mut Vec<u8>) -> Result<(), Canoni
         Some(b'{') => {
             let Members(mut members) = serde_json::from_str(text)?;
             members.sort_by(|(a, _), (b, _)| utf16_order(a, b));
-            let mut names = HashSet::new();
+            // In their order two of one name are neighbours.
+            let mut before = None;
             out.push(b'{');
-            for (index, (name, value)) in members.iter().enumerate() {
-                if !names.insert(name.as_ref()) {
+            for (name, value) in &members {
+                if before == Some(name) {
                     return Err(CanonicalError::DuplicateName);
                 }
-                if index > 0 {
+                if before.is_some() {
                     out.push(b',');
                 }
-                serde_json::to_writer(&mut *out, name.as_ref())?;
+                before = Some(name);
+                match name {
+                    // As it stands in the text, and so without escapes.
+                    Cow::Borrowed(name) => {
+                        out.push(b'"');
+                        out.extend_from_slice(name.as_bytes());
+                        out.push(b'"');
+                    }
+                    Cow::Owned(name) => serde_json::to_writer(&mut *out, name)?,
+                }
                 out.push(b':');
                 write(value, depth + 1, out)?;
             }
@@ -98,6 +108,8 @@ fn write(value: &RawValue, depth: usize, out: &mut Vec<u8>) -> Result<(), Canoni
             }
             out.push(b']');
         }
+        // What has no escapes needs none: the parser has seen that no control character is in it.
+        Some(b'"') if !text.contains('\\') => out.extend_from_slice(text.as_bytes()),
         Some(b'"') => {
             let Name(string) = serde_json::from_str(text)?;
             // serde_json escapes what RFC 8785 section 3.2.2.2 says, and nothing else.
@@ -116,6 +128,9 @@ fn write(value: &RawValue, depth: usize, out: &mut Vec<u8>) -> Result<(), Canoni
 
 /// RFC 8785 section 3.2.3: by the code units of UTF-16.
 fn utf16_order(a: &str, b: &str) -> Ordering {
+    if a.is_ascii() && b.is_ascii() {
+        return a.cmp(b);
+    }
     a.encode_utf16().cmp(b.encode_utf16())
 }
 

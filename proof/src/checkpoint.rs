@@ -25,6 +25,8 @@ pub enum CheckpointError {
     Forged { name: String },
     #[error("{0:?} is not a verifier key as C2SP signed-note has them")]
     Key(String),
+    #[error("{0:?} can't name a log: a name has no spaces, no plus, and at least one character")]
+    Name(String),
     #[error("it could not be signed: {0}")]
     Signing(NoteError),
 }
@@ -52,6 +54,12 @@ impl Checkpoint {
         }
         Ok(Self { origin: head.origin().to_owned(), size: head.size(), root: *head.hash() })
     }
+}
+
+/// Whether a text is a verifier key, such as `example.org/book+1234abcd+AR…`.
+#[must_use]
+pub fn is_verifier_key(text: &str) -> bool {
+    StandardVerifier::new(text).is_ok()
 }
 
 pub(crate) fn verifiers(keys: &[String]) -> Result<VerifierList, CheckpointError> {

@@ -19,6 +19,10 @@ use crate::{
     hash_of, subtrees,
 };
 
+mod resume;
+
+pub use resume::{ResumeError, Resumed};
+
 /// The version of the form of exports.
 const VERSION: u32 = 1;
 /// So many lines are in a run at most.
@@ -63,6 +67,7 @@ enum Control {
 }
 
 /// Writes an export; what it gives back is the next part of the file.
+#[derive(Clone)]
 pub struct Writer {
     origin: String,
     tree: Tree,
@@ -89,12 +94,27 @@ impl Writer {
         origin: &str,
         filter: Option<serde_json::Value>,
     ) -> Result<(Self, Vec<u8>), WriteError> {
-        let origin = origin.to_owned();
-        let header = Header { v: VERSION, origin: origin.clone(), filter };
-        let mut writer =
-            Self { origin, tree: Tree::default(), lines: 0, digest: Sha256::default() };
+        let mut writer = Self::of(origin);
+        let header = Header { v: VERSION, origin: origin.to_owned(), filter };
         let bytes = writer.control(&Control::Export(header))?;
         Ok((writer, bytes))
+    }
+
+    fn of(origin: &str) -> Self {
+        let (tree, digest) = (Tree::default(), Sha256::default());
+        Self { origin: origin.to_owned(), tree, lines: 0, digest }
+    }
+
+    /// How many leaves were written.
+    #[must_use]
+    pub fn lines(&self) -> u64 {
+        self.lines
+    }
+
+    /// The root of the lines so far, those that were left out included.
+    #[must_use]
+    pub fn root(&self) -> Hash {
+        self.tree.root()
     }
 
     /// The position of the next line.
@@ -144,12 +164,10 @@ impl Writer {
             self.tree.root(),
             &self.digest.clone().finalize(),
         );
-        let mut note = Note::new(text.as_bytes(), &[]).map_err(CheckpointError::Signing)?;
-        note.add_sigs(&[signer]).map_err(CheckpointError::Signing)?;
-        let text = |note: &[u8]| String::from_utf8_lossy(note).into_owned();
+        let text_of = |note: &[u8]| String::from_utf8_lossy(note).into_owned();
         self.control(&Control::End {
-            manifest: text(&note.to_bytes()),
-            checkpoint: text(checkpoint),
+            manifest: text_of(&sign(&text, signer)?),
+            checkpoint: text_of(checkpoint),
         })
     }
 
@@ -159,6 +177,13 @@ impl Writer {
         self.digest.update(&bytes);
         Ok(bytes)
     }
+}
+
+/// Signs a text of whole lines: a note (C2SP signed-note). For the manifests of files in other forms.
+pub fn sign(text: &str, signer: &dyn Signer) -> Result<Vec<u8>, CheckpointError> {
+    let mut note = Note::new(text.as_bytes(), &[]).map_err(CheckpointError::Signing)?;
+    note.add_sigs(&[signer]).map_err(CheckpointError::Signing)?;
+    Ok(note.to_bytes())
 }
 
 /// What is signed of an export.
@@ -375,7 +400,7 @@ impl Reader {
 }
 
 /// The text of a note that one of the keys has signed.
-fn signed(note: &str, keys: &[String]) -> Result<Vec<u8>, CheckpointError> {
+pub fn signed(note: &str, keys: &[String]) -> Result<Vec<u8>, CheckpointError> {
     believe(note.as_bytes(), &verifiers(keys)?).map(|note| note.text().to_owned())
 }
 

@@ -1,19 +1,33 @@
 //! The proof of the book: what each line is hashed as, and the tree over the lines.
 //!
-//! Pure: no database, no network, no key. `docs/transparency-log.md` describes the same for whoever
+//! Pure: no database, no network, no clock. `docs/transparency-log.md` describes the same for whoever
 //! writes a verifier in another language.
 
 mod audit;
 mod canonical;
 mod checkpoint;
+mod cosignature;
+mod erasure;
 pub mod export;
+mod inclusion;
 mod leaf;
 mod prove;
+mod signer;
+pub mod tile_path;
 mod tree;
+mod witness;
 
 pub use audit::{Audit, Finding, Line, Verdict};
 pub use canonical::{CanonicalError, canonical_json};
-pub use checkpoint::{Checkpoint, CheckpointError};
+pub use checkpoint::{Checkpoint, CheckpointError, is_verifier_key};
+pub use cosignature::{Cosignature, CosignatureSigner, CosignatureVerifier};
+pub use erasure::{Erasure, ErasureReceipt, ReceiptError};
+pub use inclusion::{InclusionProof, ProofError};
 pub use leaf::{Leaf, LeafError, MAX_LEAF, hash_of};
-pub use prove::{Missing, Nodes, ProveError};
-pub use tree::{Hash, Node, TILE_WIDTH, Tree, TreeError, subtrees};
+pub use prove::{Missing, Nodes, ProveError, is_consistent};
+pub use signer::NoteSigner;
+pub use tile_path::{TilePath, entry_bundle};
+pub use tree::{
+    Hash, Node, TILE_WIDTH, Tree, TreeError, join, places_under, subtrees, tree_places,
+};
+pub use witness::{Accepted, AddCheckpoint, Refusal, log_of};

@@ -75,6 +75,13 @@ impl Nodes {
     }
 }
 
+/// Whether a tree of `size` leaves begins with that of `old` leaves, by this proof. Every tree begins with
+/// the empty one.
+#[must_use]
+pub fn is_consistent(path: Vec<Hash>, size: u64, root: Hash, old: u64, old_root: Hash) -> bool {
+    old == 0 || tlog_tiles::check_tree(&path, size, root, old, old_root).is_ok()
+}
+
 /// Answers with what is there, and notes what is not.
 struct Reader<'a> {
     nodes: &'a HashMap<(u8, u64), Hash>,

@@ -44,22 +44,19 @@ impl Tree {
         self.size
     }
 
-    /// Takes up the tree of so many leaves. `kept` gives the hash at a level and an index.
+    /// Takes up the tree of so many leaves. `kept` gives the hash at a level and an index; it is asked
+    /// for the [`tree_places`].
     pub fn restore(
         size: u64,
         mut kept: impl FnMut(u8, u64) -> Option<Hash>,
     ) -> Result<Self, TreeError> {
         let mut edge = Vec::new();
-        let mut before = 0_u64;
-        for height in (0..64).rev().filter(|height| size >> height & 1 == 1) {
-            let (level, many) = (height / TILE_HEIGHT, 1_u64 << (height % TILE_HEIGHT));
-            let first = before >> (level * TILE_HEIGHT);
+        for (first, height) in subtrees(0, size) {
             let mut hashes = Vec::new();
-            for index in first..first + many {
+            for (level, index) in places_under(first, height) {
                 hashes.push(kept(level, index).ok_or(TreeError { level, index })?);
             }
-            edge.extend(complete(hashes));
-            before += 1 << height;
+            edge.extend(join(hashes));
         }
         Ok(Self { size, edge })
     }
@@ -115,8 +112,22 @@ pub fn subtrees(from: u64, to: u64) -> impl Iterator<Item = (u64, u8)> {
     })
 }
 
-/// The root of a complete subtree of these hashes, whose number is a power of two.
-fn complete(mut hashes: Vec<Hash>) -> Option<Hash> {
+/// The kept hashes from which that of a complete subtree follows, from the left: levels and indexes. The
+/// subtree begins at the leaf of index `first` and is of `2^height` leaves.
+pub fn places_under(first: u64, height: u8) -> impl Iterator<Item = (u8, u64)> {
+    let (level, many) = (height / TILE_HEIGHT, 1_u64 << (height % TILE_HEIGHT));
+    let first = first >> (level * TILE_HEIGHT);
+    (first..first.saturating_add(many)).map(move |index| (level, index))
+}
+
+/// The kept hashes from which the tree of so many leaves follows.
+pub fn tree_places(size: u64) -> impl Iterator<Item = (u8, u64)> {
+    subtrees(0, size).flat_map(|(first, height)| places_under(first, height))
+}
+
+/// The root of a complete subtree over these hashes, whose number is a power of two.
+#[must_use]
+pub fn join(mut hashes: Vec<Hash>) -> Option<Hash> {
     while hashes.len() > 1 {
         hashes = hashes
             .chunks_exact(2)
@@ -157,6 +168,12 @@ mod tests {
             let again =
                 Tree::restore(number + 1, |level, index| kept.get(&(level, index)).copied());
             assert_eq!(again.as_ref(), Ok(&tree), "{number}");
+            let mut asked = tree_places(number + 1);
+            let _ = Tree::restore(number + 1, |level, index| {
+                assert_eq!(asked.next(), Some((level, index)));
+                kept.get(&(level, index)).copied()
+            });
+            assert_eq!(asked.next(), None);
         }
         assert_eq!(kept.len(), 1_200 + 4);
     }
@@ -173,7 +190,7 @@ mod tests {
             (0..from).for_each(|number| tree.push(leaf(number), |_| {}));
             for (first, height) in subtrees(from, to) {
                 assert_eq!(first, tree.size());
-                let hash = complete((first..first + (1 << height)).map(leaf).collect());
+                let hash = join((first..first + (1 << height)).map(leaf).collect());
                 tree.push_subtree(height, hash.expect("a subtree"));
             }
             (to..100).for_each(|number| tree.push(leaf(number), |_| {}));

@@ -36,11 +36,18 @@ fn root_of(hashes: &[Hash]) -> Hash {
 
 /// An export of those of so many lines that a filter lets through.
 fn export(many: u64, wanted: impl Fn(u64) -> bool) -> Vec<Vec<u8>> {
+    let (writer, mut bytes) = Writer::new(ORIGIN, None).expect("begun");
+    bytes.extend(export_from(writer, many, wanted));
+    bytes.split_inclusive(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect()
+}
+
+/// The rest of one.
+fn export_from(mut writer: Writer, many: u64, wanted: impl Fn(u64) -> bool) -> Vec<u8> {
     let signer = StandardSigner::new(SIGNER).expect("a key");
     let leaves = leaves(many);
     let hashes: Vec<Hash> = leaves.iter().map(|leaf| hash_of(leaf)).collect();
-    let (mut writer, mut bytes) = Writer::new(ORIGIN, None).expect("begun");
-    let mut position = 1;
+    let mut bytes = Vec::new();
+    let mut position = writer.next();
     while position <= many {
         let is_wanted = wanted(position);
         let mut last = position;
@@ -68,7 +75,7 @@ fn export(many: u64, wanted: impl Fn(u64) -> bool) -> Vec<Vec<u8>> {
     let checkpoint = Checkpoint { origin: ORIGIN.into(), size: many, root: root_of(&hashes) };
     let note = checkpoint.sign(&[&signer]).expect("signed");
     bytes.extend(writer.end(&signer, &note).expect("ended"));
-    bytes.split_inclusive(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect()
+    bytes
 }
 
 fn read(file: &[Vec<u8>]) -> Report {
@@ -116,7 +123,7 @@ fn what_was_done_to_a_file_is_told() {
 
     let mut deleted = whole.clone();
     deleted.remove(number);
-    assert_eq!(read(&deleted).verdict.findings, [Finding::Deleted { position: 300 }]);
+    assert_eq!(read(&deleted).verdict.findings, [Finding::Deleted { first: 300, last: 300 }]);
 
     let mut inserted = whole.clone();
     inserted.insert(number, [leaf(300, 1).as_slice(), b"\n"].concat());
@@ -145,6 +152,47 @@ fn what_was_done_to_a_file_is_told() {
     let report = reader.end();
     assert!(matches!(report.completeness, Completeness::NotSigned(_)), "{report:?}");
     assert!(!report.is_sound());
+}
+
+/// The next part of an export that `file` is the beginning of, as `export` writes it.
+fn resumed(file: &[u8], many: u64, wanted: impl Fn(u64) -> bool + Copy) -> Vec<u8> {
+    let Resumed { writer, header, bytes } = Writer::resume(file).unwrap_or_else(|error| {
+        panic!("{error}: {}", String::from_utf8_lossy(file));
+    });
+    assert_eq!(header.origin, ORIGIN);
+    let rest = export_from(writer, many, wanted);
+    [&file[..bytes as usize], &rest].concat()
+}
+
+#[test]
+fn an_export_that_was_broken_off_anywhere_is_gone_on_with() {
+    for every in [1, 7, 1_000] {
+        let wanted = |position| position % every == 0;
+        let whole = export(600, wanted).concat();
+        let header = whole.iter().position(|byte| *byte == b'\n').expect("a header") + 1;
+        let steps = (header..whole.len() - 1).step_by(997);
+        for length in steps.chain([header, header + 1, whole.len() - 1]) {
+            let file = resumed(&whole[..length], 600, wanted);
+            let report = read(
+                &file.split_inclusive(|b| *b == b'\n').map(<[u8]>::to_vec).collect::<Vec<_>>(),
+            );
+            assert!(report.is_sound(), "{every}, {length}: {report:?}");
+            assert_eq!(report.verdict.lines, 600 / every);
+        }
+        let refused = Writer::resume(whole.as_slice()).err().expect("it is whole");
+        assert!(matches!(refused, ResumeError::Whole), "{refused}");
+        let refused = Writer::resume(&whole[..header - 1]).err().expect("no header");
+        assert!(matches!(refused, ResumeError::NoExport), "{refused}");
+    }
+    let mut edited = export(600, |_| true);
+    let number = at(&edited, 300);
+    edited[number] = [leaf(300, 1).as_slice(), b"\n"].concat();
+    edited.pop();
+    let refused = Writer::resume(edited.concat().as_slice()).err().expect("it was edited");
+    assert!(
+        matches!(refused, ResumeError::Altered(line) if line == number as u64 + 1),
+        "{refused}"
+    );
 }
 
 #[test]

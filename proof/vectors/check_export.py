@@ -1,0 +1,221 @@
+#!/usr/bin/env python3
+"""Checks an export by docs/transparency-log.md and the RFCs that it names alone, with Python's standard library.
+
+    check_export.py EXPORT KEY [CHECKPOINT ...]
+
+EXPORT is JSON Lines, with a filter or without one; KEY a verifier key; each CHECKPOINT a file with a signed note of a tree that the export
+must be consistent with. Every line is hashed anew from its members, the root is held against what was signed, and so are the signatures,
+the manifest and each checkpoint.
+"""
+
+import base64
+import datetime
+import hashlib
+import json
+import pathlib
+import sys
+
+# ---- Ed25519 (RFC 8032, section 6): verification only, slow and plain. -----------------------------------------------------------
+
+P = 2**255 - 19
+L = 2**252 + 27742317777372353535851937790883648493
+D = -121665 * pow(121666, P - 2, P) % P
+ROOT_OF_MINUS_ONE = pow(2, (P - 1) // 4, P)
+
+
+def add(a, b):
+    x1, y1, z1, t1 = a
+    x2, y2, z2, t2 = b
+    e, f = (y1 - x1) * (y2 - x2) % P, (y1 + x1) * (y2 + x2) % P
+    g, h = 2 * t1 * t2 * D % P, 2 * z1 * z2 % P
+    e, f, g, h = f - e, h - g, h + g, f + e
+    return e * f % P, g * h % P, f * g % P, e * h % P
+
+
+def times(number, point):
+    result = (0, 1, 1, 0)
+    while number:
+        if number & 1:
+            result = add(result, point)
+        point = add(point, point)
+        number >>= 1
+    return result
+
+
+def equal(a, b):
+    return (a[0] * b[2] - b[0] * a[2]) % P == 0 and (a[1] * b[2] - b[1] * a[2]) % P == 0
+
+
+def point(data):
+    y = int.from_bytes(data, "little")
+    sign, y = y >> 255, y & ((1 << 255) - 1)
+    if y >= P:
+        raise ValueError("no point")
+    x2 = (y * y - 1) * pow(D * y * y + 1, P - 2, P) % P
+    x = pow(x2, (P + 3) // 8, P)
+    if (x * x - x2) % P:
+        x = x * ROOT_OF_MINUS_ONE % P
+    if (x * x - x2) % P or (x == 0 and sign):
+        raise ValueError("no point")
+    if x & 1 != sign:
+        x = P - x
+    return x, y, 1, x * y % P
+
+
+BASE = point(bytes.fromhex("58" + "66" * 31))
+
+
+def ed25519(key, message, signature):
+    if len(signature) != 64:
+        return False
+    r, s = signature[:32], int.from_bytes(signature[32:], "little")
+    h = int.from_bytes(hashlib.sha512(r + key + message).digest(), "little") % L
+    return s < L and equal(times(s, BASE), add(point(r), times(h, point(key))))
+
+
+# ---- Signed notes and checkpoints (C2SP). ----------------------------------------------------------------------------------------
+
+
+def verified(note, vkey):
+    """The text of a note that the key has signed."""
+    name, key_id, encoded = vkey.split("+", 2)
+    key = base64.b64decode(encoded)
+    if key[0] != 1 or len(key) != 33:
+        raise ValueError("the key is not of Ed25519")
+    if hashlib.sha256(name.encode() + b"\n" + key).hexdigest()[:8] != key_id:
+        raise ValueError("the key has another id")
+    text, signatures = note.rsplit("\n\n", 1)
+    for line in signatures.strip("\n").split("\n"):
+        dash, signer, encoded = line.split(" ")
+        signature = base64.b64decode(encoded)
+        if dash == "—" and signer == name and signature[:4].hex() == key_id:
+            if ed25519(key[1:], (text + "\n").encode(), signature[4:]):
+                return text + "\n"
+            raise ValueError("a signature does not fit")
+    raise ValueError("the key has not signed it")
+
+
+def checkpoint(note, vkey):
+    origin, size, root = verified(note, vkey).split("\n")[:3]
+    return origin, int(size), base64.b64decode(root)
+
+
+# ---- Leaves and the tree (RFC 8785, RFC 9162). -----------------------------------------------------------------------------------
+
+MEMBERS = ["event_type", "event_version", "metadata", "payload", "position", "recorded_at", "sequence", "stream_id", "stream_type", "v"]
+
+
+def canonical(value):
+    if isinstance(value, dict):
+        names = sorted(value, key=lambda name: name.encode("utf-16-be"))
+        return "{" + ",".join(canonical(name) + ":" + canonical(value[name]) for name in names) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(canonical, value)) + "]"
+    if isinstance(value, float):
+        raise ValueError(f"{value} is not a whole number")
+    return json.dumps(value, ensure_ascii=False)
+
+
+def node(left, right):
+    return hashlib.sha256(b"\1" + left + right).digest()
+
+
+class Tree:
+    """Grown from the left: the roots of its complete subtrees, with their heights."""
+
+    def __init__(self):
+        self.size, self.edge, self.roots = 0, [], {}
+
+    def push(self, height, digest):
+        if self.size % (1 << height):
+            raise ValueError("a subtree in the wrong place")
+        self.size += 1 << height
+        while self.edge and self.edge[-1][0] == height:
+            digest = node(self.edge.pop()[1], digest)
+            height += 1
+        self.edge.append((height, digest))
+        self.roots[self.size] = self.root()
+
+    def root(self):
+        if not self.edge:
+            return hashlib.sha256().digest()
+        *rest, (_, root) = self.edge
+        for _, left in reversed(rest):
+            root = node(left, root)
+        return root
+
+
+def subtrees(first, last):
+    """The heights of the fewest complete subtrees over the leaves from `first` to before `last`."""
+    while first < last:
+        height = (last - first).bit_length() - 1
+        if first:
+            height = min(height, (first & -first).bit_length() - 1)
+        yield height
+        first += 1 << height
+
+
+def split(encoded):
+    data = base64.b64decode(encoded, validate=True)
+    assert len(data) % 32 == 0, "hashes have 32 bytes each"
+    return [data[i : i + 32] for i in range(0, len(data), 32)]
+
+
+def main(path, vkey, *others):
+    tree, digest, lines, waiting, end, header = Tree(), hashlib.sha256(), 0, [], None, None
+    for line in pathlib.Path(path).open("rb"):
+        assert line.endswith(b"\n") and end is None, "a line has no end, or follows the end"
+        text = line[:-1]
+        if text.startswith(b'{"event_type":'):
+            leaf = json.loads(text)
+            assert list(leaf) == MEMBERS and leaf["v"] == 1, "a leaf has other members"
+            assert canonical(leaf).encode() == text, "a leaf is not in canonical form"
+            datetime.datetime.strptime(leaf["recorded_at"], "%Y-%m-%dT%H:%M:%S.%fZ")
+            assert leaf["position"] == tree.size + 1, f"line {leaf['position']} stands in the wrong place"
+            found = hashlib.sha256(b"\0" + text).digest()
+            assert waiting and waiting.pop(0) == found, f"line {leaf['position']} has another hash"
+            tree.push(0, found)
+            lines += 1
+            digest.update(line)
+            continue
+        assert not waiting, "lines of a run are missing"
+        control = json.loads(text)
+        if "export" in control:
+            header = control["export"]
+            assert tree.size == 0 and header["v"] == 1
+        elif "run" in control:
+            assert control["run"]["first"] == tree.size + 1
+            waiting = split(control["run"]["hashes"])
+            assert len(waiting) <= 256
+        elif "gap" in control:
+            gap = control["gap"]
+            assert gap["first"] == tree.size + 1
+            heights, hashes = list(subtrees(tree.size, gap["last"])), split(gap["hashes"])
+            assert len(heights) == len(hashes) > 0, "a gap has the wrong number of hashes"
+            for height, found in zip(heights, hashes):
+                tree.push(height, found)
+        elif "end" in control:
+            end = control["end"]
+            continue
+        else:
+            raise ValueError("a line that is none of an export")
+        digest.update(line)
+    assert header and end and not waiting, "the export is cut off"
+
+    origin, size, root = checkpoint(end["checkpoint"], vkey)
+    assert (origin, size, root) == (header["origin"], tree.size, tree.root()), "the checkpoint is of another book"
+    manifest = ["entrybook export v1", origin, str(size), str(lines)]
+    manifest += [base64.b64encode(part).decode() for part in (root, digest.digest())]
+    assert verified(end["manifest"], vkey) == "\n".join(manifest) + "\n", "the manifest is of another file"
+    held = 0
+    for other in others:
+        other_origin, other_size, other_root = checkpoint(pathlib.Path(other).read_text(encoding="utf-8"), vkey)
+        assert other_origin == origin and other_size <= size, "a checkpoint is of another log, or of more lines"
+        if other_size in tree.roots:
+            assert tree.roots[other_size] == other_root, f"the book is not the one that was signed of {other_size} lines"
+            held += 1
+    print(f"{lines} of {size} lines, as they were signed by {origin}; consistent with {held} other checkpoints")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
