@@ -30,8 +30,9 @@ COPY commands commands
 COPY domain domain
 COPY postgres postgres
 COPY projections projections
+COPY proof proof
 COPY ui ui
-RUN find api commands domain migrations postgres projections ui -type f -exec touch {} + \
+RUN find api commands domain migrations postgres projections proof ui -type f -exec touch {} + \
     && cargo build --release --locked --package entrybook --bin entrybook \
     && mkdir -p rootfs/var/lib/entrybook
 

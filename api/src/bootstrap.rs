@@ -6,15 +6,16 @@
 mod admin;
 mod database;
 mod master_key;
-mod secret_file;
+pub(crate) mod secret_file;
 mod waiting;
 
 pub use admin::{FirstAdmin, generate_password, make_first_admin};
 pub use database::{Database, Owner};
-pub use master_key::master_key_of;
+pub use master_key::{master_key_of, previous_master_key_of};
 pub use waiting::Waiting;
 
 use crate::config::{Config, DatabaseUrl};
+use crate::log::Log;
 use anyhow::{Context, bail};
 use commands::clock::{Clock, Entropy, SystemClock, SystemEntropy};
 use commands::hashing::{HashPool, HashSettings};
@@ -43,6 +44,7 @@ pub struct Services {
     /// What keeps the book in order and tells how we are: requests cannot use it up.
     pub background: PgPool,
     pub book: Entrybook,
+    pub log: Log,
     pub sequencer: Sequencer,
     pub projector: Projector,
     pub entropy: Arc<dyn Entropy>,
@@ -118,10 +120,11 @@ impl Services {
             entropy.clone(),
             service_settings(config),
         );
+        let log = Log::open(book.clone(), background.clone(), &config.data_dir).await?;
         let sequencer = Sequencer::new(background.clone());
         let projector = Projector::new(background.clone(), projections::all(), sequencer.head());
         projector.ensure().await.context("The read tables could not be made")?;
-        Ok(Self { pool, background, book, sequencer, projector, entropy })
+        Ok(Self { pool, background, book, log, sequencer, projector, entropy })
     }
 
     /// Posts all that is written into the journal and the read tables, so that a verb that reads them sees everything, whether or not
@@ -289,7 +292,7 @@ async fn let_in(connection: &mut PgConnection, login: &str) -> Result<(), sqlx::
 }
 
 /// A connection with the rights of the login that owns the tables.
-async fn owner(database: &Database) -> anyhow::Result<PgConnection> {
+pub async fn owner(database: &Database) -> anyhow::Result<PgConnection> {
     connection(database, database.owner_url(), "entrybook-owner").await
 }
 

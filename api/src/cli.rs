@@ -9,6 +9,8 @@ mod dev;
 mod doctor;
 mod exit;
 mod healthcheck;
+mod keys;
+mod log;
 mod migrate;
 mod openapi;
 mod out;
@@ -17,6 +19,7 @@ mod projections;
 mod prune;
 mod serve;
 mod table;
+mod users;
 
 pub use exit::{Exit, Refused};
 
@@ -38,8 +41,9 @@ Exit codes:
   2  wrong usage or settings
   3  the database cannot be reached
   4  refused, or nothing like that is there
-  5  doctor found problems
-  6  read tables, or what is checked with them, differ from the book
+  5  doctor or log status found problems
+  6  read tables, or what is checked with them, differ from the book; or the book from what was signed of it
+  7  what was verified is not all there, or nothing proves that it is
   130, 143  broken off by SIGINT (Ctrl-C), by SIGTERM
 
 Settings come from flags, else the environment, else a file (--config); `entrybook serve --help` explains them all.";
@@ -105,6 +109,23 @@ enum Verb {
             send the output."
     )]
     Audit(audit::Arguments),
+    /// The transparency log: its keys, how it stands, and witnesses of other logs
+    #[command(
+        long_about = "The transparency log makes the book one that can be proved: a signed checkpoint every few seconds, over a tree of all lines. \
+            Here are the keys that it is checked with, how it stands, and what to do when it stopped. `witness` watches the logs of other \
+            machines. docs/transparency-log.md describes it.",
+        after_help = EXIT_CODES
+    )]
+    Log(log::Arguments),
+    /// Erase a person, and have the receipt for it
+    #[command(
+        long_about = "Erases people from the command line, and gives the receipts for it. docs/erasure.md tells what is destroyed, what remains \
+            and why. (`entrybook admin list --all` lists the accounts.)",
+        after_help = EXIT_CODES
+    )]
+    Users(users::Arguments),
+    /// See which master keys wrap the keys, and change the master key
+    Keys(keys::Arguments),
     /// Make up a history, for trying and measuring
     Dev(dev::Arguments),
     /// Print the OpenAPI description of the API
@@ -171,7 +192,8 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
         return Ok(Exit::Done);
     }
     // The notices of PostgreSQL tell of tables that are not there yet, and that a verb has slow statements tells nobody anything.
-    telemetry::start(&config, if serve.is_some() { "info,sqlx=warn" } else { "warn,sqlx=error" });
+    let serves = serve.is_some() || matches!(&cli.verb, Verb::Log(log) if log.serves());
+    telemetry::start(&config, if serves { "info,sqlx=warn" } else { "warn,sqlx=error" });
     match cli.verb {
         Verb::Serve(_) => on_runtime(serve::run(&config, &mut out))?,
         Verb::Migrate(arguments) => on_runtime(migrate::run(&config, &arguments, &mut out))?,
@@ -179,7 +201,10 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
         Verb::Projections(arguments) => {
             return on_runtime(projections::run(&config, &arguments, &mut out));
         }
-        Verb::Audit(arguments) => on_runtime(audit::run(&config, arguments, &mut out))?,
+        Verb::Audit(arguments) => return on_runtime(audit::run(&config, arguments, &mut out)),
+        Verb::Log(arguments) => return on_runtime(log::run(&config, arguments, &mut out)),
+        Verb::Users(arguments) => return on_runtime(users::run(&config, arguments, &mut out)),
+        Verb::Keys(arguments) => on_runtime(keys::run(&config, arguments, &mut out))?,
         Verb::Dev(arguments) => on_runtime(dev::run(&config, arguments, &mut out))?,
         Verb::Openapi | Verb::Doctor(_) | Verb::Healthcheck => {}
     }

@@ -7,6 +7,7 @@
 
 mod flags;
 mod keys;
+mod recorded;
 mod sources;
 mod values;
 
@@ -15,10 +16,12 @@ pub use keys::{KEYS, Key, Scope, flagless_help};
 pub use sources::{FILE_VARIABLE, Origin, Sources};
 pub use values::{DatabaseUrl, Secret, short};
 
+use crate::log::anchors::AnchorSettings;
 use crate::settings::{HttpSettings, PublicUrl};
 use chrono::TimeDelta;
+use commands::log_keys::check_origin;
 use commands::tokens::Algorithm;
-use domain::{Email, Password, ThrottlePolicy, Username};
+use domain::{Email, Password, ServerSettings, ThrottlePolicy, Username};
 use ipnet::IpNet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -65,6 +68,10 @@ pub struct Config {
     pub database_connections: u32,
     /// None: in the data directory, or missing.
     pub master_key: Option<MasterKeySource>,
+    /// The other one while it is being changed.
+    pub previous_master_key: Option<MasterKeySource>,
+    /// None: for ever.
+    pub retention: Option<TimeDelta>,
     pub postgres_bin: Option<PathBuf>,
     pub postgres_user: Option<String>,
 
@@ -84,10 +91,19 @@ pub struct Config {
 
     pub admin: AdminSettings,
 
+    /// None: by the public address.
+    pub log_origin: Option<String>,
+    pub log_interval: Duration,
+    pub log_entries_public: bool,
+    pub anchors: AnchorSettings,
+
     /// None: by the verb.
     pub log: Option<String>,
     /// None: by where it goes.
     pub log_format: Option<LogFormat>,
+
+    /// The settings that the history is told of.
+    pub recorded: ServerSettings,
 
     /// What is odd, and no error: for the log.
     pub warnings: Vec<String>,
@@ -135,6 +151,12 @@ impl Config {
         }
     }
 
+    /// The name of the transparency log, if it begins now.
+    pub fn log_origin(&self, public_url: &PublicUrl) -> String {
+        let host = public_url.origin().split_once("://").map_or("", |(_, host)| host);
+        self.log_origin.clone().unwrap_or_else(|| format!("{host}/log"))
+    }
+
     /// What HTTP is told.
     pub fn http(&self, public_url: PublicUrl) -> HttpSettings {
         HttpSettings {
@@ -143,6 +165,10 @@ impl Config {
             registration_open: self.registration_open,
             shutdown_grace: self.shutdown_timeout,
             shutdown_drain: self.shutdown_drain,
+            retention: self.retention,
+            log_interval: self.log_interval,
+            log_entries_public: self.log_entries_public,
+            anchors: self.anchors.clone(),
             ..HttpSettings::default()
         }
     }
@@ -173,7 +199,10 @@ impl Reader<'_> {
         let owner_database_url = self.optional("owner_database_url", values::database_url);
         let database_connections =
             self.one("database_connections", |text| values::count(text, 4, 1_000));
-        let master_key = self.master_key();
+        let master_key = self.master_key("master_key", "master_key_file");
+        let previous_master_key =
+            self.master_key("previous_master_key", "previous_master_key_file");
+        let retention = self.one("retention", values::retention);
         let postgres_bin = self.optional("postgres_bin", path);
         let postgres_user = self.optional("postgres_user", |text| Ok(text.to_owned()));
 
@@ -214,6 +243,24 @@ impl Reader<'_> {
         let admin_password = self
             .optional("admin_password", |text| Password::choose(text).map_err(|e| e.to_string()));
 
+        let log_origin = self.optional("log_origin", |text| {
+            check_origin(text).map(|()| text.to_owned()).map_err(|_| {
+                "write a name without spaces and without a plus, such as login.example.org/log"
+                    .to_owned()
+            })
+        });
+        let log_interval =
+            self.one("log_interval", |text| values::duration(text, SECOND / 10, HOUR));
+        let log_entries = self.one("log_entries", |text| {
+            values::one_of(&[("auditors", false), ("public", true)], text)
+        });
+        let anchors = AnchorSettings {
+            witnesses: self.optional("log_witnesses", values::witnesses).unwrap_or_default(),
+            file: self.optional("log_anchor_file", path),
+            url: self.optional("log_anchor_url", values::anchor_url),
+            ca_file: self.optional("log_ca_file", path),
+        };
+
         let log = self.optional("log", |text| {
             tracing_subscriber::EnvFilter::try_new(text).map(|_| text.to_owned()).map_err(|_| {
                 "write error, warn, info, debug or trace, or info,PART=debug".to_owned()
@@ -237,6 +284,8 @@ impl Reader<'_> {
             owner_database_url,
             database_connections: database_connections?,
             master_key,
+            previous_master_key,
+            retention: retention?,
             postgres_bin,
             postgres_user,
             access_token_lifetime: access_token_lifetime?,
@@ -256,8 +305,13 @@ impl Reader<'_> {
                 username: admin_username?,
                 password: admin_password,
             },
+            log_origin,
+            log_interval: log_interval?,
+            log_entries_public: log_entries?,
+            anchors,
             log,
             log_format,
+            recorded: recorded::settings(self.sources),
             warnings: self.sources.warnings.clone(),
         };
         self.agree(&config);
@@ -288,14 +342,15 @@ impl Reader<'_> {
         }
     }
 
-    fn master_key(&mut self) -> Option<MasterKeySource> {
-        let given = self.optional("master_key", |text| Ok(Secret::new(text.to_owned())));
-        let file = self.optional("master_key_file", path);
-        match (given, file) {
+    fn master_key(&mut self, name: &str, file: &str) -> Option<MasterKeySource> {
+        let given = self.optional(name, |text| Ok(Secret::new(text.to_owned())));
+        let in_file = self.optional(file, path);
+        match (given, in_file) {
             (Some(_), Some(_)) => {
-                self.problems.push(
-                    "ENTRYBOOK_MASTER_KEY and ENTRYBOOK_MASTER_KEY_FILE are both given. Give one of them.".to_owned(),
-                );
+                let (name, file) = (name.to_uppercase(), file.to_uppercase());
+                self.problems.push(format!(
+                    "ENTRYBOOK_{name} and ENTRYBOOK_{file} are both given. Give one of them."
+                ));
                 None
             }
             (Some(key), None) => Some(MasterKeySource::Given(key)),

@@ -6,14 +6,26 @@
 use std::{collections::BTreeMap, str::FromStr};
 
 use chrono::{DateTime, Datelike, Utc};
-use commands::CLI_ACTOR;
-use domain::{Actor, Role, SessionId, UserId};
+use commands::{CLI_ACTOR, Origin};
+use domain::{Actor, Identifier, Role, SessionId, UserId};
 use futures_util::{StreamExt, TryStreamExt, stream};
-use projections::{audit_history, users};
+use projections::{
+    audit_history,
+    claims::{self, Claim},
+    users,
+};
+use serde_json::json;
 
-use crate::{identity::Identity, problem::ApiResult, state::App};
+use crate::{
+    context::Context,
+    identity::{Identity, lacks},
+    problem::ApiResult,
+    readings::{self, Reading},
+    sources::{self, Seen},
+    state::App,
+};
 
-pub use projections::audit_history::{ActorKind, Filter, Order};
+pub use projections::audit_history::{ActorKind, Count, Filter, Order};
 
 /// People that are looked up side by side.
 const LOOKUPS: usize = 4;
@@ -30,7 +42,7 @@ pub struct Line {
     pub session: Option<SessionId>,
     pub address: Option<String>,
     pub user_agent: Option<String>,
-    /// What was typed to sign in, where it is nobody's.
+    /// What was typed to sign in, where it is nobody's; what a reader of the history looked for.
     pub identifier: Option<String>,
     pub request_id: String,
 }
@@ -132,10 +144,12 @@ pub fn is_rfc_3339(time: DateTime<Utc>) -> bool {
     (0..=9999).contains(&time.year())
 }
 
-/// One page of what `viewer` may see.
+/// One page of what `viewer` may see. That an auditor looks at what is not their own is written down
+/// first.
 pub async fn page(
     app: &App,
     viewer: &Identity,
+    origin: &Origin,
     mut filter: Filter,
     order: Order,
     cursor: Option<Cursor>,
@@ -145,6 +159,10 @@ pub async fn page(
         filter.visible_to = Some(viewer.user_id);
     }
     app.needs("audit_history").await?;
+    if filter.visible_to.is_none() && filter.user != Some(viewer.user_id) {
+        // Whichever page it is: who turns pages looks for the same.
+        app.reading(viewer, origin, Reading::Searched, readings::asked(&filter)).await?;
+    }
     app.see_own_writes(viewer.user_id, "audit_history").await;
     let backwards = match order {
         Order::Newest => Order::Oldest,
@@ -171,7 +189,83 @@ pub async fn page(
     Ok(Page { lines, next, previous })
 }
 
-async fn describe(
+/// How many lines `viewer` may see of those that pass.
+pub async fn count(app: &App, viewer: &Identity, mut filter: Filter) -> ApiResult<Count> {
+    if !viewer.is(Role::Auditor) {
+        filter.visible_to = Some(viewer.user_id);
+    }
+    Ok(audit_history::count(app.pool(), &filter).await?)
+}
+
+/// Narrows a filter, whose time is given, to what came from an address or a network. For auditors: on
+/// somebody's own lines it would tell from where others have acted on their account.
+pub async fn narrow_to(
+    app: &App,
+    viewer: &Identity,
+    place: &str,
+    filter: &mut Filter,
+) -> ApiResult<Seen> {
+    if !viewer.is(Role::Auditor) {
+        return Err(lacks(Role::Auditor));
+    }
+    app.needs("audit_history").await?;
+    Ok(sources::narrow(app.book(), place, filter).await?)
+}
+
+/// Whom a text means, and who else it has meant.
+#[derive(Debug, Default)]
+pub struct Meant {
+    /// Who holds it, or the only one who ever did.
+    pub who: Option<UserId>,
+    /// Who ever held it, in the order in which they took it.
+    pub holders: Vec<(UserId, Claim)>,
+}
+
+/// Whom an id, or an e-mail address or username of now or of before, means.
+pub async fn meant(app: &App, text: &str) -> ApiResult<Meant> {
+    if let Ok(id) = text.parse() {
+        return Ok(Meant { who: Some(id), holders: Vec::new() });
+    }
+    let identifier = Identifier::typed(text);
+    let now = app.book().find_account(&identifier).await?;
+    let index = app.book().keyring().index(identifier.kind(), &identifier.folded());
+    app.needs("claims").await?;
+    let holders = claims::holders(app.pool(), &index).await?;
+    let only = match holders.split_first() {
+        Some(((first, _), others)) if others.iter().all(|(other, _)| other == first) => {
+            Some(*first)
+        }
+        _ => None,
+    };
+    Ok(Meant { who: now.or(only), holders })
+}
+
+/// Who has ever held an e-mail address or a username, for an auditor.
+pub async fn holders(
+    app: &App,
+    auditor: &Identity,
+    context: &Context,
+    identifier: &str,
+) -> ApiResult<Vec<(Person, Claim)>> {
+    app.needs("claims").await?;
+    let identifier = Identifier::typed(identifier);
+    let index = app.book().keyring().index(identifier.kind(), &identifier.folded());
+    let origin = context.user(auditor.user_id);
+    app.reading(auditor, &origin, Reading::Searched, json!({ "holders_of": index })).await?;
+    app.see_own_writes(auditor.user_id, "claims").await;
+    let held = claims::holders(app.pool(), &index).await?;
+    named(app, held).await
+}
+
+/// The same with the usernames of now.
+pub async fn named(app: &App, held: Vec<(UserId, Claim)>) -> ApiResult<Vec<(Person, Claim)>> {
+    let labels = labels(app, held.iter().map(|(user, _)| *user).collect()).await?;
+    let person = |id: UserId| Person { id, label: labels.get(&id).cloned().flatten() };
+    Ok(held.into_iter().map(|(user, claim)| (person(user), claim)).collect())
+}
+
+/// Rows as `viewer` may see them.
+pub async fn describe(
     app: &App,
     viewer: &Identity,
     rows: Vec<audit_history::Row>,
@@ -197,8 +291,7 @@ async fn describe(
         };
         let identifier = match &row.identifier {
             Some(sealed) if everything => {
-                let place = format!("{}/{}/identifier", row.aggregate_type, row.aggregate_id);
-                app.book().open_text(sealed, &place).await?
+                app.book().open_text(sealed, &row.identifier_place()).await?
             }
             _ => None,
         };
@@ -241,11 +334,10 @@ async fn labels(app: &App, mut people: Vec<UserId>) -> ApiResult<BTreeMap<UserId
                 // Until the list of accounts is complete, it would leave out who is not in it yet.
                 return Ok((id, app.book().account(id).await?.map(|account| account.username)));
             }
-            let label = match users::get(app.pool(), id).await? {
-                Some(row) => {
-                    app.book()
-                        .open_text(&row.username.sealed, &format!("User/{id}/username"))
-                        .await?
+            let username = users::get(app.pool(), id).await?.and_then(|row| row.username);
+            let label = match username {
+                Some(username) => {
+                    app.book().open_text(&username.sealed, &format!("User/{id}/username")).await?
                 }
                 None => None,
             };

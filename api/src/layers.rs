@@ -99,6 +99,8 @@ fn is_routine(route: &str) -> bool {
             | "/api/v1/health"
             | "/api/v1/auth/verify"
             | "/static/{file}"
+            | "/log/checkpoint"
+            | "/log/tile/{*path}"
     )
 }
 

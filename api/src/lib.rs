@@ -8,32 +8,43 @@
 //!
 //! This crate decides nothing that the history depends on: that is `domain`'s.
 
+pub mod admins;
 pub mod bootstrap;
 pub mod cli;
 pub mod config;
 pub mod context;
 pub mod cookies;
 pub mod csrf;
+pub mod erasure;
+pub mod export;
 pub mod extract;
 pub mod history;
 pub mod identity;
 pub mod layers;
+pub mod log;
 pub mod metrics;
 mod openapi;
 pub mod pages;
 pub mod problem;
 pub mod processes;
 pub mod readiness;
+pub mod readings;
 pub mod rebuilds;
 mod refusals;
+pub mod replay;
+pub mod retention;
 pub mod return_to;
 pub mod routes;
 pub mod server;
+mod service_events;
 pub mod settings;
+pub mod sources;
 pub mod standing;
 pub mod state;
+pub mod tail;
 pub mod telemetry;
 pub mod views;
+pub mod witness;
 
 use axum::Router;
 

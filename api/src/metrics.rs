@@ -23,7 +23,7 @@ use prometheus_client::{
 use domain::stream;
 use projections::{Build, BuildState, Horizon, ProjectionState, ProjectionStatus, Stopped};
 
-use crate::{problem::ApiResult, processes, state::App};
+use crate::{log, problem::ApiResult, processes, state::App};
 
 type Labels = Vec<(&'static str, String)>;
 type GaugeF64 = Gauge<f64, AtomicU64>;
@@ -91,6 +91,9 @@ pub async fn scrape(app: &App) -> ApiResult<String> {
     let mut sampled = sampled(app, horizon.as_ref());
     register_projections(&mut sampled, &projections, &builds);
     register_processes(&mut sampled, processes);
+    if let Ok(log) = app.log().status(app.background()).await {
+        register_log(&mut sampled, &log);
+    }
     let mut text = String::new();
     encode_registry(&mut text, &app.metrics().registry)
         .map_err(crate::problem::ApiError::internal)?;
@@ -161,6 +164,7 @@ fn sampled(app: &App, horizon: Option<&Horizon>) -> Registry {
             "Line up to which token revocations are known",
             app.revocations().caught_up_to(),
         ),
+        ("history_streams", "Who follow the history as it is written", whole(app.tails().open())),
     ] {
         let gauge = Gauge::<i64>::default();
         gauge.set(value);
@@ -270,6 +274,31 @@ fn stream_type(stopped: &Stopped) -> &'static str {
     let stream = stopped.stream.as_deref().unwrap_or_default();
     let known = [stream::USER, stream::SESSION, stream::SIGN_IN_GUARD];
     known.into_iter().find(|known| stream.split(' ').next() == Some(known)).unwrap_or("other")
+}
+
+/// What of the book is signed, and whether anything keeps the rest from it.
+fn register_log(registry: &mut Registry, status: &log::Status) {
+    let numbers = status.numbers();
+    let whole = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+    let signed_at = status.signed.as_ref().map_or(0, |signed| signed.signed_at.timestamp());
+    for (name, help, value) in [
+        ("log_size", "Lines of the newest signed checkpoint", whole(numbers.signed)),
+        (
+            "log_unsigned_lines",
+            "Lines of the book that are not signed yet",
+            whole(numbers.unsigned),
+        ),
+        ("log_signed_timestamp_seconds", "When that checkpoint was signed", signed_at),
+        (
+            "log_refused",
+            "1 while the log refuses to sign; /readyz says why",
+            i64::from(status.refusal.is_some()),
+        ),
+    ] {
+        let gauge = Gauge::<i64>::default();
+        gauge.set(value);
+        registry.register(name, help, gauge);
+    }
 }
 
 /// A process that falls behind the journal is stuck: sessions that should have ended are still listed.

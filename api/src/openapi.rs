@@ -199,8 +199,16 @@ mod tests {
         GET /api/v1/admin/users/{id}: 200 401 403 404 500 503
         POST /api/v1/admin/users/{id}/disable: 200 401 403 404 409 500 503
         POST /api/v1/admin/users/{id}/enable: 200 401 403 404 500 503
+        POST /api/v1/admin/users/{id}/erase: 200 400 401 403 404 408 409 413 415 422 500 503
+        GET /api/v1/admin/users/{id}/erasure: 200 401 403 404 500 503
         POST /api/v1/admin/users/{id}/roles: 200 400 401 403 404 408 409 413 415 422 500 503
-        GET /api/v1/audit: 200 400 401 422 500 503
+        GET /api/v1/audit: 200 400 401 403 422 429 500 503
+        GET /api/v1/audit/export: 200 400 401 403 422 429 500 503
+        POST /api/v1/audit/holders: 200 400 401 403 408 413 415 422 429 500 503
+        POST /api/v1/audit/search: 200 400 401 403 408 413 415 422 429 500 503
+        GET /api/v1/audit/signed-in: 200 400 401 403 422 429 500 503
+        GET /api/v1/audit/state: 200 400 401 403 404 422 429 500 503
+        GET /api/v1/audit/stream: 200 400 401 403 422 429 500 503
         POST /api/v1/auth/login: 200 400 401 408 413 415 422 429 500 503
         POST /api/v1/auth/logout: 204 400 401 403 408 413 415 422 500 503
         GET /api/v1/auth/me: 200 401 500 503
@@ -214,6 +222,9 @@ mod tests {
         DELETE /api/v1/sessions: 200 401 403 500 503
         DELETE /api/v1/sessions/{id}: 204 401 403 404 500 503
         GET /healthz: 200 500 503
+        GET /log/checkpoint: 200 404 500 503
+        GET /log/key: 200 500 503
+        GET /log/proof/{position}: 200 404 500 503
         GET /metrics: 200 500 503
         GET /readyz: 200 500 503
         ");
@@ -246,6 +257,9 @@ mod tests {
             "ProfileChange",
             "PasswordChange",
             "RoleChange",
+            "ErasureOrder",
+            "HistoryQuery",
+            "Holding",
             "RebuildOptions",
             "RebuildOfSeveral",
         ] {

@@ -7,11 +7,13 @@
 
 mod account;
 mod assets;
+mod erasing;
 mod history;
 mod overview;
 mod projections;
 mod sessions;
 mod sign_in;
+mod state;
 mod users;
 
 use std::sync::Arc;
@@ -47,8 +49,9 @@ const NOTICE_KEPT: TimeDelta = TimeDelta::seconds(60);
 /// Whether a person in a browser is who asks at this path.
 #[must_use]
 pub fn are_at(path: &str) -> bool {
-    let for_programs = ["/api/", "/.well-known/"].iter().any(|prefix| path.starts_with(prefix))
-        || matches!(path, "/api" | "/healthz" | "/readyz" | "/metrics");
+    let for_programs =
+        ["/api/", "/.well-known/", "/log/"].iter().any(|prefix| path.starts_with(prefix))
+            || matches!(path, "/api" | "/healthz" | "/readyz" | "/metrics");
     !for_programs
 }
 
@@ -66,9 +69,13 @@ pub fn router(app: &App) -> Router<App> {
         .route(paths::PROFILE, get(account::show_profile).post(account::submit_profile))
         .route(paths::MY_HISTORY, get(history::show_mine))
         .route(paths::HISTORY, get(history::show_everyone))
+        .route(paths::HISTORY_EXPORT, get(history::export))
+        .route(paths::AUDIT_STATE, get(state::show))
         .route(paths::USERS, get(users::show))
         .route(paths::USER_DISABLE, post(users::disable))
         .route(paths::USER_ENABLE, post(users::enable))
+        .route(paths::USER_ERASE, get(erasing::show).post(erasing::submit))
+        .route(paths::USER_RECEIPT, get(erasing::receipt))
         .route(paths::USER_ROLE_GRANT, post(users::grant))
         .route(paths::USER_ROLE_REVOKE, post(users::revoke))
         .route(paths::PROJECTIONS, get(projections::show))

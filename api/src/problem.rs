@@ -33,6 +33,7 @@ pub enum Kind {
     RequestTimeout,
     IdentifierTaken,
     NotYourself,
+    LastAdmin,
     BuildUnderWay,
     NoBuild,
     AccountDisabled,
@@ -87,6 +88,7 @@ impl Kind {
             }
             Self::IdentifierTaken => (StatusCode::CONFLICT, "identifier-taken", "Already taken"),
             Self::NotYourself => (StatusCode::CONFLICT, "not-yourself", "Not on your own account"),
+            Self::LastAdmin => (StatusCode::CONFLICT, "last-admin", "One admin must remain"),
             Self::BuildUnderWay => {
                 (StatusCode::CONFLICT, "build-under-way", "It is being built already")
             }

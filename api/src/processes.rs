@@ -16,7 +16,7 @@ use projections::{CannotApply, Follower, Heartbeat, Identity, RecordedEvent, ses
 use sqlx::{Connection, PgConnection, PgPool};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::state::App;
+use crate::{log, retention, service_events, state::App};
 
 /// The name under which the process keeps its place in the journal.
 const NAME: &str = "process:end_sessions";
@@ -53,7 +53,17 @@ pub fn spawn(app: &App, tracker: &TaskTracker, cancel: &CancellationToken) {
         let (app, cancel) = (app.clone(), cancel.clone());
         tracker.spawn(async move { app.rebuilds().run(cancel).await });
     }
-    for task in [Task::BlockedAttempts, Task::SigningKeys, Task::Sessions] {
+    let tasks = [
+        Task::BlockedAttempts,
+        Task::SigningKeys,
+        Task::Sessions,
+        Task::Retention,
+        Task::DestroyedKeys,
+        Task::SignLog,
+        Task::RememberLog,
+        Task::AnchorLog,
+    ];
+    for task in tasks {
         let (app, cancel) = (app.clone(), cancel.clone());
         tracker.spawn(async move {
             tokio::select! {
@@ -68,7 +78,7 @@ pub fn spawn(app: &App, tracker: &TaskTracker, cancel: &CancellationToken) {
 fn heartbeat(app: &App) -> Heartbeat {
     let host = nix::unistd::gethostname().ok().and_then(|host| host.into_string().ok());
     let identity = Identity {
-        id: app.book().ids().uuid_v7(),
+        id: app.replica(),
         host: host.unwrap_or_else(|| "an unnamed host".to_owned()),
         binary: env!("CARGO_PKG_VERSION").to_owned(),
     };
@@ -80,6 +90,11 @@ enum Task {
     BlockedAttempts,
     SigningKeys,
     Sessions,
+    Retention,
+    DestroyedKeys,
+    SignLog,
+    RememberLog,
+    AnchorLog,
 }
 
 impl Task {
@@ -93,10 +108,16 @@ impl Task {
                 if let Err(error) = app.book().tokens().refresh_keys().await {
                     tracing::warn!("the signing keys could not be looked at: {error}");
                 }
+                service_events::signing_keys(app.book()).await;
                 tokio::time::sleep(SIGNING_KEYS).await;
             },
+            Self::Retention => retention::forget_months(app).await,
+            Self::DestroyedKeys => retention::forget_keys(app).await,
+            Self::SignLog => log::run(app).await,
+            Self::RememberLog => log::remember(app).await,
+            Self::AnchorLog => log::anchors::run(app).await,
             Self::Sessions => loop {
-                match turn(app.background()).await {
+                match turn(app.background(), NAME).await {
                     Ok(Some(mut lock)) => {
                         let _ = end_sessions(app, &mut lock).await.inspect_err(warn);
                         let _ = lock.close().await;
@@ -132,10 +153,10 @@ fn warn(error: &Interrupted) {
 
 /// The connection that holds the lock, if no other replica does. It is the pool's no more, so that
 /// the lock goes with it whatever ends the process.
-async fn turn(pool: &PgPool) -> Result<Option<PgConnection>, sqlx::Error> {
+pub(crate) async fn turn(pool: &PgPool, name: &str) -> Result<Option<PgConnection>, sqlx::Error> {
     let mut connection = pool.acquire().await?;
     let held: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock(hashtext($1))")
-        .bind(NAME)
+        .bind(name)
         .fetch_one(&mut *connection)
         .await?;
     Ok(held.then(|| connection.detach()))
@@ -222,6 +243,13 @@ impl Process {
             Event::User(UserEvent::Disabled {}) => {
                 self.cut(recorded, None, EndReason::AccountDisabled).await
             }
+            Event::User(UserEvent::Erased {}) => {
+                if let Ok(user) = recorded.aggregate_id.parse::<UserId>() {
+                    let done = self.app.book().finish_erasure(user).await;
+                    done.map_err(Interrupted::Command)?;
+                }
+                self.cut(recorded, None, EndReason::AccountErased).await
+            }
             Event::Session(SessionEvent::Started { user_id, user_version, .. }) => {
                 // A sign-in that verified the old password while it was being changed.
                 let late = self.cuts.get(&user_id).filter(|cut| user_version < cut.version);
@@ -242,7 +270,9 @@ impl Process {
                 | UserEvent::Enabled {},
             )
             | Event::Session(SessionEvent::Refreshed { .. } | SessionEvent::Ended { .. })
-            | Event::SignInGuard(_) => Ok(()),
+            | Event::SignInGuard(_)
+            | Event::Service(_)
+            | Event::Reading(_) => Ok(()),
         }
     }
 

@@ -136,7 +136,23 @@ async fn look(app: &App) -> Vec<Check> {
             Some("the open transactions cannot be looked at".to_owned()),
         ),
     });
+    checks.push(log(app).await);
     checks
+}
+
+/// Nothing of the transparency log keeps anybody from signing in, so it is never waited for.
+async fn log(app: &App) -> Check {
+    let warning = match app.log().status(app.background()).await {
+        Ok(status) => status.warning(app.now(), app.settings().log_interval),
+        Err(error) => {
+            tracing::warn!("the transparency log cannot be looked at: {error}");
+            Some("the transparency log cannot be looked at".to_owned())
+        }
+    };
+    match warning {
+        Some(detail) => Check::new("log", State::Warning, Some(detail)),
+        None => Check::ok("log"),
+    }
 }
 
 async fn projections(app: &App) -> Vec<Check> {

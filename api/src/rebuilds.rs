@@ -6,12 +6,16 @@
 
 use std::time::Duration;
 
-use projections::{Build, BuildState, Options, Progress, Projection, RebuildError, Unfinished};
+use commands::Origin;
+use projections::{
+    Build, BuildState, Options, Progress, Projection, RebuildError, Rebuilt, Unfinished,
+};
 use tokio::{runtime::Handle, sync::oneshot, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     problem::{ApiError, ApiResult, Kind},
+    service_events,
     state::App,
 };
 
@@ -42,6 +46,7 @@ pub async fn start(
     app: &App,
     chosen: Vec<&'static dyn Projection>,
     options: Options,
+    origin: Origin,
 ) -> ApiResult<()> {
     if app.rebuilds().stop.is_cancelled() {
         return Err(ApiError::overloaded());
@@ -49,7 +54,7 @@ pub async fn start(
     let (told, begun) = oneshot::channel();
     let (runtime, working) = (Handle::current(), app.clone());
     app.rebuilds().running.spawn_blocking(move || {
-        runtime.block_on(run(working, chosen, options, told));
+        runtime.block_on(run(working, chosen, options, origin, told));
     });
     match timeout(BEGIN, begun).await {
         Ok(Ok(begun)) => begun,
@@ -63,13 +68,17 @@ async fn run(
     app: App,
     chosen: Vec<&'static dyn Projection>,
     options: Options,
+    origin: Origin,
     told: oneshot::Sender<ApiResult<()>>,
 ) {
     let names: Vec<_> = chosen.iter().map(|projection| projection.name()).collect();
     let names = names.join(", ");
     let mut told = Some(told);
     let mut begun = |how| told.take().map(|told| told.send(how));
-    let ended = attempt(&app, &chosen, options, &mut |_| drop(begun(Ok(())))).await;
+    let (decided, ended) = attempt(&app, &chosen, options, &mut |_| drop(begun(Ok(())))).await;
+    if let Some(undecided) = undecided(&ended) {
+        service_events::rebuilt(app.book(), &chosen, &decided, undecided, options, &origin).await;
+    }
     match ended {
         Ok(()) => drop(begun(Ok(()))),
         Err(Failed::Unavailable(error)) => drop(begun(Err(error))),
@@ -92,17 +101,19 @@ async fn attempt(
     chosen: &[&'static dyn Projection],
     options: Options,
     tell: &mut (dyn FnMut(&Progress) + Send),
-) -> Result<(), Failed> {
+) -> (Vec<Rebuilt>, Result<(), Failed>) {
     let login = app.background().connect_options().as_ref().clone();
-    let pool = commands::database::connect(login, CONNECTIONS).await;
-    let pool = pool.map_err(|error| Failed::Unavailable(error.into()))?;
+    let pool = match commands::database::connect(login, CONNECTIONS).await {
+        Ok(pool) => pool,
+        Err(error) => return (Vec::new(), Err(Failed::Unavailable(error.into()))),
+    };
     let rebuilt = projections::rebuild(&pool, chosen, options, &app.rebuilds().stop, tell).await;
     pool.close().await;
     let (decided, ended) = match rebuilt {
         Ok(decided) => (decided, Ok(())),
         Err(Unfinished { cause, decided }) => (decided, Err(Failed::Rebuild(cause))),
     };
-    for one in decided {
+    for one in &decided {
         let (name, outcome) = (one.projection, one.outcome);
         tracing::info!(
             projection = name,
@@ -113,7 +124,23 @@ async fn attempt(
             one.seconds
         );
     }
-    ended
+    (decided, ended)
+}
+
+/// What became of those that were not decided; nothing, where nothing was begun.
+fn undecided(ended: &Result<(), Failed>) -> Option<&'static str> {
+    match ended {
+        Err(
+            Failed::Unavailable(_)
+            | Failed::Rebuild(
+                RebuildError::UnderWay(_)
+                | RebuildError::FirstBuild(_)
+                | RebuildError::NotRegistered(_),
+            ),
+        ) => None,
+        Err(Failed::Rebuild(RebuildError::Cancelled)) => Some("cancelled"),
+        Ok(()) | Err(Failed::Rebuild(_)) => Some("failed"),
+    }
 }
 
 /// What an error means to whoever asked. One that comes after it has begun is told as how it ended.
@@ -130,6 +157,7 @@ fn refusal(error: RebuildError) -> ApiResult<()> {
         RebuildError::Database(error) => Err(error.into()),
         RebuildError::Journal(_)
         | RebuildError::Event(_)
+        | RebuildError::Contradicted { .. }
         | RebuildError::Busy(_)
         | RebuildError::Cancelled => Ok(()),
     }

@@ -69,6 +69,9 @@ impl From<RefreshError> for ApiError {
                     EndReason::TokenReused => {
                         "A spent refresh token was used, so the session was ended. Sign in again."
                     }
+                    EndReason::AccountErased => {
+                        "The account was erased, and is not there any more."
+                    }
                 },
             ),
             RefreshError::Reused => Self::new(
@@ -124,7 +127,7 @@ impl From<CommandError> for ApiError {
         match error {
             CommandError::NotFound => Self::not_found(),
             CommandError::Refused(refusal) => match refusal {
-                UserRefusal::NotRegistered => Self::not_found(),
+                UserRefusal::NotRegistered | UserRefusal::Erased => Self::not_found(),
                 UserRefusal::Disabled => disabled(),
                 UserRefusal::RoleKept => Self::invalid_field("revoke", refusal),
                 UserRefusal::IdentifierTaken(kind) => Self::taken(kind),

@@ -8,6 +8,8 @@ pub mod account;
 pub mod audit;
 pub mod auth;
 pub mod docs;
+pub mod erasure;
+pub mod log;
 pub mod projections;
 pub mod service;
 pub mod sessions;
@@ -32,10 +34,12 @@ pub(crate) fn described(description: OpenApi) -> (Router<App>, OpenApi) {
         .merge(sessions::router())
         .merge(audit::router())
         .merge(users::router())
+        .merge(erasure::router())
         .merge(projections::router())
         .merge(service::router());
     OpenApiRouter::with_openapi(description)
         .merge(service::root())
+        .merge(log::root())
         .nest("/api/v1", v1)
         .split_for_parts()
 }

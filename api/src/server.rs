@@ -50,13 +50,13 @@ pub async fn serve(
     app: App,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
-    let address = listener.local_addr()?;
     let grace = app.settings().shutdown_grace;
-    let router = router(app.clone());
-    let connections = Arc::new(Semaphore::new(app.settings().max_connections));
-    let graceful = GracefulShutdown::new();
     let drain = app.settings().shutdown_drain;
-    let mut closing = pin!(async {
+    let bounds = Bounds {
+        max_connections: app.settings().max_connections,
+        header_timeout: app.settings().header_timeout,
+    };
+    let closing = async {
         shutdown.await;
         app.readiness().leave();
         if !drain.is_zero() {
@@ -65,7 +65,42 @@ pub async fn serve(
             );
             tokio::time::sleep(drain).await;
         }
-    });
+    };
+    let graceful = accept_until(listener, router(app.clone()), bounds, closing).await?;
+    app.standing().end();
+    tracing::info!("stopping: finishing the requests that are being answered");
+    if tokio::time::timeout(grace, graceful.shutdown()).await.is_err() {
+        tracing::warn!("some requests were not finished within {} s", grace.as_secs());
+    }
+    let commands = app.running_commands();
+    commands.close();
+    if tokio::time::timeout(grace, commands.wait()).await.is_err() {
+        tracing::warn!("some commands were not finished within {} s", grace.as_secs());
+    }
+    Ok(())
+}
+
+/// What a server grants its connections.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    /// More of them wait to be accepted.
+    pub(crate) max_connections: usize,
+    /// How long the head of a request may take, and an idle connection stay open.
+    pub(crate) header_timeout: Duration,
+}
+
+/// Answers with the router, and takes no new connections once `closing` resolves. What is being
+/// answered then is for the caller to wait for.
+pub(crate) async fn accept_until(
+    listener: TcpListener,
+    router: axum::Router,
+    bounds: Bounds,
+    closing: impl Future<Output = ()>,
+) -> io::Result<GracefulShutdown> {
+    let address = listener.local_addr()?;
+    let connections = Arc::new(Semaphore::new(bounds.max_connections));
+    let graceful = GracefulShutdown::new();
+    let mut closing = pin!(closing);
     tracing::debug!(%address, "listening on http://{address}");
     loop {
         let (stream, peer, permit) = tokio::select! {
@@ -77,7 +112,7 @@ pub async fn serve(
         let router = router.clone();
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(app.settings().header_timeout)
+            .header_read_timeout(bounds.header_timeout)
             .max_buf_size(MAX_HEAD)
             .max_headers(MAX_HEADERS)
             .max_header_size(MAX_HEAD)
@@ -93,18 +128,7 @@ pub async fn serve(
             }
         });
     }
-    drop(listener);
-    app.standing().end();
-    tracing::info!("stopping: finishing the requests that are being answered");
-    if tokio::time::timeout(grace, graceful.shutdown()).await.is_err() {
-        tracing::warn!("some requests were not finished within {} s", grace.as_secs());
-    }
-    let commands = app.running_commands();
-    commands.close();
-    if tokio::time::timeout(grace, commands.wait()).await.is_err() {
-        tracing::warn!("some commands were not finished within {} s", grace.as_secs());
-    }
-    Ok(())
+    Ok(graceful)
 }
 
 /// The next connection, as soon as there is room for it.

@@ -3,7 +3,10 @@
 use std::{fmt, str::FromStr, time::Duration};
 
 use axum::http::Uri;
+use chrono::TimeDelta;
 use ipnet::IpNet;
+
+use crate::log::anchors::AnchorSettings;
 
 /// The settings of the HTTP side.
 #[derive(Debug, Clone)]
@@ -28,6 +31,14 @@ pub struct HttpSettings {
     pub shutdown_grace: Duration,
     /// How long before that requests are still taken, while `/readyz` tells who follows it to turn away.
     pub shutdown_drain: Duration,
+    /// How long addresses and user agents can be read; for ever if nothing is set.
+    pub retention: Option<TimeDelta>,
+    /// How often a checkpoint is signed at most.
+    pub log_interval: Duration,
+    /// Whether everybody may fetch the lines of the book; else auditors.
+    pub log_entries_public: bool,
+    /// Where checkpoints are anchored.
+    pub anchors: AnchorSettings,
 }
 
 impl Default for HttpSettings {
@@ -43,6 +54,10 @@ impl Default for HttpSettings {
             request_timeout: Duration::from_secs(30),
             shutdown_grace: Duration::from_secs(20),
             shutdown_drain: Duration::ZERO,
+            retention: None,
+            log_interval: Duration::from_secs(2),
+            log_entries_public: false,
+            anchors: AnchorSettings::default(),
         }
     }
 }

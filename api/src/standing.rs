@@ -14,7 +14,7 @@ use axum::{
     http::{HeaderName, HeaderValue, header},
     response::{IntoResponse, Response, Sse, sse},
 };
-use futures_util::stream;
+use futures_util::{Stream, stream};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     time::{Interval, MissedTickBehavior, interval},
@@ -67,6 +67,11 @@ impl Standing {
     /// Ends all streams: the server stops, and would wait for them.
     pub fn end(&self) {
         self.end.cancel();
+    }
+
+    /// What ends when all streams do.
+    pub(crate) fn ended(&self) -> CancellationToken {
+        self.end.clone()
     }
 
     /// Hears of every change from now on, and first of how it is.
@@ -173,12 +178,21 @@ where
         let event = follower.next().await?;
         Some((Ok::<_, axum::Error>(event), follower))
     });
+    Ok(answer(events))
+}
+
+/// A stream of events as an answer.
+pub(crate) fn answer<S, E>(events: S) -> Response
+where
+    S: Stream<Item = Result<sse::Event, E>> + Send + 'static,
+    E: Into<axum::BoxError>,
+{
     let keep_alive = sse::KeepAlive::new().interval(KEEP_ALIVE);
     let mut response = Sse::new(events).keep_alive(keep_alive).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
-    Ok(response)
+    response
 }
 
 struct Follower<W, M> {

@@ -15,15 +15,20 @@ use projections::{Projector, Revocations, Sequencer};
 use sqlx::PgPool;
 use tokio::sync::{Semaphore, broadcast};
 use tokio_util::task::TaskTracker;
+use uuid::Uuid;
 
 use crate::{
     csrf::CsrfKey,
+    export::Exports,
+    log::Log,
     metrics::Metrics,
     problem::{ApiError, ApiResult},
     readiness::Readiness,
+    readings::Readings,
     rebuilds::Rebuilds,
     settings::HttpSettings,
     standing::Standing,
+    tail::Tails,
 };
 
 /// What an [`App`] is made of.
@@ -34,6 +39,7 @@ pub struct Parts {
     pub sequencer: Sequencer,
     pub projector: Projector,
     pub revocations: Revocations,
+    pub log: Log,
     pub settings: HttpSettings,
 }
 
@@ -46,8 +52,12 @@ struct Inner {
     csrf: CsrfKey,
     metrics: Metrics,
     readiness: Readiness,
+    readings: Readings,
+    exports: Exports,
     rebuilds: Rebuilds,
     standing: Standing,
+    tails: Tails,
+    replica: Uuid,
     requests: Arc<Semaphore>,
     commands: TaskTracker,
     command_permits: Arc<Semaphore>,
@@ -70,8 +80,12 @@ impl App {
             csrf: CsrfKey::new(secret),
             metrics: Metrics::new(),
             readiness: Readiness::default(),
+            readings: Readings::default(),
+            exports: Exports::default(),
             rebuilds: Rebuilds::default(),
             standing: Standing::default(),
+            tails: Tails::default(),
+            replica: parts.book.ids().uuid_v7(),
             requests: Arc::new(Semaphore::new(parts.settings.max_concurrent_requests)),
             commands: TaskTracker::new(),
             command_permits: Arc::new(Semaphore::new(parts.settings.max_concurrent_requests)),
@@ -117,6 +131,12 @@ impl App {
         &self.0.parts.revocations
     }
 
+    /// The transparency log.
+    #[must_use]
+    pub fn log(&self) -> &Log {
+        &self.0.parts.log
+    }
+
     #[must_use]
     pub fn settings(&self) -> &HttpSettings {
         &self.0.parts.settings
@@ -131,12 +151,31 @@ impl App {
         &self.0.readiness
     }
 
+    /// The exports that are being sent.
+    pub(crate) fn exports(&self) -> &Exports {
+        &self.0.exports
+    }
+
+    pub(crate) fn readings(&self) -> &Readings {
+        &self.0.readings
+    }
+
+    /// The id of this server, from its start to its end.
+    #[must_use]
+    pub fn replica(&self) -> Uuid {
+        self.0.replica
+    }
+
     pub(crate) fn rebuilds(&self) -> &Rebuilds {
         &self.0.rebuilds
     }
 
     pub(crate) fn standing(&self) -> &Standing {
         &self.0.standing
+    }
+
+    pub(crate) fn tails(&self) -> &Tails {
+        &self.0.tails
     }
 
     pub(crate) fn csrf(&self) -> &CsrfKey {

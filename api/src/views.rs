@@ -55,6 +55,8 @@ pub struct UserView {
     pub full_name: Option<String>,
     pub roles: Vec<RoleName>,
     pub disabled: bool,
+    /// Then nothing of it can be read any more: its texts are empty.
+    pub erased: bool,
     pub registered_at: DateTime<Utc>,
 }
 
@@ -68,6 +70,8 @@ impl From<Account> for UserView {
             full_name: account.full_name,
             roles: role_names(&account.roles),
             disabled: account.disabled,
+            // An account that is erased can't be described.
+            erased: false,
         }
     }
 }

@@ -46,6 +46,7 @@ struct UserView {
     full_name: Option<Sealed>,
     roles: domain::Roles,
     disabled: bool,
+    erased: bool,
     registered_at: Option<DateTime<Utc>>,
     updated_at: Option<DateTime<Utc>>,
     version: u64,
@@ -81,6 +82,13 @@ impl View<UserAggregate> for UserView {
             }
             UserEvent::Disabled {} => self.disabled = true,
             UserEvent::Enabled {} => self.disabled = false,
+            UserEvent::Erased {} => {
+                self.email = None;
+                self.username = None;
+                self.full_name = None;
+                self.roles.clear();
+                self.erased = true;
+            }
             UserEvent::PasswordChanged { .. }
             | UserEvent::PasswordRehashed { .. }
             | UserEvent::SessionsEnded { .. } => {}

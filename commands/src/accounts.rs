@@ -95,6 +95,7 @@ impl From<Unproved> for ChangePasswordError {
         match unproved {
             Unproved::Throttled { retry_after } => Self::Throttled { retry_after },
             Unproved::Overloaded => Self::Overloaded,
+            Unproved::Erased => Self::NotFound,
             Unproved::Storage(error) => Self::Storage(error),
         }
     }
@@ -274,7 +275,8 @@ impl Entrybook {
         origin: &Origin,
     ) -> Result<Receipt, ChangePasswordError> {
         let subject = GuardSubject::Reauthentication(id);
-        let person = self.person(id).await?;
+        let person = self.keyring().person(id).await.map_err(StorageError::from)?;
+        let Some(person) = person else { return Err(ChangePasswordError::NotFound) };
         // Twice: a rehash may come in between the proof and the change.
         for _ in 0..2 {
             let user = self.user(id).await?;
@@ -344,7 +346,8 @@ impl Entrybook {
         let Some(before) = self.account(id).await? else {
             return Err(ChangeProfileError::NotFound);
         };
-        let person = self.person(id).await?;
+        let person = self.keyring().person(id).await.map_err(StorageError::from)?;
+        let Some(person) = person else { return Err(ChangeProfileError::NotFound) };
         let email = new.email.filter(|email| email.as_str() != before.email);
         let username = new.username.filter(|username| username.as_str() != before.username);
         let full_name = new

@@ -38,7 +38,8 @@ static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
 /// left out, so that nobody can set them. Tables that a newer binary has added are not touched.
 const GRANTS: &[&str] = &[
     "REVOKE ALL ON events, journal, sequencer, identifiers, snapshots, sealing_keys, signing_keys, \
-     projections, builds, replicas, _sqlx_migrations FROM entrybook_app",
+     projections, builds, replicas, log_keys, checkpoints, cosignatures, _sqlx_migrations \
+     FROM entrybook_app",
     "GRANT USAGE ON SCHEMA public TO entrybook_app",
     "GRANT USAGE, CREATE ON SCHEMA ledger TO entrybook_app",
     "GRANT SELECT, INSERT (aggregate_type, aggregate_id, sequence, event_type, event_version, \
@@ -48,6 +49,10 @@ const GRANTS: &[&str] = &[
     "GRANT SELECT, INSERT, DELETE ON identifiers TO entrybook_app",
     "GRANT SELECT, INSERT, UPDATE, DELETE ON snapshots, signing_keys, projections, builds, \
      replicas TO entrybook_app",
+    "GRANT SELECT, INSERT ON checkpoints, cosignatures TO entrybook_app",
+    // When a key was made tells which log is the present one, so that is the database's to say.
+    "GRANT SELECT, INSERT (id, origin, wrapped, master_key, signs_from) ON log_keys TO entrybook_app",
+    "GRANT EXECUTE ON FUNCTION destroy_key(text) TO entrybook_app",
     "GRANT SELECT ON _sqlx_migrations TO entrybook_app",
     // A verification folds the claimed identifiers into a temporary table. Everybody may make one,
     // unless that was taken from PUBLIC. Where it may not be granted, that one check fails.

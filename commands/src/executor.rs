@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// How often a command is decided anew when others came first.
-const ATTEMPTS: u32 = 16;
+pub(crate) const ATTEMPTS: u32 = 16;
 
 /// What a command has done.
 pub struct Executed<A: Stream> {
@@ -103,7 +103,7 @@ impl Entrybook {
     }
 
     /// Waits a little, at random and longer each time, so that writers to one stream take turns.
-    async fn pause(&self, attempt: u32) {
+    pub(crate) async fn pause(&self, attempt: u32) {
         let mut byte = [0_u8];
         self.entropy().fill(&mut byte);
         let [random] = byte;

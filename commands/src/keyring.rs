@@ -3,8 +3,8 @@
 //! ```text
 //! master key                  outside the database; wraps, and does nothing else
 //! └ sealing_keys, 32 random bytes each, wrapped with XChaCha20-Poly1305
-//!   ├ p:<user>                a person's; destroyed by erasure
-//!   ├ m:<YYYY-MM>             a month's, for what belongs to no account; destroyed by retention
+//!   ├ p:<user>                a person's; destroyed by erasure (`crate::erasure`)
+//!   ├ m:<YYYY-MM>             a month's; destroyed by retention (`crate::retention`)
 //!   ├ s:operators             seals who acted on the command line
 //!   ├ s:index                 look-up values of identifiers
 //!   └ s:service               all other secrets of the service: [`Keyring::service_secret`]
@@ -17,20 +17,20 @@
 //! remembered for [`REMEMBERED`] at most, so an erasure by another process takes effect here within
 //! that time ([`Keyring::forget`] does it at once). That a key is missing is never remembered.
 //!
-//! The application's role may read and add keys, and neither change nor delete them: who may destroy
-//! one is not this module's business. Sources: RFC 5869 (HKDF), RFC 2104 (HMAC),
-//! draft-irtf-cfrg-xchacha-03.
+//! The application's role may read and add keys, and neither change nor delete them. What it may call
+//! is `destroy_key` (`migrations/0005_erasure.sql`), which does it where the book says so, and never
+//! lets a key be made again that was destroyed.
+//!
+//! While the master key is being changed, either of two opens ([`rewrap`]). Sources: RFC 5869 (HKDF),
+//! RFC 2104 (HMAC), draft-irtf-cfrg-xchacha-03.
 
 mod master;
 pub(crate) mod primitives;
 mod remembered;
+pub mod rewrap;
 mod sealing;
 
-use std::{
-    fmt,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use domain::{IdentifierKind, Index, Sealed, UserId};
@@ -38,7 +38,7 @@ use sqlx::{PgConnection, PgPool};
 use zeroize::Zeroizing;
 
 pub use self::{
-    master::{InvalidMasterKey, MasterKey},
+    master::{InvalidMasterKey, MasterKey, MasterKeys},
     sealing::{Month, MonthKey, PersonKey, SealingKey},
 };
 use self::{
@@ -82,6 +82,11 @@ pub enum KeyringError {
     Tampered { place: String },
     #[error("what stands in {place} is no sealed value; compare the event with a backup")]
     NotSealed { place: String },
+    #[error(
+        "the key of {month} was destroyed when its retention was over, and none is made again; check \
+         the clock of this machine"
+    )]
+    MonthIsForgotten { month: Month },
     #[error("the keys could not be read; check that the database answers, and try again")]
     Database(#[from] sqlx::Error),
 }
@@ -127,7 +132,7 @@ impl fmt::Debug for Opened {
 pub struct Keyring {
     pool: PgPool,
     entropy: Arc<dyn Entropy>,
-    master: MasterKey,
+    master: MasterKeys,
     service: ServiceKeys,
     people: Remembered<UserId, PersonKey>,
     months: Remembered<Month, MonthKey>,
@@ -148,9 +153,10 @@ impl Keyring {
     /// written then.
     pub async fn load(
         pool: PgPool,
-        master: MasterKey,
+        master: impl Into<MasterKeys>,
         entropy: Arc<dyn Entropy>,
     ) -> Result<Self, KeyringError> {
+        let master = master.into();
         let stored = read_service_keys(&mut *pool.acquire().await?, &master).await?;
         let service = match stored {
             Some(service) => service,
@@ -189,7 +195,7 @@ impl Keyring {
         if let Some(key) = self.people.get(&user) {
             return Ok(Some(key));
         }
-        let asked = Instant::now();
+        let asked = self.people.ask();
         let secret = self.stored(&KeyRef::Person(user).to_string()).await?;
         let key = secret.map(|secret| PersonKey::new(user, secret));
         if let Some(key) = &key {
@@ -203,9 +209,62 @@ impl Keyring {
         self.people.forget(&user);
     }
 
+    /// The same for a month's.
+    pub fn forget_month(&self, month: Month) {
+        self.months.forget(&month);
+    }
+
+    /// The same for all that may have been destroyed.
+    pub fn forget_all(&self) {
+        self.people.forget_all();
+        self.months.forget_all();
+    }
+
+    /// Destroys the key of a person whose erasure stands in the book; whether there was one.
+    pub(crate) async fn destroy_person(&self, user: UserId) -> Result<bool, KeyringError> {
+        let destroyed = self.destroy(&KeyRef::Person(user)).await;
+        self.forget(user);
+        destroyed
+    }
+
+    /// Destroys the key of a month whose end stands in the book; whether there was one.
+    pub(crate) async fn destroy_month(&self, month: Month) -> Result<bool, KeyringError> {
+        let destroyed = self.destroy(&KeyRef::Month(month)).await;
+        self.forget_month(month);
+        destroyed
+    }
+
+    /// The id of a person's key in the database.
+    pub(crate) fn person_key_id(user: UserId) -> String {
+        KeyRef::Person(user).to_string()
+    }
+
+    /// The id of a month's.
+    pub(crate) fn month_key_id(month: Month) -> String {
+        KeyRef::Month(month).to_string()
+    }
+
+    /// Whether a person's key is in the database, whatever is remembered here.
+    pub(crate) async fn has_person(&self, user: UserId) -> Result<bool, KeyringError> {
+        let there = sqlx::query_scalar("SELECT EXISTS (SELECT FROM sealing_keys WHERE id = $1)")
+            .bind(Self::person_key_id(user))
+            .fetch_one(&self.pool)
+            .await?;
+        Ok(there)
+    }
+
+    async fn destroy(&self, key: &KeyRef) -> Result<bool, KeyringError> {
+        let destroyed = sqlx::query_scalar("SELECT destroy_key($1)")
+            .bind(key.to_string())
+            .fetch_one(&self.pool)
+            .await?;
+        Ok(destroyed)
+    }
+
     /// The key of the month of `at`, made if it is not there yet.
     ///
-    /// Give the present time: a month whose key was destroyed would get a new one.
+    /// # Errors
+    /// [`KeyringError::MonthIsForgotten`] for a month whose key was destroyed: it is never made anew.
     pub async fn month(&self, at: DateTime<Utc>) -> Result<MonthKey, KeyringError> {
         let month = Month::of(at);
         if let Some(key) = self.stored_month(month).await? {
@@ -221,17 +280,59 @@ impl Keyring {
         .bind(&row.wrapped)
         .bind(&row.master_key)
         .execute(&self.pool)
-        .await?;
+        .await
+        .map_err(|error| {
+            let constraint = error.as_database_error().and_then(|error| error.constraint());
+            match constraint {
+                Some("sealing_keys_forfeit") => KeyringError::MonthIsForgotten { month },
+                _ => KeyringError::Database(error),
+            }
+        })?;
         // Another process may have been first, and then its key is the month's.
         let key = self.stored_month(month).await?;
         key.ok_or(KeyringError::Database(sqlx::Error::RowNotFound))
+    }
+
+    /// The keys of the months from one time to another, the oldest first: those that there are. Of a
+    /// longer time than [`REMEMBERED_MONTHS`] it is the last of them.
+    pub async fn months(
+        &self,
+        from: DateTime<Utc>,
+        to: DateTime<Utc>,
+    ) -> Result<Vec<MonthKey>, KeyringError> {
+        let asked: Vec<_> = Month::between(Month::of(from), Month::of(to), REMEMBERED_MONTHS);
+        let there = self.with_key(asked).await?;
+        let mut keys = Vec::with_capacity(there.len());
+        for month in there {
+            keys.extend(self.stored_month(month).await?);
+        }
+        Ok(keys)
+    }
+
+    /// The months up to this one that have a key, the oldest first. None has one from before 1970.
+    pub(crate) async fn months_until(&self, last: Month) -> Result<Vec<Month>, KeyringError> {
+        let first = Month::of(DateTime::UNIX_EPOCH);
+        self.with_key(Month::between(first, last, usize::MAX)).await
+    }
+
+    /// Those of the months that have a key.
+    async fn with_key(&self, mut months: Vec<Month>) -> Result<Vec<Month>, KeyringError> {
+        let id = |month: &Month| KeyRef::Month(*month).to_string();
+        let ids: Vec<_> = months.iter().map(id).collect();
+        let there: Vec<String> =
+            sqlx::query_scalar("SELECT id FROM sealing_keys WHERE id = ANY($1)")
+                .bind(&ids)
+                .fetch_all(&self.pool)
+                .await?;
+        months.retain(|month| there.contains(&id(month)));
+        Ok(months)
     }
 
     async fn stored_month(&self, month: Month) -> Result<Option<MonthKey>, KeyringError> {
         if let Some(key) = self.months.get(&month) {
             return Ok(Some(key));
         }
-        let asked = Instant::now();
+        let asked = self.months.ask();
         let secret = self.stored(&KeyRef::Month(month).to_string()).await?;
         let key = secret.map(|secret| MonthKey::new(month, secret));
         if let Some(key) = &key {
@@ -312,6 +413,13 @@ impl Keyring {
         look_up(month, "entrybook/index/address/v1", address)
     }
 
+    /// The look-up value of a network in one month, written as `192.0.2.0/24`. It goes with the
+    /// month's key, as that of an address does.
+    #[must_use]
+    pub fn network_index(&self, month: &MonthKey, network: &str) -> Index {
+        look_up(month, "entrybook/index/network/v1", network)
+    }
+
     /// The look-up value of a network: the subject of its guard.
     #[must_use]
     pub fn guard_address_index(&self, network: &str) -> Index {
@@ -362,22 +470,21 @@ fn look_up(key: &SealingKey, purpose: &str, text: &str) -> Index {
     Index(primitives::hex(&primitives::mac(&key.derive(&[purpose]), &[text.as_bytes()])))
 }
 
-fn wrap(master: &MasterKey, entropy: &dyn Entropy, id: String, secret: &[u8]) -> NewKey {
+fn wrap(master: &MasterKeys, entropy: &dyn Entropy, id: String, secret: &[u8]) -> NewKey {
+    let master = master.current();
     let wrapped = master.wrap(entropy, &id, secret);
     NewKey { id, wrapped, master_key: master.id().to_owned() }
 }
 
-fn open_row(master: &MasterKey, row: &NewKey) -> Result<Zeroizing<Vec<u8>>, KeyringError> {
-    if row.master_key != master.id() {
-        return Err(KeyringError::WrongMasterKey {
-            expected: row.master_key.clone(),
-            given: master.id().to_owned(),
-        });
-    }
+fn open_row(master: &MasterKeys, row: &NewKey) -> Result<Zeroizing<Vec<u8>>, KeyringError> {
+    let master = master.of(&row.master_key).ok_or_else(|| KeyringError::WrongMasterKey {
+        expected: row.master_key.clone(),
+        given: master.ids(),
+    })?;
     master.open(&row.id, &row.wrapped).map_err(|_| KeyringError::DamagedKey { id: row.id.clone() })
 }
 
-fn data_key(master: &MasterKey, row: &NewKey) -> Result<KeyBytes, KeyringError> {
+fn data_key(master: &MasterKeys, row: &NewKey) -> Result<KeyBytes, KeyringError> {
     let secret = open_row(master, row)?;
     let bytes: &[u8; KEY_BYTES] = secret
         .as_slice()
@@ -389,7 +496,7 @@ fn data_key(master: &MasterKey, row: &NewKey) -> Result<KeyBytes, KeyringError> 
 /// The service's keys, or nothing if the database has none of them.
 async fn read_service_keys(
     connection: &mut PgConnection,
-    master: &MasterKey,
+    master: &MasterKeys,
 ) -> Result<Option<ServiceKeys>, KeyringError> {
     let rows: Vec<(String, Vec<u8>, String)> =
         sqlx::query_as("SELECT id, wrapped, master_key FROM sealing_keys WHERE id = ANY($1)")
@@ -416,7 +523,7 @@ async fn read_service_keys(
 /// finds the keys of the first.
 async fn make_service_keys(
     pool: &PgPool,
-    master: &MasterKey,
+    master: &MasterKeys,
     entropy: &dyn Entropy,
 ) -> Result<ServiceKeys, KeyringError> {
     let mut transaction = pool.begin().await?;

@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use domain::{Actor, Metadata, SealedSource, UserId};
 use serde::{Deserialize, Serialize};
 
-use crate::keyring::{Keyring, KeyringError, PersonKey};
+use crate::keyring::{Keyring, KeyringError, MonthKey, PersonKey, SealingKey};
 
 /// Who does it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,8 +75,8 @@ impl Origin {
     }
 
     /// The metadata of an event on a stream. `person` is the key of whom the event is about, where
-    /// that is known: erasing the person makes the source unreadable, and so does the end of the
-    /// month's retention.
+    /// that is known. The source is sealed under the key of whose it is and the month's: erasing the
+    /// person makes it unreadable, and so does the end of the month's retention.
     pub(crate) async fn seal(
         &self,
         keyring: &Keyring,
@@ -94,8 +94,7 @@ impl Origin {
         };
         let source = if self.address.is_none() && self.user_agent.is_none() {
             None
-        } else {
-            let month = keyring.month(at).await?;
+        } else if let Some((month, key)) = self.source_key(keyring, person, at).await? {
             let address = self
                 .address
                 .unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
@@ -106,14 +105,54 @@ impl Origin {
                 user_agent: self.user_agent.clone(),
             };
             let plain = serde_json::to_vec(&source).unwrap_or_default();
-            let both = person.map(|person| keyring.both(person, &month));
             let place = source_place(stream.0, stream.1);
             Some(SealedSource {
-                sealed: keyring.seal(both.as_ref().unwrap_or(&month), &place, &plain),
+                sealed: keyring.seal(&key, &place, &plain),
                 address: keyring.address_index(&month, &address),
+                network: self
+                    .address
+                    .map(|address| keyring.network_index(&month, &network_around(address))),
             })
+        } else {
+            None
         };
         Ok(Metadata { actor, source, request_id: self.request_id.clone(), at }.to_map())
+    }
+
+    /// The month's key, and what the source is sealed under. It is that of who acts: an admin's address
+    /// on somebody else's stream goes with the admin. Where nobody is known to act, it may well be whom
+    /// the event is about. Nothing if one of the keys was destroyed: then the source is not kept.
+    async fn source_key(
+        &self,
+        keyring: &Keyring,
+        person: Option<&PersonKey>,
+        at: DateTime<Utc>,
+    ) -> Result<Option<(MonthKey, SealingKey)>, KeyringError> {
+        let month = match keyring.month(at).await {
+            Err(KeyringError::MonthIsForgotten { .. }) => return Ok(None),
+            month => month?,
+        };
+        let key = match (&self.by, person) {
+            (By::User(actor), person) if person.is_none_or(|person| person.user() != *actor) => {
+                let Some(actor) = keyring.person(*actor).await? else { return Ok(None) };
+                keyring.both(&actor, &month)
+            }
+            (_, Some(person)) => keyring.both(person, &month),
+            (_, None) => (*month).clone(),
+        };
+        Ok(Some((month, key)))
+    }
+}
+
+/// The network that an address is found by beside itself: an IPv4 /24 or an IPv6 /48.
+///
+/// One hash finds one network alone, so a size must be chosen when the event is written. A /24 is the
+/// least that is routed on its own, and a /48 what one site is given (RFC 6177); wider networks are a
+/// few of them, and narrower ones of IPv4 a few addresses.
+pub(crate) fn network_around(address: IpAddr) -> String {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => format!("{}/24", Ipv4Addr::from(u32::from(v4) & (u32::MAX << 8))),
+        IpAddr::V6(v6) => format!("{}/48", Ipv6Addr::from(u128::from(v6) & (u128::MAX << 80))),
     }
 }
 
@@ -126,6 +165,18 @@ pub fn source_place(aggregate_type: &str, aggregate_id: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_is_found_by_the_network_around_it() {
+        for (address, network) in [
+            ("192.0.2.7", "192.0.2.0/24"),
+            ("::ffff:192.0.2.255", "192.0.2.0/24"),
+            ("2001:db8:42:7::1", "2001:db8:42::/48"),
+            ("::1", "::/48"),
+        ] {
+            assert_eq!(network_around(address.parse().unwrap()), network);
+        }
+    }
 
     #[test]
     fn addresses_are_throttled_by_network() {

@@ -64,7 +64,10 @@ impl Entrybook {
             return Err(RefreshError::Ended(reason));
         }
         let account = self.describe(user_id, &user).await?;
-        let person = self.person(user_id).await?;
+        let person = self.keyring().person(user_id).await.map_err(StorageError::from)?;
+        let Some(person) = person else {
+            return Err(RefreshError::Ended(EndReason::AccountErased));
+        };
         let (refresh, next) = self.tokens().issue_refresh(session_id);
         let refresh_expires_at = at + self.refresh_lifetime(remember_me);
         let grace = self.settings().refresh_grace;
@@ -209,10 +212,11 @@ impl Entrybook {
         origin: &Origin,
     ) -> Result<Option<Receipt>, StorageError> {
         let at = self.clock().now();
-        let person = self.person(owner).await?;
+        // Of somebody who is erased there is no key; their sessions end as well.
+        let person = self.keyring().person(owner).await?;
         let stream_id = session_id.to_string();
-        let order =
-            Order { stream_id: &stream_id, origin, person: Some(&person), new_key: None, at };
+        let person = person.as_ref();
+        let order = Order { stream_id: &stream_id, origin, person, new_key: None, at };
         let ended = match self
             .execute::<SessionAggregate>(order, SessionCommand::End { reason, at }, &())
             .await
@@ -229,7 +233,7 @@ impl Entrybook {
 /// Why an account keeps a session no more.
 fn cut_reason(user: &User) -> EndReason {
     match user.cut {
-        Some(cut) if !user.disabled => cut.reason,
+        Some(cut) if user.erased || !user.disabled => cut.reason,
         _ => EndReason::AccountDisabled,
     }
 }

@@ -19,7 +19,7 @@ use crate::{
     error::hashing,
     executor::Order,
     hashing::Verified,
-    keyring::{Opened, PersonKey},
+    keyring::{KeyringError, Opened, PersonKey},
     origin::By,
     service::count,
     throttle::Blocked,
@@ -60,8 +60,12 @@ pub(crate) enum Proof {
 
 /// Why a proof was not looked at.
 pub(crate) enum Unproved {
-    Throttled { retry_after: Duration },
+    Throttled {
+        retry_after: Duration,
+    },
     Overloaded,
+    /// The account's person was erased in this moment.
+    Erased,
     Storage(StorageError),
 }
 
@@ -76,6 +80,7 @@ impl From<Unproved> for SignInError {
         match unproved {
             Unproved::Throttled { retry_after } => Self::Throttled { retry_after },
             Unproved::Overloaded => Self::Overloaded,
+            Unproved::Erased => Self::WrongCredentials,
             Unproved::Storage(error) => Self::Storage(error),
         }
     }
@@ -105,6 +110,25 @@ impl Entrybook {
     ) -> Result<SignedIn, SignInError> {
         let index = self.keyring().index(identifier.kind(), &identifier.folded());
         let found = self.store().find(identifier.kind(), &index).await?;
+        match self.sign_in_as(found, identifier, password.clone(), remember_me, origin).await? {
+            Some(signed_in) => Ok(signed_in),
+            // Whose name it was is erased, in this moment: now it is nobody's.
+            None => {
+                let done = self.sign_in_as(None, identifier, password, remember_me, origin).await?;
+                done.ok_or(SignInError::WrongCredentials)
+            }
+        }
+    }
+
+    /// Signs in to an account, or to none. Nothing if its person is erased meanwhile.
+    async fn sign_in_as(
+        &self,
+        found: Option<UserId>,
+        identifier: &Identifier,
+        password: Password,
+        remember_me: bool,
+        origin: &Origin,
+    ) -> Result<Option<SignedIn>, SignInError> {
         // A stream is loaded in either case: who is unknown takes no less time.
         let stream = found.unwrap_or(UserId(Uuid::nil()));
         let user = self.user(stream).await?;
@@ -124,6 +148,7 @@ impl Entrybook {
                 count(&self.counters().sign_ins_throttled);
                 return Err(SignInError::Throttled { retry_after });
             }
+            Err(Unproved::Erased) => return Ok(None),
             other => other?,
         };
         let (Some(id), Proof::Right { outdated }) = (found, proof) else {
@@ -131,7 +156,8 @@ impl Entrybook {
             return Err(SignInError::WrongCredentials);
         };
         let origin = origin.with(By::User(id));
-        let person = self.person(id).await?;
+        let person = self.keyring().person(id).await.map_err(StorageError::from)?;
+        let Some(person) = person else { return Ok(None) };
         self.clear_failures(subject, &person, &origin).await?;
         if outdated {
             self.rehash(id, &user, &person, password, &origin).await;
@@ -141,7 +167,7 @@ impl Entrybook {
             .start_session(account, &person, SignInMethod::Password, remember_me, &origin)
             .await?;
         count(&self.counters().sign_ins_succeeded);
-        Ok(signed_in)
+        Ok(Some(signed_in))
     }
 
     /// Looks at one attempt: admitted by its guards, verified on the hash pool, remembered if wrong.
@@ -160,9 +186,10 @@ impl Entrybook {
             Some((id, profile)) => {
                 match self.keyring().open(&profile.password, &password_place(id)).await? {
                     Opened::Plain(hash) => Some(String::from_utf8_lossy(&hash).into_owned()),
-                    Opened::Gone => None,
+                    Opened::Gone => return Err(Unproved::Erased),
                 }
             }
+            None if account.is_some_and(|(_, user)| user.erased) => return Err(Unproved::Erased),
             None => None,
         };
         let Verified { matches, outdated } =
@@ -197,20 +224,22 @@ impl Entrybook {
         typed: Option<&Identifier>,
         reason: FailureReason,
         origin: &Origin,
-    ) -> Result<(), StorageError> {
+    ) -> Result<(), Unproved> {
         let at = self.clock().now();
         let stream_id = subject.stream_id();
         let person = match account {
-            Some(id) => Some(self.person(id).await?),
+            Some(id) => Some(self.keyring().person(id).await?.ok_or(Unproved::Erased)?),
             None => None,
         };
         // What was typed is kept only where it is nobody's: there it may be a slip of the tongue, or
         // a password in the wrong field, so it goes with its month.
         let identifier = match (account, typed) {
             (None, Some(typed)) => {
-                let month = self.keyring().month(at).await?;
                 let place = format!("SignInGuard/{stream_id}/identifier");
-                Some(self.keyring().seal(&month, &place, typed.as_str().as_bytes()))
+                match self.keyring().month(at).await {
+                    Err(KeyringError::MonthIsForgotten { .. }) => None,
+                    month => Some(self.keyring().seal(&*month?, &place, typed.as_str().as_bytes())),
+                }
             }
             _ => None,
         };

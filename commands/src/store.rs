@@ -81,6 +81,10 @@ impl<A> Loaded<A> {
         self.new_key = Some(key);
     }
 
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
     /// How many events the stream had.
     pub fn sequence(&self) -> u64 {
         self.sequence
@@ -167,6 +171,21 @@ WITH appended AS (
            payload = excluded.payload, mac = excluded.mac
 )
 SELECT tx::text AS tx, id FROM appended";
+
+/// An event that destroys a key, with all that goes with it. The database does it because of the event
+/// (`migrations/0005_erasure.sql`): neither is there without the other.
+const APPEND_DESTROYING: &str = "
+WITH appended AS (
+    INSERT INTO events (aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata)
+    VALUES ($1, $2, $4, $5, $6, $7, $3)
+    RETURNING tx, id
+), released AS (
+    DELETE FROM identifiers AS i USING unnest($8::text[], $9::text[]) AS r (kind, index)
+     WHERE i.kind = r.kind AND i.index = r.index AND i.user_id = $10
+), dropped AS (
+    DELETE FROM snapshots WHERE aggregate_type = $1 AND aggregate_id = $2
+)
+SELECT tx::text AS tx, id, destroy_key($11) FROM appended";
 
 impl Store {
     /// It opens at most `connections` of its own, to where those of the pool lead.
@@ -303,6 +322,56 @@ impl Store {
             Ok(rows) => receipt(&rows).map_err(|error| AppendError::Storage(error.into())),
             Err(error) => Err(self.explain(error, &claims, owner).await),
         }
+    }
+
+    /// Appends an event that ends a key to the stream as it was loaded, destroys the key, gives back the
+    /// identifiers that the account held, and drops the snapshot: all of it, or nothing.
+    pub(crate) async fn append_destroying<A: Stream>(
+        &self,
+        loaded: &Loaded<A>,
+        event: &A::Event,
+        key: &str,
+        held: &[(IdentifierKind, Index)],
+        metadata: &HashMap<String, String>,
+    ) -> Result<Receipt, AppendError> {
+        let owner: Option<UserId> = loaded.id.parse().ok();
+        let payload = serde_json::to_value(event).map_err(|cause| StorageError::Unreadable {
+            stream: A::TYPE.to_owned(),
+            cause: cause.to_string(),
+        })?;
+        let (kinds, indexes) = columns(held);
+        let query = sqlx::query(APPEND_DESTROYING)
+            .bind(A::TYPE)
+            .bind(&loaded.id)
+            .bind(Json(metadata))
+            .bind(loaded.sequence as i64 + 1)
+            .bind(event.event_type())
+            .bind(event.event_version())
+            .bind(payload)
+            .bind(kinds)
+            .bind(indexes)
+            .bind(owner.map(|UserId(id)| id))
+            .bind(key);
+        match self.connections.fetch_all(query).await {
+            Ok(rows) => receipt(&rows).map_err(|error| AppendError::Storage(error.into())),
+            Err(error) => Err(self.explain(error, &Claims::default(), owner).await),
+        }
+    }
+
+    /// Takes away what an erasure would have, where it was broken off.
+    pub(crate) async fn clear_erased<A: Stream>(&self, id: &str) -> Result<(), StorageError> {
+        let owner: Option<UserId> = id.parse().ok();
+        let query = sqlx::query(
+            "WITH dropped AS (
+                 DELETE FROM snapshots WHERE aggregate_type = $1 AND aggregate_id = $2
+             )
+             DELETE FROM identifiers WHERE user_id = $3",
+        )
+        .bind(A::TYPE)
+        .bind(id)
+        .bind(owner.map(|UserId(id)| id));
+        self.connections.fetch_all(query).await?;
+        Ok(())
     }
 
     /// Tells a version conflict from a taken identifier: PostgreSQL says 23505 for both.

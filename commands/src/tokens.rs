@@ -29,6 +29,7 @@ use quick_cache::sync::Cache;
 use sqlx::{PgConnection, PgPool};
 use zeroize::Zeroizing;
 
+pub(crate) use self::keys::wrapping_id;
 use self::{
     access::Verified,
     keys::{KeyRow, KeySet, Material},

@@ -67,7 +67,7 @@ impl Aggregate for UserAggregate {
 }
 
 impl Stream for UserAggregate {
-    const SHAPE: i32 = 1;
+    const SHAPE: i32 = 2;
 
     fn claims(events: &[UserEvent]) -> Claims {
         let mut claims = Claims::default();
@@ -94,7 +94,9 @@ impl Stream for UserAggregate {
                 | UserEvent::RoleRevoked { .. }
                 | UserEvent::SessionsEnded { .. }
                 | UserEvent::Disabled {}
-                | UserEvent::Enabled {} => {}
+                | UserEvent::Enabled {}
+                // It carries no names: what it frees is whatever the account holds.
+                | UserEvent::Erased {} => {}
             }
         }
         claims

@@ -8,13 +8,15 @@ use cqrs_es::{
 };
 use serde_json::Value;
 
-use crate::{SessionEvent, SignInGuardEvent, UserEvent, session};
+use crate::{ReadingEvent, ServiceEvent, SessionEvent, SignInGuardEvent, UserEvent, session};
 
 /// The types of streams, as stored in `aggregate_type`. They never change.
 pub mod stream {
     pub const USER: &str = "User";
     pub const SESSION: &str = "Session";
     pub const SIGN_IN_GUARD: &str = "SignInGuard";
+    pub const SERVICE: &str = "Service";
+    pub const READING: &str = "Reading";
 }
 
 /// An event of any stream.
@@ -23,6 +25,8 @@ pub enum Event {
     User(UserEvent),
     Session(SessionEvent),
     SignInGuard(SignInGuardEvent),
+    Service(ServiceEvent),
+    Reading(ReadingEvent),
 }
 
 /// The events of one type of stream.
@@ -95,12 +99,15 @@ impl EventUpcaster for Upcaster {
 }
 
 /// In order: what one writes, the next may bring further.
-static UPCASTERS: [Upcaster; 1] = [Upcaster {
-    event_type: "SessionStarted",
-    from: "1",
-    to: "2",
-    payload: session::method_to_methods,
-}];
+static UPCASTERS: [Upcaster; 2] = [
+    Upcaster {
+        event_type: "SessionStarted",
+        from: "1",
+        to: "2",
+        payload: session::method_to_methods,
+    },
+    Upcaster { event_type: "SessionEnded", from: "1", to: "2", payload: session::before_erasure },
+];
 
 fn is_old(event_type: &str, event_version: &str) -> bool {
     UPCASTERS.iter().any(|upcaster| upcaster.can_upcast(event_type, event_version))
@@ -220,6 +227,8 @@ impl Event {
             stream::SIGN_IN_GUARD => {
                 read(event_type, event_version, payload).map(Self::SignInGuard)
             }
+            stream::SERVICE => read(event_type, event_version, payload).map(Self::Service),
+            stream::READING => read(event_type, event_version, payload).map(Self::Reading),
             _ => Err(UnreadableEvent::unknown(aggregate_type, event_type, event_version)),
         }
     }
@@ -231,6 +240,8 @@ impl Event {
             Self::User(event) => event.name(),
             Self::Session(event) => event.name(),
             Self::SignInGuard(event) => event.name(),
+            Self::Service(event) => event.name(),
+            Self::Reading(event) => event.name(),
         }
     }
 
@@ -241,6 +252,8 @@ impl Event {
             Self::User(event) => event.version(),
             Self::Session(event) => event.version(),
             Self::SignInGuard(event) => event.version(),
+            Self::Service(event) => event.version(),
+            Self::Reading(event) => event.version(),
         }
     }
 }

@@ -43,7 +43,7 @@ fn through_snapshot<S: Serialize + DeserializeOwned>(state: &S) -> S {
 }
 
 fn decide_user(user: &User, n: u8, which: u8) -> Vec<UserEvent> {
-    match which % 10 {
+    match which % 12 {
         0 => user.register(Registration {
             email: identifier(n),
             username: identifier(n),
@@ -65,6 +65,8 @@ fn decide_user(user: &User, n: u8, which: u8) -> Vec<UserEvent> {
         4 => user.grant_role(Role::ALL[usize::from(n) % 3]),
         5 => user.revoke_role(Role::ALL[usize::from(n) % 3]),
         6 => user.disable(),
+        // Seldom, for nothing comes after it.
+        8 if n < 16 => user.erase(),
         7 => user.end_sessions(n.is_multiple_of(2).then(|| SessionId(Uuid::from_u128(n.into())))),
         _ => user.enable(),
     }
@@ -85,10 +87,11 @@ proptest! {
             }
             prop_assert_eq!(user.version, history.len() as u64);
             prop_assert!(user.profile.is_none() || user.roles.contains(&Role::User));
+            prop_assert!(!user.erased || (user.profile.is_none() && user.roles.is_empty()));
             if let Some(cut) = user.cut {
                 let other = SessionId(Uuid::from_u128(u128::MAX));
                 prop_assert!(!user.keeps(other, cut.version - 1));
-                prop_assert_eq!(user.keeps(other, cut.version), !user.disabled);
+                prop_assert_eq!(user.keeps(other, cut.version), !user.disabled && !user.erased);
             }
         }
         let mut folded = User::default();
@@ -177,6 +180,7 @@ proptest! {
 #[test]
 fn stored_names_never_change() {
     let names = [
+        UserEvent::Erased {}.name(),
         UserEvent::Disabled {}.name(),
         UserEvent::Enabled {}.name(),
         UserEvent::SessionsEnded { kept_session: None }.name(),
@@ -189,6 +193,7 @@ fn stored_names_never_change() {
     assert_eq!(
         names,
         [
+            "UserErased",
             "UserDisabled",
             "UserEnabled",
             "UserSessionsEnded",

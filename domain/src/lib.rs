@@ -47,7 +47,8 @@
 //! 5. and let `version` and `Serialize` write the old form still, as by
 //!    `#[serde(rename(serialize = "method"), serialize_with = "the_first")]`. The next release drops that.
 //!
-//! (Version 2 of `SessionStarted` was written at once: no release had gone before it.)
+//! (Version 2 of `SessionStarted` and of `SessionEnded` was written at once: no release had gone
+//! before it.)
 //!
 //! A new type of event goes the same way: one release knows it, the next one writes it.
 
@@ -58,8 +59,10 @@ mod guard;
 mod histories;
 mod ids;
 mod metadata;
+mod reading;
 mod role;
 mod sealed;
+mod service;
 mod session;
 mod user;
 mod values;
@@ -71,8 +74,10 @@ pub use guard::{
 };
 pub use ids::{SessionId, UserId};
 pub use metadata::{Actor, MalformedMetadata, Metadata, SealedSource};
+pub use reading::ReadingEvent;
 pub use role::{Role, Roles, UnknownRole};
 pub use sealed::{Index, Sealed, SealedIdentifier, TokenHash};
+pub use service::{ServerSettings, ServerStart, Service, ServiceEvent};
 pub use session::{
     EndReason, Refresh, Session, SessionEvent, SessionRefusal, SignInMethod, Start, Started,
 };

@@ -57,6 +57,8 @@ pub struct SealedSource {
     pub sealed: Sealed,
     /// The address under a key of the month, to find what else came from there.
     pub address: Index,
+    /// The network around it, likewise: an IPv4 /24 or an IPv6 /48. Older lines have none.
+    pub network: Option<Index>,
 }
 
 /// The metadata of one event.
@@ -86,6 +88,9 @@ impl Metadata {
         if let Some(source) = &self.source {
             map.insert("source".to_owned(), source.sealed.0.clone());
             map.insert("address".to_owned(), source.address.0.clone());
+            if let Some(network) = &source.network {
+                map.insert("network".to_owned(), network.0.clone());
+            }
         }
         map
     }
@@ -96,6 +101,7 @@ impl Metadata {
             actor: text("actor"),
             source: text("source"),
             address: text("address"),
+            network: text("network"),
             request_id: text("request_id"),
             at: text("at"),
         })
@@ -107,11 +113,12 @@ impl Metadata {
     }
 
     fn read(fields: Fields<'_>) -> Result<Self, MalformedMetadata> {
-        let source = match (fields.source, fields.address) {
-            (None, None) => None,
-            (Some(sealed), Some(address)) => Some(SealedSource {
+        let source = match (fields.source, fields.address, fields.network) {
+            (None, None, None) => None,
+            (Some(sealed), Some(address), network) => Some(SealedSource {
                 sealed: Sealed(sealed.into_owned()),
                 address: Index(address.into_owned()),
+                network: network.map(|network| Index(network.into_owned())),
             }),
             _ => return Err(MalformedMetadata("source")),
         };
@@ -133,6 +140,7 @@ struct Fields<'a> {
     actor: Option<Cow<'a, str>>,
     source: Option<Cow<'a, str>>,
     address: Option<Cow<'a, str>>,
+    network: Option<Cow<'a, str>>,
     request_id: Option<Cow<'a, str>>,
     at: Option<Cow<'a, str>>,
 }
@@ -159,6 +167,7 @@ impl<'de> Deserialize<'de> for Fields<'de> {
                         "actor" => &mut fields.actor,
                         "source" => &mut fields.source,
                         "address" => &mut fields.address,
+                        "network" => &mut fields.network,
                         "request_id" => &mut fields.request_id,
                         "at" => &mut fields.at,
                         _ => continue,
@@ -180,6 +189,7 @@ mod tests {
     #[test]
     fn metadata_comes_back_as_it_was_stored() {
         let at = DateTime::from_timestamp_micros(1_760_000_000_123_456).unwrap();
+        let mut network = None;
         for actor in [
             Actor::User(UserId(uuid::Uuid::from_u128(7))),
             Actor::Anonymous,
@@ -191,10 +201,12 @@ mod tests {
                 source: Some(SealedSource {
                     sealed: Sealed("s1.m:2026-01.BBBB".into()),
                     address: Index("ab".into()),
+                    network: network.clone(),
                 }),
                 request_id: "01H".into(),
                 at,
             };
+            network = Some(Index("cd".into()));
             assert_eq!(Metadata::from_map(&metadata.to_map()), Ok(metadata));
         }
     }

@@ -32,6 +32,8 @@ pub enum EndReason {
     Expired,
     /// A refresh token was used again after the grace window: one of its two users is a thief.
     TokenReused,
+    /// The person was erased.
+    AccountErased,
 }
 
 impl EndReason {
@@ -46,6 +48,7 @@ impl EndReason {
             Self::EndedByAdmin => "ended_by_admin",
             Self::Expired => "expired",
             Self::TokenReused => "token_reused",
+            Self::AccountErased => "account_erased",
         }
     }
 }
@@ -79,6 +82,7 @@ pub enum SessionEvent {
         at: DateTime<Utc>,
         expires_at: DateTime<Utc>,
     },
+    /// Version 1 had no `account_erased`.
     #[serde(rename = "SessionEnded")]
     Ended { user_id: UserId, reason: EndReason, at: DateTime<Utc> },
 }
@@ -98,8 +102,8 @@ impl SessionEvent {
     #[must_use]
     pub fn version(&self) -> &'static str {
         match self {
-            Self::Started { .. } => "2",
-            Self::Refreshed { .. } | Self::Ended { .. } => "1",
+            Self::Started { .. } | Self::Ended { .. } => "2",
+            Self::Refreshed { .. } => "1",
         }
     }
 }
@@ -109,8 +113,8 @@ impl StreamEvent for SessionEvent {
 
     fn version_of(name: &str) -> Option<&'static str> {
         match name {
-            "SessionStarted" => Some("2"),
-            "SessionRefreshed" | "SessionEnded" => Some("1"),
+            "SessionStarted" | "SessionEnded" => Some("2"),
+            "SessionRefreshed" => Some("1"),
             _ => None,
         }
     }
@@ -138,6 +142,17 @@ pub(crate) fn method_to_methods(mut payload: Value) -> Value {
             Some(method) => started.insert("methods".to_owned(), Value::Array(vec![method])),
             None => started.remove("methods"),
         };
+    }
+    payload
+}
+
+/// `SessionEnded` from version 1 to 2: one reason came, and nothing else changed. A payload that has
+/// it already was never of version 1, and comes out as one that can't be read.
+pub(crate) fn before_erasure(mut payload: Value) -> Value {
+    if let Some(ended) = payload.get_mut("SessionEnded").and_then(Value::as_object_mut)
+        && ended.get("reason").and_then(Value::as_str) == Some(EndReason::AccountErased.as_str())
+    {
+        ended.remove("reason");
     }
     payload
 }

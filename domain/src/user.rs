@@ -55,6 +55,10 @@ pub enum UserEvent {
     Disabled {},
     #[serde(rename = "UserEnabled")]
     Enabled {},
+    /// The person's key is destroyed: nothing of theirs can be read any more, and nobody can sign in
+    /// as them again. Their names are free.
+    #[serde(rename = "UserErased")]
+    Erased {},
 }
 
 impl UserEvent {
@@ -71,6 +75,7 @@ impl UserEvent {
             Self::SessionsEnded { .. } => "UserSessionsEnded",
             Self::Disabled {} => "UserDisabled",
             Self::Enabled {} => "UserEnabled",
+            Self::Erased {} => "UserErased",
         }
     }
 
@@ -86,7 +91,8 @@ impl UserEvent {
             | Self::RoleRevoked { .. }
             | Self::SessionsEnded { .. }
             | Self::Disabled {}
-            | Self::Enabled {} => "1",
+            | Self::Enabled {}
+            | Self::Erased {} => "1",
         }
     }
 }
@@ -104,7 +110,8 @@ impl StreamEvent for UserEvent {
             | "UserRoleRevoked"
             | "UserSessionsEnded"
             | "UserDisabled"
-            | "UserEnabled" => Some("1"),
+            | "UserEnabled"
+            | "UserErased" => Some("1"),
             _ => None,
         }
     }
@@ -133,6 +140,8 @@ pub enum UserRefusal {
     NotRegistered,
     #[error("this account is disabled")]
     Disabled,
+    #[error("this account was erased")]
+    Erased,
     #[error("every account keeps the role user")]
     RoleKept,
     /// Another account holds the e-mail address or the username.
@@ -162,6 +171,8 @@ pub struct User {
     pub profile: Option<Profile>,
     pub roles: Roles,
     pub disabled: bool,
+    /// For good: it has no profile any more, and never gets another one.
+    pub erased: bool,
     pub cut: Option<Cut>,
     /// The version that the last change of roles made.
     pub roles_version: u64,
@@ -200,6 +211,9 @@ type Decision = Result<Vec<UserEvent>, UserRefusal>;
 impl User {
     /// The profile of an account that exists.
     pub fn registered(&self) -> Result<&Profile, UserRefusal> {
+        if self.erased {
+            return Err(UserRefusal::Erased);
+        }
         self.profile.as_ref().ok_or(UserRefusal::NotRegistered)
     }
 
@@ -207,10 +221,14 @@ impl User {
     #[must_use]
     pub fn keeps(&self, session: SessionId, version: u64) -> bool {
         !self.disabled
+            && !self.erased
             && self.cut.is_none_or(|cut| version >= cut.version || cut.kept == Some(session))
     }
 
     pub fn register(&self, facts: Registration) -> Decision {
+        if self.erased {
+            return Err(UserRefusal::Erased);
+        }
         if self.profile.is_some() {
             return Err(UserRefusal::AlreadyRegistered);
         }
@@ -297,6 +315,15 @@ impl User {
         Ok(if self.disabled { vec![UserEvent::Enabled {}] } else { Vec::new() })
     }
 
+    /// Erases the person. Erasing them again changes nothing, so that what was broken off goes on.
+    pub fn erase(&self) -> Decision {
+        if self.erased {
+            return Ok(Vec::new());
+        }
+        self.registered()?;
+        Ok(vec![UserEvent::Erased {}])
+    }
+
     fn usable(&self) -> Result<&Profile, UserRefusal> {
         let profile = self.registered()?;
         if self.disabled { Err(UserRefusal::Disabled) } else { Ok(profile) }
@@ -345,6 +372,13 @@ impl User {
                 self.cut(None, EndReason::AccountDisabled);
             }
             UserEvent::Enabled {} => self.disabled = false,
+            UserEvent::Erased {} => {
+                self.erased = true;
+                self.profile = None;
+                self.roles.clear();
+                self.roles_version = self.version;
+                self.cut(None, EndReason::AccountErased);
+            }
         }
     }
 

@@ -11,7 +11,8 @@ use std::{borrow::Cow, collections::BTreeMap};
 
 use chrono::{DateTime, DurationRound, TimeDelta, Utc};
 use domain::{
-    Actor, Event, Index, Sealed, SessionEvent, SessionId, SignInGuardEvent, UserEvent, UserId,
+    Actor, Event, Index, ReadingEvent, Sealed, ServiceEvent, SessionEvent, SessionId,
+    SignInGuardEvent, UserEvent, UserId, stream,
 };
 use sqlx::{PgConnection, postgres::PgRow};
 
@@ -24,8 +25,12 @@ use crate::{
 };
 
 mod page;
+mod walk;
 
-pub use page::{ActorKind, Filter, Order, page};
+pub use page::{
+    ActorKind, Count, Filter, Order, Sources, any_without_network, count, page, reached, times,
+};
+pub(crate) use page::{last_by, lines_of, time_of_line};
 
 /// The view.
 #[derive(Debug, Clone, Copy)]
@@ -51,7 +56,10 @@ pub struct Row {
     pub source: Option<Sealed>,
     /// The address under the key of its month.
     pub address: Option<Index>,
-    /// What was typed, where it is nobody's identifier; sealed with the event.
+    /// The network around it, likewise; nothing where an older version wrote the line.
+    pub network: Option<Index>,
+    /// What was typed, where it is nobody's identifier, and what a reader of the history looked for;
+    /// sealed with the event.
     pub identifier: Option<Sealed>,
     /// When it happened.
     pub at: DateTime<Utc>,
@@ -60,12 +68,21 @@ pub struct Row {
     pub request_id: String,
 }
 
+impl Row {
+    /// Where the sealed identifier stands.
+    #[must_use]
+    pub fn identifier_place(&self) -> String {
+        let field = if self.aggregate_type == stream::READING { "filter" } else { "identifier" };
+        format!("{}/{}/{field}", self.aggregate_type, self.aggregate_id)
+    }
+}
+
 /// The span of time of a row in the second table, in minutes.
 const SPAN_MINUTES: i64 = 10;
 
 impl View for AuditHistory {
     const NAME: &'static str = "audit_history";
-    const VERSION: i32 = 1;
+    const VERSION: i32 = 2;
     const TABLES: &'static [Table] = &[
         Table {
             name: "audit_history",
@@ -81,12 +98,13 @@ impl View for AuditHistory {
                       outcome        text,
                       source         text,
                       address        text,
+                      network        text,
                       identifier     text,
                       at             timestamptz NOT NULL,
                       recorded_at    timestamptz NOT NULL,
                       request_id     text        NOT NULL",
             key: "position",
-            masked: &["aggregate_id", "actor", "source", "address", "identifier"],
+            masked: &["aggregate_id", "actor", "source", "address", "network", "identifier"],
             indexes: &[
                 projection::Index { name: "user", on: "(user_id, position)" },
                 projection::Index { name: "actor", on: "(actor_user_id, position)" },
@@ -96,6 +114,24 @@ impl View for AuditHistory {
                 },
                 projection::Index { name: "session", on: "(session_id, position)" },
                 projection::Index { name: "type", on: "(event_type, position)" },
+                // What is long by its nature stands in an index by its beginning: enough to tell
+                // hashes apart, a third of their size, and no text is too long for it.
+                projection::Index {
+                    name: "outcome",
+                    on: "(left(outcome, 40), position) WHERE outcome IS NOT NULL",
+                },
+                projection::Index {
+                    name: "address",
+                    on: "(left(address, 12), position) WHERE address IS NOT NULL",
+                },
+                projection::Index {
+                    name: "network",
+                    on: "(left(network, 12), position) WHERE network IS NOT NULL",
+                },
+                projection::Index {
+                    name: "without_network",
+                    on: "(position) WHERE address IS NOT NULL AND network IS NULL",
+                },
             ],
         },
         Table {
@@ -143,6 +179,7 @@ impl View for AuditHistory {
             outcome: concern.outcome.map(Cow::into_owned),
             source: metadata.source.as_ref().map(|source| source.sealed.clone()),
             address: metadata.source.as_ref().map(|source| source.address.clone()),
+            network: metadata.source.as_ref().and_then(|source| source.network.clone()),
             identifier: concern.identifier,
             at: metadata.at,
             recorded_at: recorded.recorded_at,
@@ -175,6 +212,7 @@ impl View for AuditHistory {
         fields.put(row.outcome.as_deref());
         fields.put(row.source.as_ref().map(|source| source.0.as_str()));
         fields.put(row.address.as_ref().map(|address| address.0.as_str()));
+        fields.put(row.network.as_ref().map(|network| network.0.as_str()));
         fields.put(row.identifier.as_ref().map(|identifier| identifier.0.as_str()));
         fields.put(row.at);
         fields.put(row.recorded_at);
@@ -219,7 +257,8 @@ fn concern(line: &Line<'_>, event: &Event) -> Result<Concern, CannotApply> {
                 | UserEvent::PasswordRehashed { .. }
                 | UserEvent::SessionsEnded { .. }
                 | UserEvent::Disabled {}
-                | UserEvent::Enabled {} => None,
+                | UserEvent::Enabled {}
+                | UserEvent::Erased {} => None,
             },
             ..Concern::default()
         },
@@ -253,7 +292,43 @@ fn concern(line: &Line<'_>, event: &Event) -> Result<Concern, CannotApply> {
             };
             Concern { user: event.subject().user_id(), session: None, outcome, identifier }
         }
+        Event::Service(event) => {
+            Concern { outcome: service_outcome(event).map(Cow::Owned), ..Concern::default() }
+        }
+        Event::Reading(event) => Concern {
+            outcome: match event {
+                ReadingEvent::HistoryExported { format, .. } => Some(Cow::Owned(format.clone())),
+                ReadingEvent::HistorySearched { .. }
+                | ReadingEvent::HistoryReplayed { .. }
+                | ReadingEvent::HistoryFollowed { .. } => None,
+            },
+            identifier: event.filter().cloned(),
+            ..Concern::default()
+        },
     })
+}
+
+/// What of an event of the service tells most, in a word.
+fn service_outcome(event: &ServiceEvent) -> Option<String> {
+    match event {
+        ServiceEvent::ServerStarted { program, unstopped, .. } => {
+            Some(if unstopped.is_empty() { program.clone() } else { "after_a_kill".to_owned() })
+        }
+        ServiceEvent::SettingsChanged { changed } => {
+            Some(changed.keys().map(String::as_str).collect::<Vec<_>>().join(", "))
+        }
+        ServiceEvent::SchemaMigrated { versions } => {
+            Some(versions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
+        }
+        ServiceEvent::SigningKeyAdded { algorithm, .. } => Some(algorithm.clone()),
+        ServiceEvent::LogBegun { origin, .. } | ServiceEvent::LogKeyAdded { origin, .. } => {
+            Some(origin.clone())
+        }
+        ServiceEvent::ProjectionsRebuilt { outcome, .. } => Some(outcome.clone()),
+        ServiceEvent::ProjectionsPruned { dropped } => Some(dropped.join(", ")),
+        ServiceEvent::MonthForgotten { month } => Some(month.clone()),
+        ServiceEvent::ServerStopped { .. } | ServiceEvent::MasterKeyRotated { .. } => None,
+    }
 }
 
 async fn write_times(

@@ -178,13 +178,14 @@ fn read_ahead(
     target: i64,
 ) -> ([AbortOnDropHandle<()>; 2], mpsc::Receiver<Page>) {
     let projections: Vec<_> = parts.iter().map(|part| part.projection).collect();
-    let concerned = move |aggregate_type: &str| {
+    let concerned = |aggregate_type: &str| {
         projections.iter().any(|projection| projection.concerns(aggregate_type))
     };
     let passed_by: Vec<&str> = [stream::USER, stream::SESSION, stream::SIGN_IN_GUARD]
         .into_iter()
         .filter(|aggregate_type| !concerned(aggregate_type))
         .collect();
+    let decoding: Vec<_> = projections.into_iter().filter(|one| one.decodes()).collect();
     let (read, mut undecoded) = mpsc::channel::<Result<Vec<RecordedEvent>, _>>(PAGES_AHEAD);
     let reading = tokio::spawn(async move {
         let mut conn = match pool.acquire().await {
@@ -211,7 +212,7 @@ fn read_ahead(
             let page: Page = lines.map(|lines| lines.into_iter().map(Entry::new).collect());
             for entries in page.iter().flat_map(|entries| entries.chunks(AT_ONCE)) {
                 for entry in entries {
-                    if concerned(&entry.recorded.aggregate_type) {
+                    if decoding.iter().any(|one| one.concerns(&entry.recorded.aggregate_type)) {
                         // An error waits for who asks.
                         let _ = entry.line();
                     }

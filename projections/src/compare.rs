@@ -12,6 +12,7 @@ use crate::{
     projection::{Fingerprint, Generation, Projection, Table},
     rebuild::RebuildError,
     tables::oid_of,
+    transparency,
 };
 
 /// How many differing rows are shown.
@@ -100,6 +101,11 @@ impl fmt::Display for Verified {
         match &self.fold {
             FoldState::Unknown if !self.is_comparable() => f.write_str(
                 "So somebody has changed it; the book is right, and a rebuild with repair mends it",
+            ),
+            FoldState::Same if self.projection == transparency::NAME => f.write_str(
+                "Either the tree was damaged, or lines of the book were changed after they were \
+                 hashed: `entrybook audit verify` tells which. A rebuild with repair hashes the book \
+                 as it is now, and is refused where that is not what was signed",
             ),
             FoldState::Same => f.write_str(
                 "The fold is the one that made the table, so the table was damaged; the book is \

@@ -168,7 +168,9 @@ async fn fold_claims(
             (row.try_get("event_type")?, row.try_get("event_version")?);
         match Event::from_stored_text(stream::USER, &event_type, &version, &payload) {
             Ok(Event::User(event)) => claim(&mut of_account, event),
-            Ok(Event::Session(_) | Event::SignInGuard(_)) => {}
+            Ok(
+                Event::Session(_) | Event::SignInGuard(_) | Event::Service(_) | Event::Reading(_),
+            ) => {}
             Err(cause) => return Err(cannot_fold(folded, &row, &cause).await?.into()),
         }
     }
@@ -225,7 +227,8 @@ async fn write(
     .await
 }
 
-/// What an account holds after an event: of each kind, the last it took.
+/// What an account holds after an event: of each kind, the last it took, and nothing once it is
+/// erased.
 fn claim(of_account: &mut BTreeMap<&'static str, String>, event: UserEvent) {
     let mut take = |kind, identifier: SealedIdentifier| {
         of_account.insert(kind, identifier.index.0);
@@ -243,6 +246,7 @@ fn claim(of_account: &mut BTreeMap<&'static str, String>, event: UserEvent) {
                 take(USERNAME, change.to);
             }
         }
+        UserEvent::Erased {} => of_account.clear(),
         UserEvent::PasswordChanged { .. }
         | UserEvent::PasswordRehashed { .. }
         | UserEvent::RoleGranted { .. }

@@ -11,6 +11,10 @@ use crate::{
     projection::{CannotApply, StopKind},
 };
 
+mod as_stored;
+
+pub use as_stored::{StoredLine, read_as_stored};
+
 /// One event at its place in the book.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RecordedEvent {
@@ -227,6 +231,36 @@ pub(crate) async fn read_page(
             Ok(event) if event.id == id => events.push(event),
             Ok(_) | Err(_) => return read_for(conn, after, limit, passed_by).await,
         }
+    }
+    Ok(events)
+}
+
+/// The lines at these positions, which are in order: all of them, or an error that names the first that
+/// is not there.
+pub async fn read_at(
+    conn: &mut PgConnection,
+    positions: &[i64],
+) -> Result<Vec<RecordedEvent>, JournalError> {
+    let rows = sqlx::query(&format!(
+        "SELECT {COLUMNS}, j.position
+           FROM journal j LEFT JOIN events e ON e.tx = j.tx AND e.id = j.event_id
+          WHERE j.position = ANY($1) AND j.position <= $2 ORDER BY j.position"
+    ))
+    .bind(positions)
+    .bind(positions.last().copied().unwrap_or_default())
+    .bind(&[] as &[&str])
+    .fetch_all(conn)
+    .await?;
+    let mut events = Vec::with_capacity(positions.len());
+    let mut rows = rows.iter();
+    for position in positions.iter().copied() {
+        let missing = JournalError::EventMissing { position };
+        let row = rows.next().ok_or(missing)?;
+        let found: i64 = row.try_get("position")?;
+        if found != position {
+            return Err(JournalError::Gap { expected: position, found });
+        }
+        events.push(RecordedEvent::from_row(row, position)?);
     }
     Ok(events)
 }

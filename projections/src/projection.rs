@@ -12,7 +12,7 @@ use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
-use crate::journal::RecordedEvent;
+use crate::{journal::RecordedEvent, rebuild::RebuildError};
 
 /// A read table (or a few) posted from the book.
 pub trait Projection: Send + Sync + 'static {
@@ -28,8 +28,24 @@ pub trait Projection: Send + Sync + 'static {
     /// not.
     fn concerns(&self, aggregate_type: &str) -> bool;
 
+    /// Whether it looks into events. Where nobody does, they are not decoded.
+    fn decodes(&self) -> bool {
+        true
+    }
+
     /// Begins to fold into a generation of its tables.
     fn folding(&self, generation: Generation, start: Start) -> Box<dyn Folding>;
+
+    /// What speaks against putting new tables that are built up to `position` in the place of live ones
+    /// that differ, though somebody asks for it. Most are made of the book and of nothing else, and so
+    /// nothing does.
+    fn objection<'a>(
+        &'a self,
+        _conn: &'a mut PgConnection,
+        _position: i64,
+    ) -> BoxFuture<'a, Result<Option<String>, RebuildError>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
 
     /// What the fold makes of the sample book ([`domain::fixtures`]): for each of its lines, named by
     /// its number, type and version, a hash of the row after it, and one of what other tables are given

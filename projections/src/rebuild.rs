@@ -51,6 +51,8 @@ pub enum RebuildError {
     FirstBuild(&'static str),
     #[error("another process has taken over the building of {0}")]
     Displaced(&'static str),
+    #[error("{projection} was not swapped in: {why}")]
+    Contradicted { projection: &'static str, why: String },
     #[error("{0}")]
     Busy(Held),
     #[error("it was cancelled; the next rebuild goes on where it was")]
@@ -70,6 +72,7 @@ impl RebuildError {
             | Self::UnderWay(_)
             | Self::NotRegistered(_)
             | Self::FirstBuild(_)
+            | Self::Contradicted { .. }
             | Self::Displaced(_) => false,
         }
     }
@@ -304,6 +307,12 @@ impl Rebuild {
         }
         if !verified.is_equal() && !self.options.repair {
             return Ok((Outcome::Differs, verified));
+        }
+        if !verified.is_equal() {
+            let objection = projection.objection(&mut self.conn, part.position);
+            if let Some(why) = watch.during(objection).await? {
+                return Err(RebuildError::Contradicted { projection: projection.name(), why });
+            }
         }
         for attempt in 0..self.options.swap_attempts {
             if attempt > 0 {

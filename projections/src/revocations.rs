@@ -16,6 +16,7 @@ use std::{
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::{Cut, EndReason, Event, Roles, SessionId, User, UserId, stream};
 use sqlx::{PgPool, Row};
+use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -53,6 +54,18 @@ pub enum Verdict {
     Revoked,
 }
 
+/// A key that the book says is destroyed: who remembers it must not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Destroyed {
+    /// A person's, who was erased.
+    Person(UserId),
+    /// A month's, such as `2026-01`.
+    Month(String),
+}
+
+/// So many are kept for who is slow to take them.
+const DESTROYED: usize = 1_024;
+
 /// Which sessions have ended, and how accounts stand that changed. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Revocations {
@@ -60,6 +73,7 @@ pub struct Revocations {
     head: HeadWatch,
     lifetime: Duration,
     known: Arc<RwLock<Known>>,
+    destroyed: broadcast::Sender<Destroyed>,
 }
 
 #[derive(Debug, Default)]
@@ -99,7 +113,15 @@ impl Revocations {
     /// Remembers what ended within `lifetime`, the longest life of an access token.
     #[must_use]
     pub fn new(pool: PgPool, head: HeadWatch, lifetime: Duration) -> Self {
-        Self { pool, head, lifetime, known: Arc::default() }
+        let destroyed = broadcast::channel(DESTROYED).0;
+        Self { pool, head, lifetime, known: Arc::default(), destroyed }
+    }
+
+    /// The keys that are destroyed from now on, as soon as they are, by whichever replica; some of
+    /// them more than once.
+    #[must_use]
+    pub fn destroyed(&self) -> broadcast::Receiver<Destroyed> {
+        self.destroyed.subscribe()
     }
 
     /// Whether a token of this session still counts. `user_version` is the version of the account that
@@ -302,6 +324,10 @@ impl Revocations {
     }
 
     async fn take_in(&self, changes: Changes) -> Result<(), JournalError> {
+        for destroyed in changes.destroyed {
+            // Nobody listening is no fault.
+            let _ = self.destroyed.send(destroyed);
+        }
         if !changes.ended.is_empty() {
             let now = Instant::now();
             let mut known = self.known_mut();
@@ -407,6 +433,7 @@ struct Since {
 struct Changes {
     ended: HashSet<SessionId>,
     users: HashSet<UserId>,
+    destroyed: Vec<Destroyed>,
 }
 
 impl Changes {
@@ -418,7 +445,16 @@ impl Changes {
             }
             // New accounts and new hashes of the same password change nothing for tokens.
             (stream::USER, "UserRegistered" | "UserPasswordRehashed" | "UserProfileChanged") => {}
+            (stream::USER, "UserErased") => {
+                let user = aggregate_id.parse::<UserId>();
+                self.destroyed.extend(user.iter().copied().map(Destroyed::Person));
+                self.users.extend(user);
+            }
             (stream::USER, _) => self.users.extend(aggregate_id.parse::<UserId>()),
+            (stream::SERVICE, "MonthForgotten") => {
+                let month = aggregate_id.strip_prefix("month:");
+                self.destroyed.extend(month.map(|month| Destroyed::Month(month.to_owned())));
+            }
             _ => {}
         }
     }
@@ -436,7 +472,9 @@ impl Folded {
     fn apply(&mut self, id: UserId, sequence: i64, event: Result<Event, String>) {
         match event {
             Ok(Event::User(event)) => self.user.apply(event),
-            Ok(Event::Session(_) | Event::SignInGuard(_)) => {}
+            Ok(
+                Event::Session(_) | Event::SignInGuard(_) | Event::Service(_) | Event::Reading(_),
+            ) => {}
             Err(cause) => {
                 tracing::error!(
                     user = %id, sequence, %cause,

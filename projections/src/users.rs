@@ -23,11 +23,14 @@ pub struct Users;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
     pub user_id: UserId,
-    pub email: SealedIdentifier,
-    pub username: SealedIdentifier,
+    /// Nothing once the person is erased, and so are the username and the name.
+    pub email: Option<SealedIdentifier>,
+    pub username: Option<SealedIdentifier>,
     pub full_name: Option<Sealed>,
     pub roles: Roles,
     pub disabled: bool,
+    /// The person's key is destroyed. The row stays, and says so.
+    pub erased: bool,
     pub registered_at: DateTime<Utc>,
     /// When the last event happened.
     pub updated_at: DateTime<Utc>,
@@ -53,17 +56,18 @@ impl Row {
 
 impl View for Users {
     const NAME: &'static str = "users";
-    const VERSION: i32 = 1;
+    const VERSION: i32 = 2;
     const TABLES: &'static [Table] = &[Table {
         name: "users",
         columns: "user_id         uuid        NOT NULL,
-                  email_sealed    text        NOT NULL,
-                  email_index     text        NOT NULL,
-                  username_sealed text        NOT NULL,
-                  username_index  text        NOT NULL,
+                  email_sealed    text,
+                  email_index     text,
+                  username_sealed text,
+                  username_index  text,
                   full_name       text,
                   roles           text[]      NOT NULL,
                   disabled        boolean     NOT NULL,
+                  erased          boolean     NOT NULL,
                   registered_at   timestamptz NOT NULL,
                   updated_at      timestamptz NOT NULL,
                   version         bigint      NOT NULL,
@@ -102,11 +106,12 @@ impl View for Users {
             (Some(row), _) => row,
             (None, UserEvent::Registered { email, username, full_name, roles, .. }) => Row {
                 user_id: user_of_stream(line.recorded)?,
-                email: email.clone(),
-                username: username.clone(),
+                email: Some(email.clone()),
+                username: Some(username.clone()),
                 full_name: full_name.clone(),
                 roles: roles.clone(),
                 disabled: false,
+                erased: false,
                 registered_at: at,
                 updated_at: at,
                 version: 0,
@@ -126,10 +131,10 @@ impl View for Users {
             | UserEvent::PasswordRehashed { .. } => {}
             UserEvent::ProfileChanged { email, username, full_name } => {
                 if let Some(change) = email {
-                    row.email = change.to.clone();
+                    row.email = Some(change.to.clone());
                 }
                 if let Some(change) = username {
-                    row.username = change.to.clone();
+                    row.username = Some(change.to.clone());
                 }
                 if let Some(change) = full_name {
                     row.full_name = change.to.clone();
@@ -143,6 +148,13 @@ impl View for Users {
             }
             UserEvent::Disabled {} => row.disabled = true,
             UserEvent::Enabled {} => row.disabled = false,
+            UserEvent::Erased {} => {
+                row.email = None;
+                row.username = None;
+                row.full_name = None;
+                row.roles.clear();
+                row.erased = true;
+            }
         }
         row.updated_at = at;
         row.position = line.recorded.position;
@@ -163,13 +175,14 @@ impl View for Users {
 
     fn write(row: &Row, fields: &mut Fields) {
         fields.put(row.user_id.0);
-        fields.put(row.email.sealed.0.as_str());
-        fields.put(row.email.index.0.as_str());
-        fields.put(row.username.sealed.0.as_str());
-        fields.put(row.username.index.0.as_str());
+        for identifier in [&row.email, &row.username] {
+            fields.put(identifier.as_ref().map(|identifier| identifier.sealed.0.as_str()));
+            fields.put(identifier.as_ref().map(|identifier| identifier.index.0.as_str()));
+        }
         fields.put(row.full_name.as_ref().map(|name| name.0.as_str()));
         fields.put(row.roles.iter().map(|role| role.as_str()).collect::<Vec<_>>());
         fields.put(row.disabled);
+        fields.put(row.erased);
         fields.put(row.registered_at);
         fields.put(row.updated_at);
         fields.put(stored::bigint(row.version));
@@ -187,11 +200,13 @@ pub(crate) fn user_of_stream(recorded: &RecordedEvent) -> Result<UserId, CannotA
 
 fn read(row: &PgRow) -> Result<Row, sqlx::Error> {
     use sqlx::Row as _;
-    let identifier = |sealed: &str, index: &str| -> Result<SealedIdentifier, sqlx::Error> {
-        Ok(SealedIdentifier {
-            sealed: Sealed(row.try_get(sealed)?),
-            index: Index(row.try_get(index)?),
-        })
+    let identifier = |sealed: &str, index: &str| -> Result<_, sqlx::Error> {
+        let sealed: Option<String> = row.try_get(sealed)?;
+        let index: Option<String> = row.try_get(index)?;
+        Ok(sealed.zip(index).map(|(sealed, index)| SealedIdentifier {
+            sealed: Sealed(sealed),
+            index: Index(index),
+        }))
     };
     let roles: Vec<String> = row.try_get("roles")?;
     Ok(Row {
@@ -205,6 +220,7 @@ fn read(row: &PgRow) -> Result<Row, sqlx::Error> {
             .collect::<Result<Roles, _>>()
             .map_err(|cause| stored::unreadable("roles", cause))?,
         disabled: row.try_get("disabled")?,
+        erased: row.try_get("erased")?,
         registered_at: row.try_get("registered_at")?,
         updated_at: row.try_get("updated_at")?,
         version: stored::count(row, "version")?,
@@ -255,6 +271,19 @@ pub async fn page(
     }
     let rows = query.fetch_all(pool).await?;
     Ok(Page::of(rows.iter().map(read).collect::<Result<_, _>>()?, limit))
+}
+
+/// Some of the accounts that are admins and may sign in, the oldest first.
+pub async fn admins(pool: &PgPool, limit: i64) -> Result<Vec<UserId>, sqlx::Error> {
+    let ids: Vec<uuid::Uuid> = sqlx::query_scalar(&format!(
+        "SELECT user_id FROM {} WHERE roles @> ARRAY['admin'] AND NOT disabled AND NOT erased
+          ORDER BY registered_at, user_id LIMIT $1",
+        live()
+    ))
+    .bind(limit)
+    .fetch_all(pool)
+    .await?;
+    Ok(ids.into_iter().map(UserId).collect())
 }
 
 /// How many accounts there are, exactly.

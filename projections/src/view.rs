@@ -276,9 +276,6 @@ pub(crate) const OTHER_TABLES: &str = " (other tables)";
 
 /// Folds the sample book, and hashes what each line makes of its row.
 fn fingerprint<V: View>() -> Fingerprint {
-    let short = |hash: Sha256| {
-        hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect::<String>()
-    };
     let bytes_of = |line: &Line<'_>, write: &dyn Fn(&mut Fields)| {
         Fields::of(write).map_err(|cause| line.cannot_apply(cause.to_string()))
     };
@@ -301,8 +298,7 @@ fn fingerprint<V: View>() -> Fingerprint {
                 Ok((own, also))
             })
             .unwrap_or_else(|cause| (cause.to_string().into_bytes(), Vec::new()));
-        let RecordedEvent { position, event_type, event_version, .. } = recorded;
-        let line = format!("{position:03} {event_type} {event_version}");
+        let line = line_name(recorded);
         let (own, also) = after;
         // A line of its own: what was stored before this was covered stays comparable.
         if !also.is_empty() {
@@ -311,14 +307,30 @@ fn fingerprint<V: View>() -> Fingerprint {
         }
         fingerprint.insert(line, short(Sha256::new_with_prefix(own)));
     }
-    let mut tables = Sha256::new();
-    for table in V::TABLES {
+    fingerprint.insert("tables".to_owned(), tables_hash(V::TABLES));
+    fingerprint
+}
+
+/// How a line of the sample book is named in a fingerprint.
+pub(crate) fn line_name(recorded: &RecordedEvent) -> String {
+    let RecordedEvent { position, event_type, event_version, .. } = recorded;
+    format!("{position:03} {event_type} {event_version}")
+}
+
+/// What a fingerprint says of the tables.
+pub(crate) fn tables_hash(tables: &[Table]) -> String {
+    let mut hash = Sha256::new();
+    for table in tables {
         let indexes = table.indexes.iter().flat_map(|index| [index.name, index.on]);
         for part in [table.name, table.columns, table.key].into_iter().chain(indexes) {
-            tables.update(part.split_whitespace().collect::<Vec<_>>().join(" "));
-            tables.update([0]);
+            hash.update(part.split_whitespace().collect::<Vec<_>>().join(" "));
+            hash.update([0]);
         }
     }
-    fingerprint.insert("tables".to_owned(), short(tables));
-    fingerprint
+    short(hash)
+}
+
+/// The beginning of a hash, in hexadecimal digits.
+pub(crate) fn short(hash: Sha256) -> String {
+    hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }

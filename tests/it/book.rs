@@ -64,6 +64,10 @@ impl Desk {
         self._database.pool()
     }
 
+    pub fn url(&self) -> String {
+        self._database.url()
+    }
+
     pub fn origin(&self) -> Origin {
         Origin {
             by: By::Anonymous,

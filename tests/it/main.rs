@@ -1,17 +1,22 @@
 //! Everything that needs more than one crate, on a real PostgreSQL: one binary, a module per noun.
 
 mod api;
+mod auditing;
 mod book;
 mod cli;
 mod crash;
+mod erasing;
 mod history;
 mod keys;
+mod log;
 mod old_events;
 mod openapi;
 mod pages;
 mod projections;
 mod proof;
 mod proxy;
+mod recording;
+mod replaying;
 mod replicas;
 mod streams;
 mod structure;

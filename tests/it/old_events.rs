@@ -2,7 +2,9 @@
 //! answer to the person concerned and to nobody else.
 
 use ::projections::{ProjectionState, sessions};
-use commands::{RefreshError, SessionAggregate, StorageError, UserAggregate};
+use commands::{
+    ReadingAggregate, RefreshError, ServiceAggregate, SessionAggregate, StorageError, UserAggregate,
+};
 use cqrs_es::EventStore;
 use domain::{
     Actor, EndReason, Metadata, SessionEvent, SessionId, SignInMethod, TokenHash, fixtures, stream,
@@ -116,6 +118,8 @@ async fn the_frozen_history_is_loaded_and_projected() {
         let sequence = match line.aggregate_type.as_str() {
             stream::USER => store.load::<UserAggregate>(id).await.unwrap().sequence(),
             stream::SESSION => store.load::<SessionAggregate>(id).await.unwrap().sequence(),
+            stream::SERVICE => store.load::<ServiceAggregate>(id).await.unwrap().sequence(),
+            stream::READING => store.load::<ReadingAggregate>(id).await.unwrap().sequence(),
             _ => store.load::<commands::GuardAggregate>(id).await.unwrap().sequence(),
         };
         assert!(sequence >= line.sequence as u64, "{line:?}");
@@ -182,8 +186,8 @@ async fn what_a_newer_binary_wrote_concerns_its_person_alone() {
     let bobs = api.register(&bob).await;
     let eves = api.register(&eve).await;
     let owner = running.database.pool();
-    let erased = json!({"UserErased": {}});
-    append(owner, (stream::USER, &adas.user_id), ("UserErased", "1"), erased).await;
+    let erased = json!({"UserMerged": {}});
+    append(owner, (stream::USER, &adas.user_id), ("UserMerged", "1"), erased).await;
     let ended = json!({"SessionEnded": {"in": "some other form"}});
     append(owner, (stream::SESSION, &bobs.session_id), ("SessionEnded", "7"), ended).await;
 
@@ -203,5 +207,5 @@ async fn what_a_newer_binary_wrote_concerns_its_person_alone() {
     api.me(&api.sign_in(&eve).await.access).await.is(200);
     api.register(&unique("zoe")).await;
     let log = running.server.log();
-    assert!(log.contains("UserErased version 1") && log.contains("newer version"), "{log}");
+    assert!(log.contains("UserMerged version 1") && log.contains("newer version"), "{log}");
 }

@@ -38,9 +38,9 @@ fn dependencies_point_one_way() {
         ("benchmarks", "commands domain postgres projections"),
         ("commands", "domain"),
         ("domain", ""),
-        ("entrybook", "commands domain postgres projections ui"),
+        ("entrybook", "commands domain postgres projections proof ui"),
         ("postgres", ""),
-        ("projections", "domain"),
+        ("projections", "domain proof"),
         ("proof", ""),
         ("ui", ""),
     ];

@@ -94,6 +94,7 @@ impl Chrome {
                 places.push((paths::MY_HISTORY, MessageId("nav-my-history")));
                 if person.auditor {
                     places.push((paths::HISTORY, MessageId("nav-history")));
+                    places.push((paths::AUDIT_STATE, MessageId("nav-replay")));
                 }
                 if person.admin {
                     places.push((paths::USERS, MessageId("nav-users")));
@@ -126,7 +127,10 @@ mod tests {
         let person = |auditor, admin| Some(SignedIn { display_name: "Ada".into(), auditor, admin });
         assert_eq!(places(None), ["/sign-in", "/register"]);
         assert_eq!(places(person(false, false)), ["/", "/sessions", "/my-history"]);
-        assert_eq!(places(person(true, false)), ["/", "/sessions", "/my-history", "/history"]);
+        assert_eq!(
+            places(person(true, false)),
+            ["/", "/sessions", "/my-history", "/history", "/audit/state"]
+        );
         assert_eq!(
             places(person(false, true)),
             ["/", "/sessions", "/my-history", "/users", "/projections"]

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use crate::{Chrome, PersonRef, paths, person::short_id, query::link, session};
 
 /// Every kind of event that has a label, in the order in which filters offer them.
-pub const EVENT_TYPES: [&str; 16] = [
+pub const EVENT_TYPES: [&str; 32] = [
     "SessionStarted",
     "SessionRefreshed",
     "SessionEnded",
@@ -24,10 +24,26 @@ pub const EVENT_TYPES: [&str; 16] = [
     "UserDisabled",
     "UserEnabled",
     "UserSessionsEnded",
+    "UserErased",
+    "ServerStarted",
+    "ServerStopped",
+    "SettingsChanged",
+    "SchemaMigrated",
+    "SigningKeyAdded",
+    "LogBegun",
+    "LogKeyAdded",
+    "ProjectionsRebuilt",
+    "ProjectionsPruned",
+    "MasterKeyRotated",
+    "MonthForgotten",
+    "HistorySearched",
+    "HistoryExported",
+    "HistoryReplayed",
+    "HistoryFollowed",
 ];
 
 /// The reasons of a `SessionEnded`.
-pub const SESSION_END_REASONS: [&str; 8] = [
+pub const SESSION_END_REASONS: [&str; 9] = [
     "signed_out",
     "ended_elsewhere",
     "ended_others",
@@ -36,6 +52,7 @@ pub const SESSION_END_REASONS: [&str; 8] = [
     "ended_by_admin",
     "expired",
     "token_reused",
+    "account_erased",
 ];
 
 /// The ways in which a `SessionStarted` came about.
@@ -44,6 +61,10 @@ pub const SESSION_METHODS: [&str; 2] = ["password", "registration"];
 /// The reasons of a `SignInFailed`.
 pub const SIGN_IN_FAILURE_REASONS: [&str; 3] =
     ["wrong_password", "unknown_identifier", "account_disabled"];
+
+/// What is said of a `ServerStarted` after one that was killed, and of `ProjectionsRebuilt`.
+pub const SERVICE_OUTCOMES: [&str; 5] =
+    ["after_a_kill", "swapped", "differs", "cancelled", "failed"];
 
 /// One event.
 #[derive(Clone)]
@@ -81,12 +102,7 @@ impl HistoryRow {
     }
 
     pub(crate) fn detail(&self, chrome: &Chrome) -> Option<Cow<'_, str>> {
-        let code = self.detail.as_deref()?;
-        Some(
-            labelled(chrome, "reason-", code)
-                .or_else(|| labelled(chrome, "role-", code))
-                .unwrap_or(Cow::Borrowed(code)),
-        )
+        self.detail.as_deref().map(|code| outcome_label(chrome, code))
     }
 
     pub(crate) fn device(&self, chrome: &Chrome) -> String {
@@ -98,7 +114,7 @@ impl HistoryRow {
         matches!(
             self.event_type.as_str(),
             "SignInFailed" | "SignInThrottled" | "SignInAttemptsBlocked"
-        ) || self.detail.as_deref() == Some("token_reused")
+        ) || matches!(self.detail.as_deref(), Some("token_reused" | "after_a_kill"))
     }
 
     pub(crate) fn person_text(&self, chrome: &Chrome) -> Option<Cow<'_, str>> {
@@ -107,6 +123,12 @@ impl HistoryRow {
 
     pub(crate) fn person_link(&self) -> Option<String> {
         self.person.as_ref().map(|person| link(paths::HISTORY, &[("user", &person.id)]))
+    }
+
+    /// How it was with its person at this line.
+    pub(crate) fn state_link(&self) -> Option<String> {
+        let (person, position) = (self.person.as_ref()?, self.position?.to_string());
+        Some(link(paths::AUDIT_STATE, &[("user", &person.id), ("at", &position)]))
     }
 
     pub(crate) fn session_short(&self) -> Option<&str> {
@@ -131,6 +153,13 @@ impl HistoryRow {
 /// The label of a kind of event, or its raw name.
 pub(crate) fn event_label<'a>(chrome: &Chrome, event_type: &'a str) -> Cow<'a, str> {
     labelled(chrome, "event-", event_type).unwrap_or(Cow::Borrowed(event_type))
+}
+
+/// The label of a reason, a method or a role, or its raw name.
+pub(crate) fn outcome_label<'a>(chrome: &Chrome, code: &'a str) -> Cow<'a, str> {
+    labelled(chrome, "reason-", code)
+        .or_else(|| labelled(chrome, "role-", code))
+        .unwrap_or(Cow::Borrowed(code))
 }
 
 fn labelled(chrome: &Chrome, family: &str, code: &str) -> Option<Cow<'static, str>> {
@@ -162,8 +191,11 @@ mod tests {
         for event_type in EVENT_TYPES {
             assert_ne!(row(event_type, None).event(&chrome), event_type);
         }
-        for reason in
-            SESSION_END_REASONS.into_iter().chain(SIGN_IN_FAILURE_REASONS).chain(SESSION_METHODS)
+        for reason in SESSION_END_REASONS
+            .into_iter()
+            .chain(SIGN_IN_FAILURE_REASONS)
+            .chain(SESSION_METHODS)
+            .chain(SERVICE_OUTCOMES)
         {
             assert_ne!(row("SessionEnded", Some(reason)).detail(&chrome).unwrap(), reason);
         }
@@ -172,8 +204,8 @@ mod tests {
     #[test]
     fn what_is_not_known_is_shown_as_it_is() {
         let chrome = Chrome::new(Locale::En);
-        let row = row("UserErased", Some("by_request"));
-        assert_eq!(row.event(&chrome), "UserErased");
+        let row = row("UserMerged", Some("by_request"));
+        assert_eq!(row.event(&chrome), "UserMerged");
         assert_eq!(row.detail(&chrome).unwrap(), "by_request");
     }
 

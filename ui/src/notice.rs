@@ -15,6 +15,7 @@ pub enum Notice {
     OtherSessionsEnded,
     UserDisabled,
     UserEnabled,
+    OneselfErased,
     RoleGranted,
     RoleRevoked,
     NothingChanged,
@@ -32,7 +33,7 @@ pub enum Notice {
 }
 
 impl Notice {
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::SignedOut,
         Self::SignInFirst,
         Self::Registered,
@@ -42,6 +43,7 @@ impl Notice {
         Self::OtherSessionsEnded,
         Self::UserDisabled,
         Self::UserEnabled,
+        Self::OneselfErased,
         Self::RoleGranted,
         Self::RoleRevoked,
         Self::NothingChanged,
@@ -81,6 +83,7 @@ impl Notice {
             Self::OtherSessionsEnded => MessageId("notice-other-sessions-ended"),
             Self::UserDisabled => MessageId("notice-user-disabled"),
             Self::UserEnabled => MessageId("notice-user-enabled"),
+            Self::OneselfErased => MessageId("notice-oneself-erased"),
             Self::RoleGranted => MessageId("notice-role-granted"),
             Self::RoleRevoked => MessageId("notice-role-revoked"),
             Self::NothingChanged => MessageId("notice-nothing-changed"),
@@ -118,6 +121,7 @@ impl Notice {
             | Self::OtherSessionsEnded
             | Self::UserDisabled
             | Self::UserEnabled
+            | Self::OneselfErased
             | Self::RoleGranted
             | Self::RoleRevoked
             | Self::RebuildBegun

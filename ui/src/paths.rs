@@ -25,12 +25,21 @@ pub const PROFILE: &str = "/profile";
 pub const MY_HISTORY: &str = "/my-history";
 /// GET as [`MY_HISTORY`], and `user`, `actor`.
 pub const HISTORY: &str = "/history";
+/// GET as [`HISTORY`]: the lines as a file, in the format `id` (`jsonl`, `csv` or `ocsf`).
+pub const HISTORY_EXPORT: &str = "/history/export/{id}";
+/// GET `user`, `at` (a time, or the number of a line), `against` (likewise), `after` (an id, where there
+/// is no `user`); each may be empty.
+pub const AUDIT_STATE: &str = "/audit/state";
 /// GET `q` (a whole e-mail or username), `cursor`; each may be empty.
 pub const USERS: &str = "/users";
 /// POST `csrf`.
 pub const USER_DISABLE: &str = "/users/{id}/disable";
 /// POST `csrf`.
 pub const USER_ENABLE: &str = "/users/{id}/enable";
+/// GET and POST `username`, `myself` (`on` or absent), `csrf`.
+pub const USER_ERASE: &str = "/users/{id}/erase";
+/// GET: the receipt for an erasure, as a file.
+pub const USER_RECEIPT: &str = "/users/{id}/receipt";
 /// POST `role` (`auditor` or `admin`), `csrf`.
 pub const USER_ROLE_GRANT: &str = "/users/{id}/roles/grant";
 /// POST `role` (`auditor` or `admin`), `csrf`.
@@ -70,6 +79,21 @@ pub fn user_disable(id: &str) -> String {
 #[must_use]
 pub fn user_enable(id: &str) -> String {
     with_id(USER_ENABLE, id)
+}
+
+#[must_use]
+pub fn history_export(format: &str) -> String {
+    with_id(HISTORY_EXPORT, format)
+}
+
+#[must_use]
+pub fn user_erase(id: &str) -> String {
+    with_id(USER_ERASE, id)
+}
+
+#[must_use]
+pub fn user_receipt(id: &str) -> String {
+    with_id(USER_RECEIPT, id)
 }
 
 #[must_use]

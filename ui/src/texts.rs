@@ -27,10 +27,11 @@ pub struct Texts {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct MessageId(pub(crate) &'static str);
 
-const EN: [&str; 6] = [
+const EN: [&str; 7] = [
     include_str!("../locales/en/frame.ftl"),
     include_str!("../locales/en/account.ftl"),
     include_str!("../locales/en/history.ftl"),
+    include_str!("../locales/en/state.ftl"),
     include_str!("../locales/en/admin.ftl"),
     include_str!("../locales/en/projections.ftl"),
     include_str!("../locales/en/errors.ftl"),

@@ -4,7 +4,7 @@ use super::secret_file;
 use crate::config::{Config, ConfigError, MasterKeySource};
 use anyhow::Context;
 use commands::clock::Entropy;
-use commands::keyring::MasterKey;
+use commands::keyring::{MasterKey, MasterKeys};
 use sqlx::PgPool;
 use std::fs;
 use std::io;
@@ -34,16 +34,29 @@ pub fn master_key_of(config: &Config) -> anyhow::Result<Option<MasterKey>> {
     }
 }
 
-/// The master key of this database. A private one without any gets one.
+/// The other master key, while it is being changed.
+pub fn previous_master_key_of(config: &Config) -> anyhow::Result<Option<MasterKey>> {
+    match &config.previous_master_key {
+        Some(MasterKeySource::Given(key)) => {
+            Ok(Some(parse(key.expose(), "ENTRYBOOK_PREVIOUS_MASTER_KEY")?))
+        }
+        Some(MasterKeySource::File(path)) => Ok(Some(read(path)?)),
+        None => Ok(None),
+    }
+}
+
+/// The master key of this database, and the other one if there is one. A private database without any gets one.
 pub(super) async fn find(
     config: &Config,
     pool: &PgPool,
     entropy: &dyn Entropy,
-) -> anyhow::Result<MasterKey> {
-    match master_key_of(config)? {
-        Some(key) => Ok(key),
-        None => make(&default_file(config), pool, entropy).await,
-    }
+) -> anyhow::Result<MasterKeys> {
+    let previous = previous_master_key_of(config)?;
+    let key = match master_key_of(config)? {
+        Some(key) => key,
+        None => make(&default_file(config), pool, entropy).await?,
+    };
+    Ok(MasterKeys::new(key, previous))
 }
 
 /// Makes sure that a key which must be given is given, and sound: before anything is done to the database.
@@ -57,7 +70,7 @@ pub(super) fn require(config: &Config) -> anyhow::Result<()> {
         )
         .into());
     }
-    Ok(())
+    previous_master_key_of(config).map(drop)
 }
 
 async fn make(path: &Path, pool: &PgPool, entropy: &dyn Entropy) -> anyhow::Result<MasterKey> {

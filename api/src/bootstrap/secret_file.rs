@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 /// Writes a new file. It is there after a power cut, or it is not there at all; one that exists already is never replaced.
-pub(super) fn create(path: &Path, content: &str) -> io::Result<()> {
+pub(crate) fn create(path: &Path, content: &str) -> io::Result<()> {
     let new = path.with_extension("new");
     // Left by a crash, and never used.
     match fs::remove_file(&new) {
@@ -24,7 +24,7 @@ pub(super) fn create(path: &Path, content: &str) -> io::Result<()> {
 }
 
 /// Whether anybody but its owner may read it.
-pub(super) fn is_open_to_others(path: &Path) -> bool {
+pub(crate) fn is_open_to_others(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|about| about.mode() & 0o077 != 0)
 }
 

@@ -5,6 +5,7 @@ use super::table::table;
 use super::{Out, Refused, origin, with_new_services, with_services};
 use crate::bootstrap::Services;
 use crate::config::Config;
+use crate::routes::users::open_value;
 use chrono::SecondsFormat;
 use commands::NewAccount;
 use domain::{Email, FullName, Identifier, Role, Roles, UserId, Username};
@@ -188,6 +189,7 @@ struct Listed {
     full_name: Option<String>,
     roles: Roles,
     disabled: bool,
+    erased: bool,
     registered_at: String,
 }
 
@@ -224,7 +226,12 @@ async fn list(config: &Config, list: &List, out: &mut Out) -> anyhow::Result<()>
             account.username,
             account.email,
             joined(&account.roles),
-            if account.disabled { "disabled" } else { "active" }.to_owned(),
+            match (account.erased, account.disabled) {
+                (true, _) => "erased",
+                (false, true) => "disabled",
+                (false, false) => "active",
+            }
+            .to_owned(),
             account.registered_at,
             account.id.to_string(),
         ]);
@@ -234,22 +241,20 @@ async fn list(config: &Config, list: &List, out: &mut Out) -> anyhow::Result<()>
 
 async fn open(services: &Services, row: users::Row) -> anyhow::Result<Listed> {
     let id = row.user_id;
-    let place = |field: &str| format!("User/{id}/{field}");
     let book = &services.book;
-    let full_name = match &row.full_name {
-        Some(sealed) => book.open_text(sealed, &place("full_name")).await?,
-        None => None,
-    };
+    let username = row.username.map(|username| username.sealed);
+    let email = row.email.map(|email| email.sealed);
+    let username = open_value(book, id, "username", username).await?;
+    let email = open_value(book, id, "email", email).await?;
+    let full_name = open_value(book, id, "full_name", row.full_name).await?;
     Ok(Listed {
         id,
-        username: book
-            .open_text(&row.username.sealed, &place("username"))
-            .await?
-            .unwrap_or_default(),
-        email: book.open_text(&row.email.sealed, &place("email")).await?.unwrap_or_default(),
+        username: username.unwrap_or_default(),
+        email: email.unwrap_or_default(),
         full_name,
         roles: row.roles,
         disabled: row.disabled,
+        erased: row.erased,
         registered_at: row.registered_at.to_rfc3339_opts(SecondsFormat::Secs, true),
     })
 }

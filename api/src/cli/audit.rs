@@ -1,15 +1,23 @@
 //! `entrybook audit`: the history, opened for who has the master key.
 
+mod export;
 mod line;
+mod replay;
+mod verify;
 
-use super::{Out, Refused, with_services};
+use super::{Exit, Out, Refused, origin, with_services};
 use crate::bootstrap::Services;
 use crate::config::Config;
+use crate::readings::{self, Reading};
+use crate::sources::{self, SourcesError};
+use anyhow::Context;
 use chrono::{DateTime, NaiveDate, Utc};
-use domain::SessionId;
+use commands::CLI_READER;
+use domain::{Identifier, SessionId, UserId};
 use line::{Opener, shown};
 use projections::audit_history::{self, Filter, Order};
-use projections::journal;
+use projections::{claims, journal};
+use serde_json::Value;
 use std::time::Duration;
 
 #[derive(Debug, clap::Args)]
@@ -25,7 +33,7 @@ enum Verb {
         long_about = "Shows the newest lines of the history, oldest of them first. Personal data is opened for you; what belongs to a person \
             or a month that was erased shows as (erased).",
         after_help = "Examples:\n  entrybook audit tail -n 50\n  entrybook audit tail -f --type SignInFailed --type SignInThrottled\n  \
-            entrybook audit tail --user ada --from 2026-01-01 --json | jq .type"
+            entrybook audit tail --user ada --from 2026-01-01 --json | jq .type\n  entrybook audit tail -f --after 4711 --json"
     )]
     Tail(Tail),
     /// Show one line of the history with all it holds
@@ -40,6 +48,9 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
+    Replay(replay::Arguments),
+    Export(export::Arguments),
+    Verify(verify::Arguments),
 }
 
 #[derive(Debug, clap::Args)]
@@ -50,7 +61,20 @@ struct Tail {
     /// Go on with new lines as they come, until Ctrl-C
     #[arg(short, long)]
     follow: bool,
-    /// Only what concerns this account: username, e-mail address or id
+    /// All lines after this one, instead of the newest: to go on where a tail was broken off
+    #[arg(long, value_name = "POSITION", conflicts_with = "lines", value_parser = clap::value_parser!(i64).range(0..))]
+    after: Option<i64>,
+    #[command(flatten)]
+    wanted: Wanted,
+    /// Answer in JSON, one line each
+    #[arg(long)]
+    json: bool,
+}
+
+/// Which lines; all that is given must hold.
+#[derive(Debug, clap::Args)]
+struct Wanted {
+    /// Only what concerns this account: username, e-mail address, also a former one, or id
     #[arg(long)]
     user: Option<String>,
     /// Only what this account did: username, e-mail address or id
@@ -62,15 +86,18 @@ struct Tail {
     /// Only events of this type, such as SignInFailed; may be given several times
     #[arg(long = "type", value_name = "TYPE")]
     types: Vec<String>,
+    /// Only with this reason, method or role, such as wrong_password
+    #[arg(long)]
+    outcome: Option<String>,
+    /// Only from this address or network, such as 192.0.2.0/24
+    #[arg(long)]
+    address: Option<String>,
     /// Only from this time on: 2026-01-31 or 2026-01-31T12:00:00Z
     #[arg(long, value_name = "TIME", value_parser = time)]
     from: Option<DateTime<Utc>>,
     /// Only before this time
     #[arg(long, value_name = "TIME", value_parser = time)]
     to: Option<DateTime<Utc>>,
-    /// Answer in JSON, one line each
-    #[arg(long)]
-    json: bool,
 }
 
 /// A day is meant in UTC, as all times here.
@@ -89,12 +116,24 @@ pub(super) async fn run(
     config: &Config,
     arguments: Arguments,
     out: &mut Out,
-) -> anyhow::Result<()> {
-    with_services(config, async |services| match &arguments.verb {
-        Verb::Tail(tail) => self::tail(services, tail, out).await,
-        Verb::Show { position, json } => show(services, *position, *json, out).await,
-    })
-    .await
+) -> anyhow::Result<Exit> {
+    match &arguments.verb {
+        Verb::Export(arguments) => export::run(config, arguments, out).await?,
+        // It minds no keys but those of the log, and starts no more than it must.
+        Verb::Verify(arguments) => return verify::run(config, arguments, out).await,
+        Verb::Tail(tail) => {
+            with_services(config, async |services| self::tail(services, tail, out).await).await?;
+        }
+        Verb::Replay(arguments) => {
+            with_services(config, async |services| replay::run(services, arguments, out).await)
+                .await?;
+        }
+        Verb::Show { position, json } => {
+            with_services(config, async |services| show(services, *position, *json, out).await)
+                .await?;
+        }
+    }
+    Ok(Exit::Done)
 }
 
 const PAUSE: Duration = Duration::from_millis(500);
@@ -102,35 +141,58 @@ const PAGE: i64 = 1_000;
 
 async fn tail(services: &Services, tail: &Tail, out: &mut Out) -> anyhow::Result<()> {
     services.catch_up().await?;
-    let filter = filter(services, tail).await?;
+    let filter = filter(services, &tail.wanted).await?;
+    let reading = if tail.follow { Reading::Followed } else { Reading::Searched };
+    record(services, reading, readings::asked(&filter)).await?;
     let mut opener = Opener::new(services);
-    // Taken first: a line that comes between the two looks is shown by the second.
-    let head = journal::head(&services.pool).await?.position;
-    let mut rows = audit_history::page(
-        &services.pool,
-        &filter,
-        Order::Newest,
-        Some(head.saturating_add(1)),
-        tail.lines,
-    )
-    .await?
-    .rows;
-    rows.reverse();
+    let (mut rows, mut last) = match tail.after {
+        Some(after) => (after_line(services, &filter, after).await?, after),
+        None => {
+            // Taken first: a line that comes between the two looks is shown by the second. It is the
+            // end of the history and not that of the book, which may be a moment ahead.
+            let reached = audit_history::reached(&services.pool).await?;
+            let before = Some(reached.saturating_add(1));
+            let newest = Order::Newest;
+            let page =
+                audit_history::page(&services.pool, &filter, newest, before, tail.lines).await?;
+            (page.rows.into_iter().rev().collect(), reached)
+        }
+    };
     if !tail.json {
         out.line(shown::HEAD)?;
     }
-    let mut last = head;
     loop {
+        let nothing = rows.is_empty();
         for row in rows {
             last = last.max(row.position);
             let line = opener.open(row).await?;
             if tail.json { out.json_line(&line)? } else { out.line(shown::line(&line))? }
         }
-        if !tail.follow {
-            return Ok(());
-        }
-        rows = next(services, &filter, last).await?;
+        rows = match (tail.after, tail.follow) {
+            // There may be more pages of them.
+            (Some(_), _) if !nothing => after_line(services, &filter, last).await?,
+            (_, true) => next(services, &filter, last).await?,
+            (_, false) => return Ok(()),
+        };
     }
+}
+
+async fn after_line(
+    services: &Services,
+    filter: &Filter,
+    after: i64,
+) -> anyhow::Result<Vec<audit_history::Row>> {
+    let oldest = Order::Oldest;
+    let page = audit_history::page(&services.pool, filter, oldest, Some(after), PAGE).await?;
+    Ok(page.rows)
+}
+
+/// Writes down that somebody reads the history here, before they see anything of it.
+async fn record(services: &Services, reading: Reading, filter: Value) -> anyhow::Result<()> {
+    let (book, filter) = (&services.book, readings::text_of(&filter));
+    readings::record(book, reading, filter, CLI_READER, &origin(services)).await.context(
+        "Who reads the history is written down, and that could not be done, so nothing is shown",
+    )
 }
 
 /// Waits for lines after `last`. A server posts them; where none runs, this does.
@@ -142,16 +204,15 @@ async fn next(
     loop {
         tokio::time::sleep(PAUSE).await;
         services.post().await?;
-        let page =
-            audit_history::page(&services.pool, filter, Order::Oldest, Some(last), PAGE).await?;
-        if !page.rows.is_empty() {
-            return Ok(page.rows);
+        let rows = after_line(services, filter, last).await?;
+        if !rows.is_empty() {
+            return Ok(rows);
         }
     }
 }
 
-async fn filter(services: &Services, tail: &Tail) -> anyhow::Result<Filter> {
-    for name in &tail.types {
+async fn filter(services: &Services, wanted: &Wanted) -> anyhow::Result<Filter> {
+    for name in &wanted.types {
         if !ui::EVENT_TYPES.contains(&name.as_str()) {
             return Err(super::usage(format!(
                 "--type is {name:?}: write one of {}.",
@@ -160,25 +221,69 @@ async fn filter(services: &Services, tail: &Tail) -> anyhow::Result<Filter> {
         }
     }
     let mut filter = Filter {
-        session: tail.session,
-        event_types: tail.types.clone(),
-        from: tail.from,
-        to: tail.to,
+        session: wanted.session,
+        event_types: wanted.types.clone(),
+        outcome: wanted.outcome.clone(),
+        from: wanted.from,
+        to: wanted.to,
         ..Filter::default()
     };
-    if let Some(user) = &tail.user {
-        filter.user = Some(super::admin::find(services, user).await?);
+    if let Some(user) = &wanted.user {
+        filter.user = Some(person(services, user).await?);
     }
-    if let Some(by) = &tail.by {
-        filter.actor_user = Some(super::admin::find(services, by).await?);
+    if let Some(by) = &wanted.by {
+        filter.actor_user = Some(person(services, by).await?);
+    }
+    if let Some(address) = &wanted.address {
+        let seen = sources::narrow(&services.book, address.trim(), &mut filter).await;
+        let seen = seen.map_err(|error| match error {
+            SourcesError::Place(_) | SourcesError::TooMany => {
+                super::usage(format!("--address is {address:?}: {error}."))
+            }
+            SourcesError::Keyring(error) => error.into(),
+        })?;
+        if seen.left_out {
+            tracing::warn!(
+                "lines of an older version of Entrybook have no network and are not among these; they are found by their address"
+            );
+        }
     }
     Ok(filter)
+}
+
+/// An account by its id, or by an e-mail address or username that it holds or once held.
+async fn person(services: &Services, typed: &str) -> anyhow::Result<UserId> {
+    if let Ok(id) = typed.parse() {
+        return Ok(id);
+    }
+    let identifier = Identifier::typed(typed);
+    if let Some(id) = services.book.find_account(&identifier).await? {
+        return Ok(id);
+    }
+    let index = services.book.keyring().index(identifier.kind(), &identifier.folded());
+    let mut held: Vec<UserId> =
+        claims::holders(&services.pool, &index).await?.into_iter().map(|(id, _)| id).collect();
+    held.sort_unstable();
+    held.dedup();
+    match held.as_slice() {
+        [] => Err(Refused(format!("There is no account {typed:?}, and there was none.")).into()),
+        [one] => Ok(*one),
+        several => {
+            let ids: Vec<_> = several.iter().map(UserId::to_string).collect();
+            let detail = format!(
+                "Several accounts once were {typed:?}; name one by its id: {}.",
+                ids.join(", ")
+            );
+            Err(Refused(detail).into())
+        }
+    }
 }
 
 async fn show(services: &Services, position: i64, json: bool, out: &mut Out) -> anyhow::Result<()> {
     services.catch_up().await?;
     let missing = || Refused(format!("There is no line {position} in the book."));
     let recorded = journal::read_one(&services.pool, position).await?.ok_or_else(missing)?;
+    record(services, Reading::Searched, serde_json::json!({ "position": position })).await?;
     let mut opener = Opener::new(services);
     let whole = opener.open_whole(recorded).await?;
     if json {

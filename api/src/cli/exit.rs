@@ -18,6 +18,8 @@ pub enum Exit {
     Unhealthy = 5,
     /// What was compared with the book differs from it.
     Differs = 6,
+    /// What was verified is not all there, or nothing proves that it is.
+    Incomplete = 7,
     /// As a shell reports SIGINT.
     Interrupted = 130,
     /// As a shell reports SIGTERM.

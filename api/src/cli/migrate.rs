@@ -1,8 +1,9 @@
 //! `entrybook migrate`: the database brought up to date.
 
-use super::Out;
-use crate::bootstrap::{Database, Migrate, migrate_or_check};
+use super::{Out, origin};
+use crate::bootstrap::{Database, Migrate, Services, Size, login, master_key_of, migrate_or_check};
 use crate::config::Config;
+use sqlx::Connection;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -18,6 +19,13 @@ pub(super) async fn run(
 ) -> anyhow::Result<()> {
     let database = Database::open_or_join(config).await?;
     let applied = migrate_or_check(&database, Migrate::Yes).await;
+    if applied.as_ref().is_ok_and(|applied| !applied.is_empty())
+        && let Err(cause) = record(config, &database).await
+    {
+        tracing::warn!(
+            "the next server that starts writes into the history what was applied: {cause}"
+        );
+    }
     let name = database.url().to_string();
     let closed = database.close().await;
     let applied = applied?;
@@ -29,6 +37,26 @@ pub(super) async fn run(
     } else {
         let versions: Vec<_> = applied.iter().map(i64::to_string).collect();
         out.line(format!("The database {name} is up to date; applied: {}.", versions.join(", ")))?;
+    }
+    Ok(())
+}
+
+/// Writes down who did it, where there is a key to seal their name with. An empty book is begun by its
+/// first server.
+async fn record(config: &Config, database: &Database) -> anyhow::Result<()> {
+    if master_key_of(config)?.is_none() {
+        return Ok(());
+    }
+    let mut connection = login(database).await?;
+    let begun = sqlx::query_scalar("SELECT EXISTS (SELECT FROM events)");
+    let begun: bool = begun.fetch_one(&mut connection).await?;
+    connection.close().await?;
+    if begun {
+        let issuer = config.public_url(config.listen.port())?;
+        let services = Services::open(config, database, issuer.origin(), Size::ONE_VERB).await?;
+        let recorded = services.book.record_migrations(&origin(&services)).await;
+        services.close().await;
+        recorded?;
     }
     Ok(())
 }

@@ -17,6 +17,12 @@ impl Out {
         self.0.flush()
     }
 
+    /// What is no text of lines.
+    pub(super) fn bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_all(bytes)?;
+        self.0.flush()
+    }
+
     /// For people.
     pub(super) fn table(&mut self, table: &comfy_table::Table) -> io::Result<()> {
         for line in table.lines() {

@@ -1,8 +1,9 @@
 //! `entrybook projections prune`: drops the read tables that no running server is bound to.
 
 use super::table::table;
-use super::{Out, with_services};
+use super::{Out, origin, with_services};
 use crate::config::Config;
+use crate::service_events;
 
 #[derive(Debug, clap::Args)]
 #[command(
@@ -29,7 +30,9 @@ pub(super) async fn run(
 ) -> anyhow::Result<()> {
     let ours = ::projections::all();
     let pruned = with_services(config, async |services| {
-        Ok(::projections::prune(&services.pool, &ours, arguments.dry_run).await?)
+        let pruned = ::projections::prune(&services.pool, &ours, arguments.dry_run).await?;
+        service_events::pruned(&services.book, &pruned, &origin(services)).await;
+        Ok(pruned)
     })
     .await?;
     if arguments.json {

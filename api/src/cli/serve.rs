@@ -2,10 +2,11 @@
 
 use super::Out;
 use crate::bootstrap::{Database, FirstAdmin, Migrate, Services, Size, make_first_admin, prepare};
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 use crate::settings::PublicUrl;
-use crate::{App, Parts, processes, server};
+use crate::{App, Parts, processes, server, service_events};
 use anyhow::{Context, bail};
+use commands::Origin;
 use projections::Revocations;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -21,6 +22,7 @@ const LAST_WRITES: Duration = Duration::from_secs(5);
 
 pub(super) async fn run(config: &Config, out: &mut Out) -> anyhow::Result<()> {
     let stop = Stop::listen()?;
+    config.anchors.check().map_err(|error| ConfigError::one(format!("{error}.")))?;
     // First, so that a port in use is found before anything is started. Until the server accepts, connections wait.
     let listener = bind(config.listen).await?;
     let port = listener.local_addr()?.port();
@@ -48,9 +50,20 @@ async fn serve(
         () = stop.asked.cancelled() => return Ok(()),
     };
     let (services, app, admin) = built;
+    let presence = service_events::started(&app, config.recorded.clone()).await?;
     let background = CancellationToken::new();
     let tracker = TaskTracker::new();
     processes::spawn(&app, &tracker, &background);
+    {
+        let (app, background) = (app.clone(), background.clone());
+        tracker.spawn(async move {
+            tokio::select! {
+                () = background.cancelled() => {}
+                () = service_events::stay(&app, presence) => {}
+            }
+        });
+    }
+    let replica = app.replica();
 
     let address = listener.local_addr()?;
     if let Some(admin) = admin {
@@ -76,6 +89,7 @@ async fn serve(
     }
     let last_writes = async {
         services.book.post_blocked().await;
+        service_events::stopped(&services.book, replica).await;
         services.close().await;
     };
     if tokio::time::timeout(LAST_WRITES, last_writes).await.is_err() {
@@ -93,6 +107,8 @@ async fn build(
     let services =
         Services::open(config, database, public_url.origin(), Size::of_server(config)).await?;
     let admin = make_first_admin(&services, database, &config.admin).await?;
+    let begins = Origin::system(services.book.ids().uuid_v7().to_string());
+    services.log.ensure(&config.log_origin(public_url), &begins).await?;
     let revocations = Revocations::new(
         services.background.clone(),
         services.sequencer.head(),
@@ -104,12 +120,13 @@ async fn build(
         sequencer: services.sequencer.clone(),
         projector: services.projector.clone(),
         revocations,
+        log: services.log.clone(),
         settings: config.http(public_url.clone()),
     });
     Ok((services, app, admin))
 }
 
-async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+pub(super) async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     match TcpListener::bind(address).await {
         Ok(listener) => Ok(listener),
         Err(error) if error.kind() == ErrorKind::AddrInUse => bail!(
@@ -169,14 +186,14 @@ fn announce_admin(
 }
 
 /// The wishes of who runs us: the first signal asks to stop, the second to stop at once.
-struct Stop {
-    asked: CancellationToken,
-    at_once: CancellationToken,
+pub(super) struct Stop {
+    pub(super) asked: CancellationToken,
+    pub(super) at_once: CancellationToken,
 }
 
 impl Stop {
     /// Replaces the default of the signals, which would end the process where it stands.
-    fn listen() -> std::io::Result<Self> {
+    pub(super) fn listen() -> std::io::Result<Self> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let stop = Self { asked: CancellationToken::new(), at_once: CancellationToken::new() };

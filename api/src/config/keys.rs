@@ -34,6 +34,7 @@ const TOKENS: &str = "Tokens and sessions";
 const GUARD: &str = "Protection against guessing and flooding";
 const HASHING: &str = "Password hashing";
 const ADMIN: &str = "The first admin, made when the book has no account yet";
+const LOG: &str = "Transparency log";
 const LOGGING: &str = "Logging";
 
 macro_rules! keys {
@@ -72,7 +73,8 @@ keys! {
          it longer than the balancer needs to notice, and no request is lost when a replica stops: a few seconds.";
 
     DATA Everywhere "data_dir" "ENTRYBOOK_DATA_DIR" "DIR" = ".entrybook",
-        "The directory of the private PostgreSQL and the master key. Made when missing; to begin anew, delete it.";
+        "The directory of the private PostgreSQL, the master key, and what the transparency log has signed. Made when missing; to begin anew, \
+         delete it.";
     DATA Everywhere "database_url" "DATABASE_URL" "URL" = "",
         "Use this PostgreSQL (14 or newer) and start none. postgres://USER:PASSWORD@HOST:5432/DATABASE. A password is better given in the \
          environment than as a flag. Default: a private PostgreSQL in the data directory.";
@@ -87,6 +89,14 @@ keys! {
     DATA Everywhere "master_key_file" "ENTRYBOOK_MASTER_KEY_FILE" "FILE" = "",
         "A file with the master key in it. Readable by its owner alone (chmod 600). Default: master.key in the data directory, made at the \
          first start; with DATABASE_URL a key must be given.";
+    DATA NoFlag "previous_master_key" "ENTRYBOOK_PREVIOUS_MASTER_KEY" "KEY" = "",
+        "The other master key while the master key is being changed: it opens what it has wrapped, and wraps nothing. `entrybook keys rewrap` \
+         wraps all keys by the present one; then it is needed no more.";
+    DATA Everywhere "previous_master_key_file" "ENTRYBOOK_PREVIOUS_MASTER_KEY_FILE" "FILE" = "",
+        "A file with the other master key in it. Default: none.";
+    DATA Serve "retention" "ENTRYBOOK_RETENTION" "keep|DURATION" = "keep",
+        "How long the history tells addresses and user agents, such as 400d: from then on nobody can read them. It goes by whole months, and \
+         once a month is forgotten nothing brings it back. The events themselves stay.";
     DATA Everywhere "postgres_bin" "ENTRYBOOK_POSTGRES_BIN" "DIR" = "",
         "The directory of initdb, postgres and pg_ctl for the private PostgreSQL. Default: the newest found on PATH and where Debian, Red \
          Hat, Alpine and Homebrew put it.";
@@ -138,6 +148,27 @@ keys! {
     ADMIN NoFlag "admin_password" "ENTRYBOOK_ADMIN_PASSWORD" "PASSWORD" = "",
         "Password of the first admin, 8 to 1,024 characters. Default: a generated one, printed once.";
 
+    LOG Serve "log_origin" "ENTRYBOOK_LOG_ORIGIN" "NAME" = "",
+        "The name of the transparency log, such as login.example.org/log. It is taken at the first start and kept in the database; afterwards \
+         `entrybook log begin` alone gives another. Default: the host of ENTRYBOOK_PUBLIC_URL, and /log.";
+    LOG Serve "log_interval" "ENTRYBOOK_LOG_INTERVAL" "DURATION" = "2s",
+        "How often a checkpoint of the book is signed at most, from 100ms to 1h. Nothing is signed when nothing is new.";
+    LOG Serve "log_entries" "ENTRYBOOK_LOG_ENTRIES" "auditors|public" = "auditors",
+        "Who may fetch the lines of the book from the log. They hold no personal data in the clear, but tell which account, by its number, \
+         did what and when. Checkpoints, hashes and proofs are for everybody.";
+    LOG Serve "log_witnesses" "ENTRYBOOK_LOG_WITNESSES" "KEY URL" = "",
+        "The witnesses that cosign each checkpoint. Of each its verifier key and the address where it is reached, such as \
+         witness.example.com+1b6d2c5e+BAx… https://witness.example.com; several are separated by commas. `entrybook log witness` is one. \
+         Default: none.";
+    LOG Serve "log_anchor_file" "ENTRYBOOK_LOG_ANCHOR_FILE" "FILE" = "",
+        "A file that each checkpoint is appended to. On another disk, or one that can only be written once, it tells whether the book was \
+         set back. Default: none.";
+    LOG Serve "log_anchor_url" "ENTRYBOOK_LOG_ANCHOR_URL" "URL" = "",
+        "An address that each checkpoint is posted to. Any answer 2xx will do; anything else is tried again later. Default: none.";
+    LOG Serve "log_ca_file" "ENTRYBOOK_LOG_CA_FILE" "FILE" = "",
+        "Certificates, in PEM, of whom to trust when witnesses and the address are reached by https. The usual authorities are trusted in \
+         any case. Default: none.";
+
     LOGGING Everywhere "log" "ENTRYBOOK_LOG" "FILTER" = "",
         "What is logged: error, warn, info, debug, trace. Or by part: info,commands=debug. Default: info for `serve`, warn for the \
          other verbs.";
@@ -161,7 +192,14 @@ impl Key {
 
     /// Whether its value may never be shown.
     pub fn is_secret(&self) -> bool {
-        matches!(self.name, "master_key" | "admin_password" | "database_url" | "owner_database_url")
+        matches!(
+            self.name,
+            "master_key"
+                | "previous_master_key"
+                | "admin_password"
+                | "database_url"
+                | "owner_database_url"
+        )
     }
 
     /// Up to the first full stop that ends a sentence, without it.

@@ -149,6 +149,20 @@ fn one_master_key_is_enough() {
 }
 
 #[test]
+fn one_previous_master_key_is_enough() {
+    let both = [
+        ("ENTRYBOOK_PREVIOUS_MASTER_KEY", "hunter2"),
+        ("ENTRYBOOK_PREVIOUS_MASTER_KEY_FILE", "/run/secrets/key"),
+    ];
+    let error = read(&[], &both).unwrap_err().to_string();
+    assert!(error.contains("ENTRYBOOK_PREVIOUS_MASTER_KEY_FILE are both given"), "{error}");
+    assert!(!error.contains("hunter2"), "{error}");
+    let one = read(&[], &both[..1]).unwrap();
+    assert!(one.previous_master_key.is_some() && one.master_key.is_none());
+    assert_eq!(one.retention, None);
+}
+
+#[test]
 fn lifetimes_must_agree() {
     let error = read(&[("refresh_lifetime", "40d")], &[]).unwrap_err();
     assert!(error.to_string().contains("ENTRYBOOK_REMEMBER_LIFETIME is shorter"), "{error}");
@@ -165,8 +179,12 @@ fn every_key_is_read() {
                 "data_dir",
                 "master_key",
                 "master_key_file",
+                "previous_master_key",
+                "previous_master_key_file",
                 "postgres_bin",
                 "postgres_user",
+                "log_anchor_file",
+                "log_ca_file",
             ];
             !accepts_all.contains(&key.name) && read(&[(key.name, "\u{1}=[\u{1}")], &[]).is_ok()
         })

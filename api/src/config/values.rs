@@ -1,9 +1,11 @@
 //! What the values of settings mean. An error says what would be right; the caller says whose value it was.
 
+use crate::log::anchors::WitnessAddress;
 use crate::settings::PublicUrl;
 use axum::http::Uri;
 use chrono::TimeDelta;
 use ipnet::IpNet;
+use proof::CosignatureVerifier;
 use sqlx::postgres::PgConnectOptions;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -64,6 +66,44 @@ pub(super) fn networks(text: &str) -> Result<Vec<IpNet>, String> {
         .collect()
 }
 
+/// `KEY URL`, several of them separated by commas.
+pub(super) fn witnesses(text: &str) -> Result<Vec<WitnessAddress>, String> {
+    let right = "write the verifier key of each witness and its address, separated by commas, such as \
+                 witness.example.com+1b6d2c5e+BAx… https://witness.example.com";
+    let parts = text.split(|c: char| c.is_whitespace() || c == ',');
+    let parts: Vec<_> = parts.filter(|part| !part.is_empty()).collect();
+    let (pairs, rest) = parts.as_chunks::<2>();
+    if !rest.is_empty() {
+        return Err(right.to_owned());
+    }
+    let mut witnesses = Vec::<WitnessAddress>::new();
+    for [key, url] in pairs {
+        let key = CosignatureVerifier::new(key).map_err(|error| format!("{error}; {right}"))?;
+        if witnesses.iter().any(|witness| witness.key == key) {
+            return Err(format!("{} is there twice", key.short()));
+        }
+        let uri = anchor_url(url).map_err(|_| right.to_owned())?;
+        if uri.query().is_some() {
+            return Err(right.to_owned());
+        }
+        let url = uri.to_string().trim_end_matches('/').to_owned();
+        witnesses.push(WitnessAddress { key, url });
+    }
+    Ok(witnesses)
+}
+
+/// An address of another machine. Without a password: it is in messages.
+pub(super) fn anchor_url(text: &str) -> Result<Uri, String> {
+    let right = "write http:// or https:// and a host name, and no password, such as https://archive.example.org/checkpoints";
+    let uri: Uri = text.parse().map_err(|_| right.to_owned())?;
+    let host =
+        uri.authority().map(|authority| (authority.host(), authority.as_str().contains('@')));
+    match (uri.scheme_str(), host) {
+        (Some("http" | "https"), Some((host, false))) if !host.is_empty() => Ok(uri),
+        _ => Err(right.to_owned()),
+    }
+}
+
 pub(super) fn yes_or_no(text: &str) -> Result<bool, String> {
     match text.to_lowercase().as_str() {
         "yes" | "true" | "on" | "1" => Ok(true),
@@ -112,6 +152,15 @@ pub fn short(duration: Duration) -> String {
 pub(super) fn delta(text: &str, least: Duration, most: Duration) -> Result<TimeDelta, String> {
     let value = duration(text, least, most)?;
     TimeDelta::from_std(value).map_err(|_| "that is too long".to_owned())
+}
+
+/// Nothing is for ever. Less than a month would make no difference but at the turn of one.
+pub(super) fn retention(text: &str) -> Result<Option<TimeDelta>, String> {
+    if text.eq_ignore_ascii_case("keep") {
+        return Ok(None);
+    }
+    let day = Duration::from_secs(86_400);
+    delta(text, day, 36_500 * day).map(Some).map_err(|right| format!("write keep, or {right}"))
 }
 
 pub(super) fn count<N>(text: &str, least: N, most: N) -> Result<N, String>
@@ -231,6 +280,16 @@ mod tests {
     }
 
     #[test]
+    fn a_retention_is_for_ever_or_for_days() {
+        assert_eq!(retention("keep"), Ok(None));
+        assert_eq!(retention("400d"), Ok(Some(TimeDelta::days(400))));
+        for wrong in ["", "0d", "23h", "400", "never"] {
+            let right = retention(wrong).unwrap_err();
+            assert!(right.starts_with("write keep, or write "), "{wrong}: {right}");
+        }
+    }
+
+    #[test]
     fn networks_and_addresses_mix() {
         assert_eq!(networks("10.0.0.0/8, ::1").unwrap().len(), 2);
         assert_eq!(networks("").unwrap().len(), 0);
@@ -244,6 +303,36 @@ mod tests {
         assert!(!format!("{url:?}").contains("hunter2"));
         assert!(!database_url("mysql://ada:hunter2@db").unwrap_err().contains("hunter2"));
         assert!(!database_url("postgres://ada:hun:ter2@[db").unwrap_err().contains("ter2"));
+    }
+
+    #[test]
+    fn a_witness_is_a_key_and_an_address() {
+        let one = "witness.example/w1+24b5d9fe+BP0XJDhaoMdbZPt4zWAvodmR/ev3axPFjtcC6sg16fYY";
+        let read = |text: &str| witnesses(text);
+        let found = read(&format!("{one} https://witness.example/w1/")).unwrap();
+        assert_eq!(found[0].key.to_string(), one);
+        assert_eq!(found[0].url, "https://witness.example/w1");
+        assert_eq!(
+            read(&format!(" {one},http://10.0.0.5:8081 ,")).unwrap()[0].url,
+            "http://10.0.0.5:8081"
+        );
+        assert!(read("").unwrap().is_empty());
+        for wrong in [
+            one.to_owned(),
+            "https://witness.example".to_owned(),
+            format!("https://witness.example {one}"),
+            format!("{one} witness.example"),
+            format!("{one} ftp://witness.example"),
+            format!("{one} https://ada:secret@witness.example"),
+            format!("{one} https://witness.example?x"),
+            format!("{one} http://a, {one} http://b"),
+            "PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW http://a"
+                .to_owned(),
+        ] {
+            assert!(read(&wrong).is_err(), "{wrong}");
+        }
+        assert!(anchor_url("https://archive.example.org/x?y=z").is_ok());
+        assert!(anchor_url("https://ada:secret@archive.example.org/").is_err());
     }
 
     #[test]

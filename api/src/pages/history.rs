@@ -1,21 +1,29 @@
 //! The history, as a table.
 
 use axum::{extract::State, http::StatusCode};
-use domain::{Identifier, Role, UserId};
+use domain::{Role, UserId};
 use serde::Deserialize;
 use ui::{
     Actor, EVENT_TYPES, HistoryRow, PersonRef, Problem,
-    pages::{HistoryFilter, HistoryFilterProblems, HistoryPage, HistoryScope},
+    pages::{
+        HistoryCount, HistoryFilter, HistoryFilterProblems, HistoryPage, HistoryScope,
+        HistorySearched,
+    },
 };
 
 use super::{PageResult, Visit, html};
 use crate::{
     extract::Query,
-    history::{self, ActorFilter, Cursor, Doer, Filter, Line, Order, Person},
+    history::{self, ActorFilter, Cursor, Doer, Filter, Line, Meant, Order, Person},
     identity::Identity,
     problem::{ApiError, ApiResult},
+    sources::{self, Seen, SourcesError},
     state::App,
 };
+
+mod export;
+
+pub(super) use export::export;
 
 const LINES: i64 = 50;
 
@@ -25,8 +33,10 @@ pub(super) struct HistoryQuery {
     user: String,
     actor: String,
     session: String,
+    address: String,
     #[serde(rename = "type")]
     event_type: String,
+    outcome: String,
     from: String,
     to: String,
     order: String,
@@ -60,7 +70,7 @@ async fn show(
 ) -> PageResult {
     let (chrome, _) = visit.framed(app, identity).await?;
     let mut problems = HistoryFilterProblems::default();
-    let mut filter = filter(app, &query, scope, &mut problems).await?;
+    let (mut filter, seen) = filter(app, &query, scope, &mut problems).await?;
     if scope == HistoryScope::Mine {
         filter.user = Some(identity.user_id);
     }
@@ -70,10 +80,17 @@ async fn show(
         "" => None,
         text => Some(text.parse().map_err(|error| ApiError::invalid_field("cursor", error))?),
     };
-    let HistoryFilterProblems { user, actor, session, event_type, from, to } = problems;
-    let sound = [user, actor, session, event_type, from, to].iter().all(Option::is_none);
+    let sound = problems == HistoryFilterProblems::default();
+    let mut count = None;
     let page = if sound {
-        history::page(app, identity, filter, order, cursor, LINES).await?
+        let origin = visit.context.user(identity.user_id);
+        let counted = cursor.is_none().then(|| filter.clone());
+        let page = history::page(app, identity, &origin, filter, order, cursor, LINES).await?;
+        // Whoever turns pages knows it.
+        if let Some(filter) = counted {
+            count = Some(history::count(app, identity, filter).await?);
+        }
+        page
     } else {
         history::Page { lines: Vec::new(), next: None, previous: None }
     };
@@ -86,13 +103,23 @@ async fn show(
             user: query.user,
             actor: query.actor,
             session: query.session,
+            address: query.address,
             event_type: query.event_type,
+            outcome: query.outcome,
             from: query.from,
             to: query.to,
             newest_first,
         },
         problems,
         rows: page.lines.into_iter().map(row).collect(),
+        count: count.map(|count| HistoryCount {
+            lines: u64::try_from(count.lines).unwrap_or(0),
+            exact: count.exact,
+        }),
+        searched: seen.filter(|_| sound).map(|seen| HistorySearched {
+            months: seen.months.map(|(first, last)| (first.to_string(), last.to_string())),
+            left_out: seen.left_out,
+        }),
         older,
         newer,
     };
@@ -106,7 +133,7 @@ async fn filter(
     query: &HistoryQuery,
     scope: HistoryScope,
     problems: &mut HistoryFilterProblems,
-) -> ApiResult<Filter> {
+) -> ApiResult<(Filter, Option<Seen>)> {
     let mut filter = Filter::default();
     if scope == HistoryScope::Everyone {
         filter.user = account(app, &query.user, Problem::UserUnknown, &mut problems.user).await?;
@@ -123,6 +150,8 @@ async fn filter(
     let known = |text: &str| EVENT_TYPES.contains(&text).then(|| text.to_owned());
     let event_type = read(&query.event_type, known, Problem::EventType, &mut problems.event_type);
     filter.event_types = event_type.into_iter().collect();
+    let outcome = query.outcome.trim();
+    filter.outcome = (!outcome.is_empty()).then(|| outcome.to_owned());
     let time = |text: &str| ui::parse_filter_time(text).filter(|time| history::is_rfc_3339(*time));
     filter.from = read(&query.from, time, Problem::Time, &mut problems.from);
     filter.to = read(&query.to, time, Problem::Time, &mut problems.to);
@@ -131,7 +160,20 @@ async fn filter(
     {
         problems.to = Some(Problem::TimeOrder);
     }
-    Ok(filter)
+    // Last, for it asks for hashes of each month of the time.
+    let address = query.address.trim();
+    let mut seen = None;
+    if scope == HistoryScope::Everyone && !address.is_empty() {
+        app.needs("audit_history").await?;
+        match sources::narrow(app.book(), address, &mut filter).await {
+            Ok(narrowed) => seen = Some(narrowed),
+            Err(SourcesError::Keyring(error)) => return Err(error.into()),
+            Err(SourcesError::Place(_) | SourcesError::TooMany) => {
+                problems.address = Some(Problem::Place);
+            }
+        }
+    }
+    Ok((filter, seen))
 }
 
 fn read<T>(
@@ -151,7 +193,7 @@ fn read<T>(
     value
 }
 
-/// The account of an id, an e-mail address or a username.
+/// The account of an id, or of an e-mail address or a username that it holds or once held.
 async fn account(
     app: &App,
     text: &str,
@@ -162,14 +204,11 @@ async fn account(
     if text.is_empty() {
         return Ok(None);
     }
-    if let Ok(id) = text.parse() {
-        return Ok(Some(id));
+    let Meant { who, holders } = history::meant(app, text).await?;
+    if who.is_none() {
+        *problem = Some(if holders.is_empty() { otherwise } else { Problem::SeveralHeld });
     }
-    let found = app.book().find_account(&Identifier::typed(text)).await?;
-    if found.is_none() {
-        *problem = Some(otherwise);
-    }
-    Ok(found)
+    Ok(who)
 }
 
 /// A line as `ui` has it.

@@ -24,7 +24,8 @@ pub(super) async fn show(State(app): State<App>, visit: Visit) -> PageResult {
     let session_count = sessions.len() as u64;
     sessions.truncate(FEW);
     let mine = Filter { user: Some(identity.user_id), ..Filter::default() };
-    let lately = history::page(&app, identity, mine, Order::Newest, None, LATELY).await;
+    let origin = visit.context.user(identity.user_id);
+    let lately = history::page(&app, identity, &origin, mine, Order::Newest, None, LATELY).await;
     let (lately, history_building) = unless_building(lately)?;
     let page = OverviewPage {
         chrome,

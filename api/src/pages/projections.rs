@@ -125,13 +125,14 @@ async fn begin(
 ) -> PageResult {
     sender(app, visit)?;
     posted.or_back(app, paths::PROJECTIONS)?;
+    let origin = visit.context.user(visit.identity(app)?.user_id);
     let options = Options {
         dry_run: wish == Wish::Check,
         repair: wish == Wish::Repair,
         ..Options::default()
     };
     let notice = if options.dry_run { Notice::CheckBegun } else { Notice::RebuildBegun };
-    told(app, rebuilds::start(app, chosen, options).await, notice)
+    told(app, rebuilds::start(app, chosen, options, origin).await, notice)
 }
 
 fn sender(app: &App, visit: &Visit) -> Result<(), Stop> {

@@ -61,6 +61,7 @@ pub(super) async fn show(
         full_name: user.full_name,
         roles: user.roles.into_iter().map(role_of).collect(),
         disabled: user.disabled,
+        erased: user.erased,
         registered: user.registered_at,
     };
     let page = UsersPage {
@@ -134,6 +135,7 @@ fn told(app: &App, done: ApiResult<bool>, notice: Notice) -> PageResult {
         Err(error) => match error.kind {
             Kind::NotFound => Notice::UserUnknown,
             Kind::NotYourself => Notice::NotYourself,
+            Kind::LastAdmin => Notice::LastAdmin,
             _ => return Err(error.into()),
         },
     };

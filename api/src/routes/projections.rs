@@ -14,6 +14,7 @@ use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
+    context::Context,
     extract::OptionalJson,
     identity::{Admin, Identity},
     problem::{ApiError, ApiResult, FieldError},
@@ -420,7 +421,8 @@ async fn get_projection(
 )]
 async fn rebuild_projections(
     State(app): State<App>,
-    _admin: Admin,
+    Admin(admin): Admin,
+    context: Context,
     OptionalJson(wanted): OptionalJson<RebuildOfSeveral>,
 ) -> ApiResult<Response> {
     let chosen = match &wanted.names {
@@ -428,7 +430,7 @@ async fn rebuild_projections(
         Some(names) => named(names)?,
     };
     let options = RebuildOptions { dry_run: wanted.dry_run, repair: wanted.repair }.checked()?;
-    rebuilds::start(&app, chosen, options).await?;
+    rebuilds::start(&app, chosen, options, context.user(admin.user_id)).await?;
     Ok(accepted("/api/v1/admin/projections", read(&app).await?))
 }
 
@@ -477,11 +479,13 @@ fn named(names: &[String]) -> ApiResult<Vec<&'static dyn Projection>> {
 )]
 async fn rebuild_projection(
     State(app): State<App>,
-    _admin: Admin,
+    Admin(admin): Admin,
+    context: Context,
     Named(projection): Named,
     OptionalJson(options): OptionalJson<RebuildOptions>,
 ) -> ApiResult<Response> {
-    rebuilds::start(&app, vec![projection], options.checked()?).await?;
+    let origin = context.user(admin.user_id);
+    rebuilds::start(&app, vec![projection], options.checked()?, origin).await?;
     under_way(&app, projection).await
 }
 
@@ -500,11 +504,12 @@ async fn rebuild_projection(
 )]
 async fn verify_projection(
     State(app): State<App>,
-    _admin: Admin,
+    Admin(admin): Admin,
+    context: Context,
     Named(projection): Named,
 ) -> ApiResult<Response> {
-    rebuilds::start(&app, vec![projection], Options { dry_run: true, ..Options::default() })
-        .await?;
+    let options = Options { dry_run: true, ..Options::default() };
+    rebuilds::start(&app, vec![projection], options, context.user(admin.user_id)).await?;
     under_way(&app, projection).await
 }
 

@@ -2,14 +2,15 @@
 
 use axum::{Json as JsonAnswer, extract::State};
 use chrono::DateTime;
-use commands::{Account, CommandError, Origin, Receipt};
-use domain::{Identifier, Role, UserId};
+use commands::{Account, Entrybook, Origin, Receipt, keyring::KeyringError};
+use domain::{Identifier, Role, Sealed, UserId};
 use projections::users::{self, Cursor, Row};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
+    admins::{TakeAwayError, take_away},
     context::Context,
     extract::{Id, Json, Query},
     identity::{Admin, Identity},
@@ -148,23 +149,35 @@ pub(crate) async fn page(
 }
 
 async fn view(app: &App, row: Row) -> ApiResult<UserView> {
-    let place = |field: &str| format!("User/{}/{field}", row.user_id);
-    let book = app.book();
+    let (book, id) = (app.book(), row.user_id);
+    let email = open_value(book, id, "email", row.email.map(|email| email.sealed)).await?;
+    let username = row.username.map(|username| username.sealed);
+    let username = open_value(book, id, "username", username).await?;
     Ok(UserView {
-        id: row.user_id.0,
-        email: book.open_text(&row.email.sealed, &place("email")).await?.unwrap_or_default(),
-        username: book
-            .open_text(&row.username.sealed, &place("username"))
-            .await?
-            .unwrap_or_default(),
-        full_name: match &row.full_name {
-            Some(sealed) => book.open_text(sealed, &place("full_name")).await?,
-            None => None,
-        },
+        id: id.0,
+        // The key goes a moment before the list shows it.
+        erased: row.erased || username.is_none(),
+        // What is erased is empty.
+        email: email.unwrap_or_default(),
+        username: username.unwrap_or_default(),
+        full_name: open_value(book, id, "full_name", row.full_name).await?,
         roles: role_names(&row.roles),
         disabled: row.disabled,
         registered_at: registered_at(row.user_id),
     })
+}
+
+/// A value of an account in the clear: nothing where there is none, or its person is erased.
+pub(crate) async fn open_value(
+    book: &Entrybook,
+    id: UserId,
+    field: &str,
+    sealed: Option<Sealed>,
+) -> Result<Option<String>, KeyringError> {
+    match sealed {
+        Some(sealed) => book.open_text(&sealed, &format!("User/{id}/{field}")).await,
+        None => Ok(None),
+    }
 }
 
 fn write_cursor(cursor: &Cursor) -> String {
@@ -200,7 +213,24 @@ async fn get_user(
     _admin: Admin,
     Id(id): Id,
 ) -> ApiResult<JsonAnswer<UserView>> {
-    Ok(JsonAnswer(account(&app, UserId(id)).await?.into()))
+    let id = UserId(id);
+    if let Some(account) = app.book().account(id).await? {
+        return Ok(JsonAnswer(account.into()));
+    }
+    let user = app.book().user(id).await?;
+    if !user.erased {
+        return Err(ApiError::not_found());
+    }
+    Ok(JsonAnswer(UserView {
+        id: id.0,
+        email: String::new(),
+        username: String::new(),
+        full_name: None,
+        roles: role_names(&user.roles),
+        disabled: user.disabled,
+        erased: true,
+        registered_at: registered_at(id),
+    }))
 }
 
 async fn account(app: &App, id: UserId) -> ApiResult<Account> {
@@ -300,8 +330,8 @@ async fn change_roles(
     Ok(JsonAnswer(account(&app, id).await?.into()))
 }
 
-/// An admin keeps their own account and role, so that nobody locks themselves out. Two admins can still
-/// take each other's at once; `entrybook admin create` mends that.
+/// An admin keeps their own account and role, so that nobody locks themselves out. That two don't take
+/// each other's at once is for [`take_away`] to see to.
 fn not_oneself(admin: &Identity, id: UserId) -> ApiResult<()> {
     if admin.user_id == id {
         return Err(ApiError::new(
@@ -323,8 +353,12 @@ pub(crate) async fn set_disabled(
     if disabled {
         not_oneself(admin, id)?;
     }
-    administer(app, context, admin, |book, origin| async move {
-        if disabled { book.disable(id, &origin).await } else { book.enable(id, &origin).await }
+    administer(app, context, admin, move |book, origin| async move {
+        if disabled {
+            take_away(&book, id, &origin, book.disable(id, &origin)).await
+        } else {
+            Ok(book.enable(id, &origin).await?)
+        }
     })
     .await
 }
@@ -342,10 +376,11 @@ pub(crate) async fn set_role(
         not_oneself(admin, id)?;
     }
     administer(app, context, admin, |book, origin| async move {
-        if granted {
-            book.grant_role(id, role, &origin).await
-        } else {
-            book.revoke_role(id, role, &origin).await
+        let revoke = book.revoke_role(id, role, &origin);
+        match role {
+            _ if granted => Ok(book.grant_role(id, role, &origin).await?),
+            Role::Admin => take_away(&book, id, &origin, revoke).await,
+            Role::User | Role::Auditor => Ok(revoke.await?),
         }
     })
     .await
@@ -358,7 +393,7 @@ async fn administer<F>(
     command: impl FnOnce(commands::Entrybook, Origin) -> F,
 ) -> ApiResult<bool>
 where
-    F: Future<Output = Result<Option<Receipt>, CommandError>> + Send + 'static,
+    F: Future<Output = Result<Option<Receipt>, TakeAwayError>> + Send + 'static,
 {
     let origin = context.user(admin.user_id);
     let receipt = app.command(|book| command(book, origin)).await??;

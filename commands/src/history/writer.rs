@@ -98,6 +98,8 @@ async fn rows(book: &Entrybook, appends: &[Append]) -> Result<Vec<u8>, HistoryEr
                 Event::User(event) => (event.event_version(), json(event)?),
                 Event::Session(event) => (event.event_version(), json(event)?),
                 Event::SignInGuard(event) => (event.event_version(), json(event)?),
+                Event::Service(event) => (event.event_version(), json(event)?),
+                Event::Reading(event) => (event.event_version(), json(event)?),
             };
             rows.row(7);
             rows.text(append.stream);

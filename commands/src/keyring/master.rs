@@ -23,6 +23,56 @@ pub struct MasterKey {
     id: String,
 }
 
+/// The master key that wraps, and the one beside it while keys are wrapped anew: either opens.
+pub struct MasterKeys {
+    current: MasterKey,
+    other: Option<MasterKey>,
+}
+
+impl MasterKeys {
+    /// `other` opens what it has wrapped, and wraps nothing.
+    #[must_use]
+    pub fn new(current: MasterKey, other: Option<MasterKey>) -> Self {
+        let other = other.filter(|other| other.id() != current.id());
+        Self { current, other }
+    }
+
+    /// The id of the one that wraps.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        self.current.id()
+    }
+
+    pub(super) fn current(&self) -> &MasterKey {
+        &self.current
+    }
+
+    /// The one of this id, if it was given.
+    pub(super) fn of(&self, id: &str) -> Option<&MasterKey> {
+        [Some(&self.current), self.other.as_ref()].into_iter().flatten().find(|key| key.id() == id)
+    }
+
+    /// What was given, for messages.
+    pub(super) fn ids(&self) -> String {
+        match &self.other {
+            Some(other) => format!("{} and {}", self.current.id(), other.id()),
+            None => self.current.id().to_owned(),
+        }
+    }
+}
+
+impl From<MasterKey> for MasterKeys {
+    fn from(key: MasterKey) -> Self {
+        Self::new(key, None)
+    }
+}
+
+impl fmt::Debug for MasterKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.current, f)
+    }
+}
+
 /// The text is no master key. The texts never repeat it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidMasterKey {

@@ -4,7 +4,7 @@
 use std::{fmt, ops::Deref, str::FromStr, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use chrono::{DateTime, Datelike as _, Utc};
+use chrono::{DateTime, Datelike as _, NaiveDate, NaiveTime, Utc};
 use domain::{Sealed, UserId};
 use uuid::Uuid;
 use zeroize::Zeroizing;
@@ -30,6 +30,39 @@ impl Month {
             year: u16::try_from(at.year()).unwrap_or(0).min(9999),
             month: u8::try_from(at.month()).unwrap_or(1),
         }
+    }
+
+    /// The month after it.
+    #[must_use]
+    pub fn next(self) -> Self {
+        match self.month {
+            12.. => Self { year: self.year + 1, month: 1 },
+            _ => Self { month: self.month + 1, ..self },
+        }
+    }
+
+    /// When it is over: the first moment of the month after it.
+    #[must_use]
+    pub fn end(self) -> DateTime<Utc> {
+        let Self { year, month } = self.next();
+        NaiveDate::from_ymd_opt(i32::from(year), u32::from(month), 1)
+            .map_or(DateTime::<Utc>::MAX_UTC, |day| day.and_time(NaiveTime::MIN).and_utc())
+    }
+
+    /// The months from one to another, both included; of more than `most` the last.
+    pub(super) fn between(first: Self, last: Self, most: usize) -> Vec<Self> {
+        let mut months = Vec::new();
+        let mut month = last;
+        while month >= first && months.len() < most {
+            months.push(month);
+            month = match (month.year.checked_sub(1), month.month) {
+                (Some(year), 1) => Self { year, month: 12 },
+                (None, 1) => break,
+                (_, number) => Self { month: number.saturating_sub(1), ..month },
+            };
+        }
+        months.reverse();
+        months
     }
 }
 
@@ -179,6 +212,10 @@ pub struct PersonKey {
 }
 
 impl PersonKey {
+    pub(crate) fn user(&self) -> UserId {
+        self.user
+    }
+
     pub(super) fn new(user: UserId, secret: KeyBytes) -> Self {
         Self { user, key: SealingKey::new(KeyRef::Person(user), secret) }
     }
@@ -203,6 +240,11 @@ pub struct MonthKey {
 impl MonthKey {
     pub(super) fn new(month: Month, secret: KeyBytes) -> Self {
         Self { month, key: SealingKey::new(KeyRef::Month(month), secret) }
+    }
+
+    #[must_use]
+    pub fn month(&self) -> Month {
+        self.month
     }
 }
 
@@ -274,6 +316,19 @@ mod tests {
     }
 
     #[test]
+    fn a_month_is_over_when_the_next_one_begins() {
+        for (text, next, end) in [
+            ("2026-01", "2026-02", "2026-02-01T00:00:00Z"),
+            ("2026-12", "2027-01", "2027-01-01T00:00:00Z"),
+        ] {
+            let month: Month = text.parse().unwrap();
+            assert_eq!(month.next().to_string(), next);
+            assert_eq!(month.end(), end.parse::<DateTime<Utc>>().unwrap());
+            assert_eq!(Month::of(month.end()), month.next());
+        }
+    }
+
+    #[test]
     fn references_have_one_spelling() {
         let id = "0190b5c5-6a3e-7c10-8f5e-00000000002a";
         for text in [
@@ -335,6 +390,19 @@ mod tests {
         assert_eq!(open(&renamed, &swapped, "place"), None);
         assert_eq!(open(&key, &swapped, "place"), None);
         assert_eq!(open(&key, &sealed.replacen("s1", "s2", 1), "place"), None);
+    }
+
+    #[test]
+    fn months_are_counted_over_the_end_of_a_year() {
+        let between = |first: &str, last: &str, most| {
+            let months = Month::between(first.parse().unwrap(), last.parse().unwrap(), most);
+            months.iter().map(Month::to_string).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(between("2025-11", "2026-02", 9), "2025-11 2025-12 2026-01 2026-02");
+        assert_eq!(between("2025-11", "2026-02", 2), "2026-01 2026-02");
+        assert_eq!(between("2026-02", "2026-02", 9), "2026-02");
+        assert_eq!(between("2026-03", "2026-02", 9), "");
+        assert_eq!(between("0000-01", "0000-02", 9), "0000-01 0000-02");
     }
 
     #[test]

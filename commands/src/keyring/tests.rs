@@ -26,7 +26,7 @@ pub(crate) fn keyring(seed: u64) -> Keyring {
     Keyring {
         pool,
         entropy,
-        master,
+        master: master.into(),
         service,
         people: Remembered::new(10, REMEMBERED),
         months: Remembered::new(10, REMEMBERED),

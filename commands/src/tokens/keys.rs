@@ -134,7 +134,7 @@ impl Material {
 }
 
 /// What the wrapping authenticates beside the secret: no key can pass for one of another algorithm.
-fn wrapping_id(algorithm: &str, kid: &str) -> String {
+pub(crate) fn wrapping_id(algorithm: &str, kid: &str) -> String {
     format!("k:{algorithm}:{kid}")
 }
 

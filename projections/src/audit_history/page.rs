@@ -1,14 +1,20 @@
-//! A page of the history: every filter stays on an index, in the order of the book.
+//! A page of the history, and how many lines there are.
 
-use chrono::{DateTime, Utc};
-use domain::{Index, Sealed, SessionId, UserId};
-use sqlx::{PgPool, Postgres, QueryBuilder, Row as _, postgres::PgRow};
+use chrono::{DateTime, TimeDelta, Utc};
+use domain::{Index, Sealed, SessionId, UserId, stream};
+use sqlx::{PgPool, QueryBuilder, Row as _, postgres::PgRow};
 
-use super::{AuditHistory, Row, span_of};
+use super::{
+    AuditHistory, Row, SPAN_MINUTES, span_of,
+    walk::{Span, Walk, narrow, select},
+};
 use crate::{
     projection::{Generation, Page},
-    view::table,
+    view::{View, table},
 };
+
+/// So many lines are counted at most.
+const COUNTED: i64 = 10_000;
 
 /// What a page shows; all that is given must hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -20,6 +26,12 @@ pub struct Filter {
     /// Who did it, where that is no account.
     pub actor_kind: Option<ActorKind>,
     pub session: Option<SessionId>,
+    /// Where it came from.
+    pub sources: Option<Sources>,
+    /// The same as it was asked for, for those who write down what was looked for.
+    pub place: Option<String>,
+    /// Why or how: what a row has as its outcome.
+    pub outcome: Option<String>,
     /// One of these types; none given means all.
     pub event_types: Vec<String>,
     /// When it happened: from then on …
@@ -28,6 +40,21 @@ pub struct Filter {
     pub to: Option<DateTime<Utc>>,
     /// Who is looking, unless it is an auditor: only what concerns this person.
     pub visible_to: Option<UserId>,
+}
+
+/// Addresses or networks, each as a keyed hash of one month; one of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sources {
+    Addresses(Vec<Index>),
+    Networks(Vec<Index>),
+}
+
+/// How many lines pass a filter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Count {
+    pub lines: i64,
+    /// Whether there are no more than that.
+    pub exact: bool,
 }
 
 /// Those who act without an account.
@@ -46,7 +73,7 @@ pub enum Order {
 }
 
 impl Order {
-    fn direction(self) -> &'static str {
+    pub(super) fn direction(self) -> &'static str {
         match self {
             Self::Newest => " DESC",
             Self::Oldest => " ASC",
@@ -62,23 +89,121 @@ pub async fn page(
     cursor: Option<i64>,
     limit: i64,
 ) -> Result<Page<Row>, sqlx::Error> {
-    let Some((first, last)) = bounds(pool, filter).await? else {
+    let Some(Span { first, last }) = bounds(pool, filter).await? else {
         return Ok(Page { rows: Vec::new(), more: false });
     };
-    let (first, last) = match (order, cursor) {
-        (_, None) => (first, last),
-        (Order::Newest, Some(cursor)) => (first, last.min(cursor.saturating_sub(1))),
-        (Order::Oldest, Some(cursor)) => (first.max(cursor.saturating_add(1)), last),
+    let span = match (order, cursor) {
+        (_, None) => Span { first, last },
+        (Order::Newest, Some(cursor)) => Span { first, last: last.min(cursor.saturating_sub(1)) },
+        (Order::Oldest, Some(cursor)) => Span { first: first.max(cursor.saturating_add(1)), last },
     };
-    let rows =
-        select(filter, order, first, last, limit.saturating_add(1)).build().fetch_all(pool).await?;
+    let mut query = QueryBuilder::new("");
+    select(&mut query, filter, order, span, limit.saturating_add(1), true);
+    let rows = query.build().fetch_all(pool).await?;
     Ok(Page::of(rows.iter().map(read).collect::<Result<_, _>>()?, limit))
 }
 
+/// How many lines pass a filter: exactly, where no more lie along its index than are looked at.
+pub async fn count(pool: &PgPool, filter: &Filter) -> Result<Count, sqlx::Error> {
+    let Some(span) = bounds(pool, filter).await? else {
+        return Ok(Count { lines: 0, exact: true });
+    };
+    // Those that lie there, and of these the ones that pass: what is rare among much would otherwise
+    // be looked for to the end of the book.
+    let mut query = QueryBuilder::new("SELECT count(*), count(*) FILTER (WHERE true");
+    narrow(&mut query, filter, Walk::of(filter));
+    query.push(") FROM (");
+    select(&mut query, filter, Order::Newest, span, COUNTED + 1, false);
+    query.push(") h");
+    let (lying, lines): (i64, i64) = query.build_query_as().fetch_one(pool).await?;
+    Ok(Count { lines, exact: lying <= COUNTED })
+}
+
+/// The first and the last time of the book, to within some minutes; nothing while it is empty.
+pub async fn times(pool: &PgPool) -> Result<Option<(DateTime<Utc>, DateTime<Utc>)>, sqlx::Error> {
+    let name = table::<AuditHistory>("audit_history_times", Generation::Live);
+    let (first, last): (Option<DateTime<Utc>>, Option<DateTime<Utc>>) =
+        sqlx::query_as(&format!("SELECT min(span), max(span) FROM {name}")).fetch_one(pool).await?;
+    let end = |span: DateTime<Utc>| {
+        span.checked_add_signed(TimeDelta::minutes(SPAN_MINUTES)).unwrap_or(span)
+    };
+    Ok(first.zip(last.map(end)))
+}
+
+/// Whether a search of this time by networks passes lines by that have an address and, as they are
+/// old, no network.
+pub async fn any_without_network(pool: &PgPool, filter: &Filter) -> Result<bool, sqlx::Error> {
+    let Some(span) = bounds(pool, filter).await? else { return Ok(false) };
+    let name = table::<AuditHistory>("audit_history", Generation::Live);
+    sqlx::query_scalar(&format!(
+        "SELECT EXISTS (SELECT FROM {name} WHERE position BETWEEN $1 AND $2
+                           AND address IS NOT NULL AND network IS NULL)"
+    ))
+    .bind(span.first)
+    .bind(span.last)
+    .fetch_one(pool)
+    .await
+}
+
+/// The last line that the history shows. Those up to it are all there.
+pub async fn reached(pool: &PgPool) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar("SELECT position FROM projections WHERE name = $1 AND version = $2")
+        .bind(AuditHistory::NAME)
+        .bind(AuditHistory::VERSION)
+        .fetch_one(pool)
+        .await
+}
+
+/// The last line that can have happened by then; 0 where none did.
+pub(crate) async fn last_by(pool: &PgPool, at: DateTime<Utc>) -> Result<i64, sqlx::Error> {
+    let name = table::<AuditHistory>("audit_history_times", Generation::Live);
+    let last: Option<i64> =
+        sqlx::query_scalar(&format!("SELECT max(last_position) FROM {name} WHERE span <= $1"))
+            .bind(at)
+            .fetch_one(pool)
+            .await?;
+    Ok(last.unwrap_or(0))
+}
+
+/// When the event of a line happened, if there is such a line.
+pub(crate) async fn time_of_line(
+    pool: &PgPool,
+    position: i64,
+) -> Result<Option<DateTime<Utc>>, sqlx::Error> {
+    let name = table::<AuditHistory>("audit_history", Generation::Live);
+    sqlx::query_scalar(&format!("SELECT at FROM {name} WHERE position = $1"))
+        .bind(position)
+        .fetch_optional(pool)
+        .await
+}
+
+/// The lines of a person's account and sessions, after one and up to another, in order.
+pub(crate) async fn lines_of(
+    pool: &PgPool,
+    user: UserId,
+    (after, last): (i64, i64),
+    limit: i64,
+) -> Result<Vec<i64>, sqlx::Error> {
+    let name = table::<AuditHistory>("audit_history", Generation::Live);
+    sqlx::query_scalar(&format!(
+        "SELECT h.position FROM {name} h
+          WHERE (h.user_id, h.position) > ($1, $2) AND (h.user_id, h.position) <= ($1, $3)
+            AND (h.aggregate_type = ANY($4)) IS TRUE
+          ORDER BY h.user_id, h.position LIMIT $5"
+    ))
+    .bind(user.0)
+    .bind(after)
+    .bind(last)
+    .bind([stream::USER, stream::SESSION].as_slice())
+    .bind(limit)
+    .fetch_all(pool)
+    .await
+}
+
 /// Between which positions the lines of the filter's time stand; `None` when there are none.
-async fn bounds(pool: &PgPool, filter: &Filter) -> Result<Option<(i64, i64)>, sqlx::Error> {
+async fn bounds(pool: &PgPool, filter: &Filter) -> Result<Option<Span>, sqlx::Error> {
     if filter.from.is_none() && filter.to.is_none() {
-        return Ok(Some((1, i64::MAX)));
+        return Ok(Some(Span { first: 1, last: i64::MAX }));
     }
     let mut query = QueryBuilder::new("SELECT min(first_position), max(last_position) FROM ");
     query.push(table::<AuditHistory>("audit_history_times", Generation::Live)).push(" WHERE true");
@@ -89,153 +214,7 @@ async fn bounds(pool: &PgPool, filter: &Filter) -> Result<Option<(i64, i64)>, sq
         query.push(" AND span < ").push_bind(to);
     }
     let (first, last): (Option<i64>, Option<i64>) = query.build_query_as().fetch_one(pool).await?;
-    Ok(first.zip(last))
-}
-
-fn select<'a>(
-    filter: &'a Filter,
-    order: Order,
-    first: i64,
-    last: i64,
-    limit: i64,
-) -> QueryBuilder<'a, Postgres> {
-    let name = table::<AuditHistory>("audit_history", Generation::Live);
-    let walk = Walk::of(filter);
-    let mut query = QueryBuilder::new("");
-    // Each walk says "of this one, between these positions" in pairs, for which no other index will
-    // do. With `user_id = …` the planner takes the order as given by positions alone, and may read
-    // the book through in search of somebody who is rarely seen.
-    if walk == Walk::Types {
-        // One condition over several types could only be met by sorting them all.
-        let mut types = filter.event_types.clone();
-        types.sort_unstable();
-        types.dedup();
-        query.push("SELECT h.* FROM unnest(").push_bind(types).push("::text[]) AS t (event_type)");
-        query.push(" CROSS JOIN LATERAL (SELECT h.* FROM ").push(name);
-        query.push(" h WHERE (h.event_type, h.position) >= (t.event_type, ").push_bind(first);
-        query.push(") AND (h.event_type, h.position) <= (t.event_type, ").push_bind(last).push(")");
-        narrow(&mut query, filter, walk);
-        query.push(" ORDER BY h.event_type").push(order.direction());
-        query.push(", h.position").push(order.direction());
-        query.push(" LIMIT ").push_bind(limit).push(") h");
-        query.push(" ORDER BY h.position").push(order.direction());
-    } else {
-        query.push("SELECT h.* FROM ").push(name).push(" h WHERE (");
-        walk.push_column(&mut query);
-        query.push("h.position) >= (");
-        walk.push_value(&mut query);
-        query.push_bind(first).push(") AND (");
-        walk.push_column(&mut query);
-        query.push("h.position) <= (");
-        walk.push_value(&mut query);
-        query.push_bind(last).push(")");
-        if !filter.event_types.is_empty() {
-            query.push(" AND (h.event_type = ANY(").push_bind(&filter.event_types);
-            query.push(")) IS TRUE");
-        }
-        narrow(&mut query, filter, walk);
-        query.push(" ORDER BY ");
-        if walk.push_key(&mut query) {
-            query.push(order.direction()).push(", ");
-        }
-        query.push("h.position").push(order.direction());
-    }
-    query.push(" LIMIT ").push_bind(limit);
-    query
-}
-
-/// The index along which a page is read: that of what is rarest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Walk {
-    Session(SessionId),
-    User(UserId),
-    Actor(UserId),
-    ActorKind(ActorKind),
-    Types,
-    All,
-}
-
-impl Walk {
-    fn of(filter: &Filter) -> Self {
-        let user = filter.user.or(filter.visible_to);
-        match (filter.session, user, filter.actor_user, filter.actor_kind) {
-            (Some(session), ..) => Self::Session(session),
-            (None, Some(user), ..) => Self::User(user),
-            (None, None, Some(actor), _) => Self::Actor(actor),
-            (None, None, None, Some(kind)) => Self::ActorKind(kind),
-            (None, None, None, None) if filter.event_types.is_empty() => Self::All,
-            (None, None, None, None) => Self::Types,
-        }
-    }
-
-    /// The first column of the index; `false` where that is the position.
-    fn push_key(self, query: &mut QueryBuilder<'_, Postgres>) -> bool {
-        query.push(match self {
-            Self::Session(_) => "h.session_id",
-            Self::User(_) => "h.user_id",
-            Self::Actor(_) => "h.actor_user_id",
-            // As the index of actors without an account has it.
-            Self::ActorKind(_) => "split_part(h.actor, ':', 1)",
-            Self::Types | Self::All => return false,
-        });
-        true
-    }
-
-    fn push_column(self, query: &mut QueryBuilder<'_, Postgres>) {
-        if self.push_key(query) {
-            query.push(", ");
-        }
-    }
-
-    fn push_value(self, query: &mut QueryBuilder<'_, Postgres>) {
-        match self {
-            Self::Session(session) => query.push_bind(session.0).push(", "),
-            Self::User(user) | Self::Actor(user) => query.push_bind(user.0).push(", "),
-            Self::ActorKind(kind) => query.push(kind.stored()).push(", "),
-            Self::Types | Self::All => query,
-        };
-    }
-}
-
-impl ActorKind {
-    fn stored(self) -> &'static str {
-        match self {
-            Self::Anonymous => "'anonymous'",
-            Self::System => "'system'",
-            Self::Cli => "'cli'",
-        }
-    }
-}
-
-/// What must hold beside what the walk says. `IS TRUE` keeps it from another index, whose rows would
-/// have to be sorted.
-fn narrow<'a>(query: &mut QueryBuilder<'a, Postgres>, filter: &'a Filter, walk: Walk) {
-    for user in [filter.user, filter.visible_to].into_iter().flatten() {
-        match walk {
-            Walk::User(walked) if walked == user => {}
-            // Of somebody else as well: nothing is.
-            Walk::User(_) => drop(query.push(" AND false")),
-            _ => drop(query.push(" AND (h.user_id = ").push_bind(user.0).push(") IS TRUE")),
-        }
-    }
-    if let Some(actor) = filter.actor_user
-        && walk != Walk::Actor(actor)
-    {
-        query.push(" AND (h.actor_user_id = ").push_bind(actor.0).push(") IS TRUE");
-    }
-    if let Some(kind) = filter.actor_kind {
-        query.push(" AND h.actor_user_id IS NULL");
-        if walk != Walk::ActorKind(kind) {
-            query.push(" AND (split_part(h.actor, ':', 1) = ").push(kind.stored());
-            query.push(") IS TRUE");
-        }
-    }
-    if let Some(from) = filter.from {
-        query.push(" AND h.at >= ").push_bind(from);
-    }
-    if let Some(to) = filter.to {
-        query.push(" AND h.at < ").push_bind(to);
-    }
+    Ok(first.zip(last).map(|(first, last)| Span { first, last }))
 }
 
 pub(super) fn read(row: &PgRow) -> Result<Row, sqlx::Error> {
@@ -252,6 +231,7 @@ pub(super) fn read(row: &PgRow) -> Result<Row, sqlx::Error> {
         outcome: row.try_get("outcome")?,
         source: row.try_get::<Option<_>, _>("source")?.map(Sealed),
         address: row.try_get::<Option<_>, _>("address")?.map(Index),
+        network: row.try_get::<Option<_>, _>("network")?.map(Index),
         identifier: row.try_get::<Option<_>, _>("identifier")?.map(Sealed),
         at: row.try_get("at")?,
         recorded_at: row.try_get("recorded_at")?,

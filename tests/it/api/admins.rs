@@ -205,7 +205,7 @@ async fn projections_are_shown_with_their_lag() {
     let projections = body["projections"].as_array().unwrap();
     let names: Vec<_> =
         projections.iter().map(|projection| projection["name"].as_str().unwrap()).collect();
-    for name in ["users", "sessions", "audit_history"] {
+    for name in ["users", "sessions", "audit_history", "transparency"] {
         assert!(names.contains(&name), "{names:?}");
     }
     for projection in projections {

@@ -13,5 +13,7 @@ mod refreshing;
 mod sessions;
 mod signing_in;
 mod slow_clients;
+mod state;
+mod tail;
 mod throttling;
 mod tokens;

@@ -176,7 +176,7 @@ async fn a_damaged_table_is_found_out_and_repaired_only_when_told() {
     eventually("ada is listed", async || disabled().await).await;
     let mut connection = running.database.connect_options().connect().await.unwrap();
     let damaged =
-        sqlx::query("UPDATE ledger.users_v1 SET disabled = true").execute(&mut connection);
+        sqlx::query("UPDATE ledger.users_v2 SET disabled = true").execute(&mut connection);
     assert_eq!(damaged.await.unwrap().rows_affected(), 2);
     connection.close().await.unwrap();
 
@@ -214,7 +214,7 @@ async fn what_was_swapped_before_an_error_is_told_with_the_error_of_the_others()
     let mut connection = running.database.connect_options().connect().await.unwrap();
     let cut = "SELECT pg_terminate_backend(l.pid)
                  FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)
-                WHERE NOT l.granted AND l.relation = 'ledger.users_v1'::regclass
+                WHERE NOT l.granted AND l.relation = 'ledger.users_v2'::regclass
                   AND a.query ~ 'hash_record_extended' LIMIT 1";
     eventually("it compares users", async || {
         sqlx::query_scalar::<_, bool>(cut).fetch_optional(&mut connection).await.unwrap()
@@ -430,6 +430,7 @@ async fn impatient_replica(running: &Running, cancel: &CancellationToken) -> Str
         sequencer: services.sequencer,
         projector: services.projector,
         revocations,
+        log: services.log,
         settings: HttpSettings {
             header_timeout: DEADLINE,
             body_timeout: DEADLINE,

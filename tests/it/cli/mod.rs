@@ -2,6 +2,7 @@
 
 mod configuring;
 mod projections;
+mod replay;
 mod running;
 mod verbs;
 

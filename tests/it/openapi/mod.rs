@@ -117,8 +117,8 @@ async fn every_answer_to_somebody_signed_in_is_as_described() {
     }
     let subject = Subject::start().await;
     let admin = subject.admin().await;
-    // The first two end the session that everything else is asked with; the last answers without end.
-    let without = ["logout", "end_session", "follow_projections"];
+    // The first two end the session that everything else is asked with; the others answer without end.
+    let without = ["logout", "end_session", "follow_projections", "follow_history"];
     let without = without.map(|id| ["--exclude-operation-id", id]).concat();
     let phases = ["--phases", "examples,coverage,fuzzing,stateful", "--max-examples", "40"];
     subject.passes(Some(&admin.access), MUST_BE_SIGNED_IN, &[&without[..], &phases].concat()).await;

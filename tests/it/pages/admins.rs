@@ -94,7 +94,7 @@ async fn an_auditor_searches_and_an_admin_manages() {
 
     browser.press("Projections").await;
     browser.arrives("/projections").await;
-    for projection in ["users", "sessions", "audit_history"] {
+    for projection in ["users", "sessions", "audit_history", "transparency"] {
         let part = Locator::Id(&format!("projection-{projection}"));
         let text = browser.client.find(part).await.unwrap().text().await.unwrap();
         assert!(text.starts_with(projection) && text.contains("Live"), "{text}");

@@ -44,6 +44,7 @@ fn forms(id: &str) -> Vec<(String, Vec<(&'static str, &'static str)>)> {
         ),
         (user("disable"), vec![]),
         (user("enable"), vec![]),
+        (user("erase"), vec![("username", "ben"), ("myself", "on")]),
         (user("roles/grant"), vec![("role", "admin")]),
         (user("roles/revoke"), vec![("role", "auditor")]),
     ]

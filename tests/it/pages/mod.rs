@@ -2,12 +2,14 @@
 
 mod admins;
 mod cookies;
+mod erasing;
 mod forgery;
 mod people;
 mod projections;
 mod refusals;
 mod return_to;
 mod screenshots;
+mod state;
 
 use crate::support::{
     browser::{Browser, JavaScript},

@@ -111,7 +111,7 @@ async fn without_a_script_the_page_is_loaded_anew_while_something_runs() {
 
     // Damaged, checked, and repaired, which has to be asked for twice.
     let mut connection = running.database.connect_options().connect().await.unwrap();
-    sqlx::query("UPDATE ledger.users_v1 SET disabled = true")
+    sqlx::query("UPDATE ledger.users_v2 SET disabled = true")
         .execute(&mut connection)
         .await
         .unwrap();
@@ -194,7 +194,7 @@ async fn a_stopped_projection_says_why_and_a_rebuild_makes_it_go_on() {
     // A table that refuses a row stays stopped by itself, and new tables don't refuse it.
     execute(
         &running,
-        "ALTER TABLE ledger.users_v1 ADD CONSTRAINT odd CHECK (position < 0) NOT VALID",
+        "ALTER TABLE ledger.users_v2 ADD CONSTRAINT odd CHECK (position < 0) NOT VALID",
     )
     .await;
     api.register("ben").await;

@@ -236,13 +236,24 @@ async fn every_page_fits_and_can_be_read() {
     assert_eq!(browser.at().await, "/", "whoever is signed in has nothing to do there");
     browser.press("Sign out").await;
     browser.sign_in("admin", ADMIN_PASSWORD).await;
+    browser.open("/audit/state").await;
+    wrong.extend(look(&browser, "state-people").await);
+    browser.open("/audit/state?user=katherine@example.org").await;
+    wrong.extend(look(&browser, "state").await);
+    browser.open("/audit/state?user=ada&against=1").await;
+    browser.press("Event before").await;
+    wrong.extend(look(&browser, "state-compared").await);
+    browser.open("/audit/state?user=nobody&at=yesterday").await;
+    wrong.extend(look(&browser, "state-refused").await);
+    browser.open("/history?address=203.0.113.0/24").await;
+    wrong.extend(look(&browser, "history-address").await);
     browser.open("/users").await;
     browser.press("Manage").await;
     wrong.extend(look(&browser, "users-managed").await);
 
     // One that differs from the book, one that is rebuilt, and one that is stopped.
     let mut database = running.database.connect_options().connect().await.unwrap();
-    let damage = "UPDATE ledger.users_v1 SET disabled = NOT disabled";
+    let damage = "UPDATE ledger.users_v2 SET disabled = NOT disabled";
     sqlx::raw_sql(damage).execute(&mut database).await.unwrap();
     database.close().await.unwrap();
     let check = api.post("/api/v1/admin/projections/users/verify").bearer(&admin.access);

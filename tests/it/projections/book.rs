@@ -37,6 +37,9 @@ pub struct Book {
     sequences: HashMap<(String, String), i64>,
     pub now: DateTime<Utc>,
     pub actor: Actor,
+    /// Where events come from: what stands for the hashes of the address and of its network.
+    pub address: &'static str,
+    pub network: Option<&'static str>,
     /// Written by `write_held`, where there is one.
     held: Option<Held>,
 }
@@ -60,6 +63,8 @@ impl Book {
             sequences: HashMap::new(),
             now: dawn(),
             actor: Actor::Anonymous,
+            address: "address",
+            network: None,
             held: None,
         }
     }
@@ -73,7 +78,8 @@ impl Book {
             actor: self.actor.clone(),
             source: Some(SealedSource {
                 sealed: Sealed(format!("source at {}", self.now.timestamp())),
-                address: Index("address".into()),
+                address: Index(self.address.into()),
+                network: self.network.map(|network| Index(network.into())),
             }),
             request_id: "request".into(),
             at: self.now,

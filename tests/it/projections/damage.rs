@@ -32,12 +32,12 @@ async fn a_damaged_table_is_found_and_mended_only_where_that_is_asked_for() {
     let whole = contents(pool).await;
     run(
         pool,
-        "UPDATE ledger.users_v1 SET disabled = true, email_sealed = 'sealed for somebody else'
+        "UPDATE ledger.users_v2 SET disabled = true, email_sealed = 'sealed for somebody else'
           WHERE username_index = '#ada';
-         DELETE FROM ledger.users_v1 WHERE username_index = '#robert';
-         INSERT INTO ledger.users_v1 SELECT (jsonb_populate_record(u, jsonb_build_object(
+         DELETE FROM ledger.users_v2 WHERE username_index = '#robert';
+         INSERT INTO ledger.users_v2 SELECT (jsonb_populate_record(u, jsonb_build_object(
                     'user_id', 'ffffffff-0000-0000-0000-000000000000', 'full_name', 'secret name'))).*
-           FROM ledger.users_v1 AS u WHERE username_index = '#eve'",
+           FROM ledger.users_v2 AS u WHERE username_index = '#eve'",
     )
     .await;
     let damaged = contents(pool).await;
@@ -61,8 +61,8 @@ async fn a_damaged_table_is_found_and_mended_only_where_that_is_asked_for() {
         ada.new.as_ref().unwrap()[1],
         "masked, and told apart"
     );
-    assert!(bob.live.is_none() && columns(&bob.new).len() == 12, "{bob:?}");
-    assert!(stranger.new.is_none() && columns(&stranger.live).len() == 12, "{stranger:?}");
+    assert!(bob.live.is_none() && columns(&bob.new).len() == 13, "{bob:?}");
+    assert!(stranger.new.is_none() && columns(&stranger.live).len() == 13, "{stranger:?}");
     assert_eq!(found.fold, FoldState::Same);
     assert!(found.to_string().contains("the table was damaged"), "{found}");
 
@@ -114,42 +114,42 @@ async fn a_live_table_that_can_not_be_read_is_told_and_mended_where_that_is_aske
     let live = "SELECT coalesce(array_agg(oid::bigint ORDER BY oid), '{}') FROM pg_class
                  WHERE relnamespace = 'ledger'::regnamespace AND relkind = 'r'";
     for (name, table, damage, why) in [
-        ("users", "users", "DROP TABLE ledger.users_v1", "the table is not there"),
+        ("users", "users", "DROP TABLE ledger.users_v2", "the table is not there"),
         (
             "users",
             "users",
-            "ALTER TABLE ledger.users_v1 RENAME TO users_aside",
+            "ALTER TABLE ledger.users_v2 RENAME TO users_aside",
             "the table is not there",
         ),
         (
             "users",
             "users",
-            "ALTER TABLE ledger.users_v1 DROP COLUMN disabled",
+            "ALTER TABLE ledger.users_v2 DROP COLUMN disabled",
             "column disabled is missing",
         ),
         (
             "users",
             "users",
-            "ALTER TABLE ledger.users_v1 ALTER COLUMN disabled TYPE text",
+            "ALTER TABLE ledger.users_v2 ALTER COLUMN disabled TYPE text",
             "column disabled is text instead of boolean",
         ),
         (
             "users",
             "users",
-            "ALTER TABLE ledger.users_v1 ADD COLUMN note text",
+            "ALTER TABLE ledger.users_v2 ADD COLUMN note text",
             "column note is none of its own",
         ),
         (
             "users",
             "users",
-            "ALTER TABLE ledger.users_v1 DROP COLUMN disabled,
+            "ALTER TABLE ledger.users_v2 DROP COLUMN disabled,
                                           ADD COLUMN disabled boolean NOT NULL DEFAULT false",
             "its columns are in another order",
         ),
         (
             "audit_history",
             "audit_history_times",
-            "DROP TABLE ledger.audit_history_times_v1",
+            "DROP TABLE ledger.audit_history_times_v2",
             "the table is not there",
         ),
     ] {
@@ -209,8 +209,8 @@ async fn rows_that_stand_there_twice_or_without_a_key_are_damage() {
     let users = [named("users")];
     run(
         pool,
-        "ALTER TABLE ledger.users_v1 DROP CONSTRAINT users_v1_pkey;
-         INSERT INTO ledger.users_v1 SELECT * FROM ledger.users_v1 WHERE username_index = '#ada'",
+        "ALTER TABLE ledger.users_v2 DROP CONSTRAINT users_v2_pkey;
+         INSERT INTO ledger.users_v2 SELECT * FROM ledger.users_v2 WHERE username_index = '#ada'",
     )
     .await;
     let doubled = contents(pool).await;
@@ -221,7 +221,7 @@ async fn rows_that_stand_there_twice_or_without_a_key_are_damage() {
     assert_eq!((table.missing, table.surplus, table.changed, table.repeated), (0, 0, 0, 1));
     let said = found.to_string();
     assert!(said.contains("users has 1 rows once more under the same key. "), "{said}");
-    assert!(said.contains("users has no valid index users_v1_pkey. "), "{said}");
+    assert!(said.contains("users has no valid index users_v2_pkey. "), "{said}");
     assert!(!said.contains("users lacks"), "{said}");
 
     let refused = rebuild_with(pool, &users, Options::default()).await.unwrap();
@@ -235,11 +235,11 @@ async fn rows_that_stand_there_twice_or_without_a_key_are_damage() {
 
     run(
         pool,
-        "ALTER TABLE ledger.users_v1 DROP CONSTRAINT users_v1_pkey;
-         ALTER TABLE ledger.users_v1 ALTER COLUMN user_id DROP NOT NULL;
-         INSERT INTO ledger.users_v1
+        "ALTER TABLE ledger.users_v2 DROP CONSTRAINT users_v2_pkey;
+         ALTER TABLE ledger.users_v2 ALTER COLUMN user_id DROP NOT NULL;
+         INSERT INTO ledger.users_v2
          SELECT (jsonb_populate_record(u, '{\"user_id\": null}')).*
-           FROM ledger.users_v1 AS u WHERE username_index <> '#ada'",
+           FROM ledger.users_v2 AS u WHERE username_index <> '#ada'",
     )
     .await;
     let found = verify(pool, users[0]).await.unwrap();
@@ -260,18 +260,18 @@ async fn an_index_that_is_missing_or_invalid_is_damage() {
     assert!(verify(pool, users[0]).await.unwrap().is_equal());
     run(
         pool,
-        "DROP INDEX ledger.users_v1_email;
-         UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'ledger.users_v1_updated'::regclass;
-         ALTER TABLE ledger.users_v1 DROP CONSTRAINT users_v1_pkey;
-         CREATE UNIQUE INDEX users_v1_pkey ON ledger.users_v1 (user_id)",
+        "DROP INDEX ledger.users_v2_email;
+         UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'ledger.users_v2_updated'::regclass;
+         ALTER TABLE ledger.users_v2 DROP CONSTRAINT users_v2_pkey;
+         CREATE UNIQUE INDEX users_v2_pkey ON ledger.users_v2 (user_id)",
     )
     .await;
     let found = verify(pool, users[0]).await.unwrap();
     let [table] = &found.tables[..] else { panic!("{found:?}") };
-    assert_eq!(table.indexes, ["users_v1_email", "users_v1_updated", "users_v1_pkey"]);
+    assert_eq!(table.indexes, ["users_v2_email", "users_v2_updated", "users_v2_pkey"]);
     assert!(table.same_rows && !found.is_equal(), "{found:?}");
     let said = found.to_string();
-    let sentence = "users has no valid index users_v1_email, users_v1_updated, users_v1_pkey. ";
+    let sentence = "users has no valid index users_v2_email, users_v2_updated, users_v2_pkey. ";
     assert!(said.contains(sentence) && said.contains("the table was damaged"), "{said}");
 
     let refused = rebuild_with(pool, &users, Options::default()).await.unwrap();
@@ -288,7 +288,7 @@ async fn of_many_columns_that_are_none_of_its_own_ten_are_named() {
     Book::new(pool).fill().await;
     Reader::new(pool).await.read().await;
     let added: Vec<_> = (0..25).map(|n| format!("ADD COLUMN note_{n} text")).collect();
-    run(pool, &format!("ALTER TABLE ledger.users_v1 {}", added.join(", "))).await;
+    run(pool, &format!("ALTER TABLE ledger.users_v2 {}", added.join(", "))).await;
     let found = verify(pool, named("users")).await.unwrap();
     let why = found.tables[0].unreadable.clone().unwrap();
     assert!(why.ends_with("column note_9 is none of its own, nor are 15 more"), "{why}");
@@ -321,7 +321,7 @@ async fn a_lock_or_a_right_that_is_missing_is_no_damage() {
          EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$;
          GRANT ALL ON SCHEMA ledger, public TO entrybook_test_stranger;
          GRANT ALL ON ALL TABLES IN SCHEMA public TO entrybook_test_stranger;
-         DROP TABLE IF EXISTS ledger.users_v1_new",
+         DROP TABLE IF EXISTS ledger.users_v2_new",
     )
     .await;
     let options = database.connect_options().options([("role", "entrybook_test_stranger")]);
@@ -353,9 +353,9 @@ async fn every_table_of_a_projection_is_compared_and_its_sealed_columns_are_mask
     run(
         pool,
         "UPDATE ledger.sessions_v1 SET last_source = 'source of a stranger';
-         UPDATE ledger.audit_history_v1 SET source = 'source of a stranger', identifier = 'typed text',
+         UPDATE ledger.audit_history_v2 SET source = 'source of a stranger', identifier = 'typed text',
                 address = 'address index' WHERE position < 4;
-         UPDATE ledger.audit_history_times_v1 SET last_position = 1",
+         UPDATE ledger.audit_history_times_v2 SET last_position = 1",
     )
     .await;
     for (name, changed) in [("sessions", vec![3]), ("audit_history", vec![3, 1])] {
@@ -376,7 +376,7 @@ async fn a_changed_fold_is_told_from_a_damaged_table() {
     Book::new(pool).fill().await;
     Reader::new(pool).await.read().await;
     let users = named("users");
-    run(pool, "UPDATE ledger.users_v1 SET roles = '{}' WHERE username_index = '#ada'").await;
+    run(pool, "UPDATE ledger.users_v2 SET roles = '{}' WHERE username_index = '#ada'").await;
     let line =
         users.fingerprint().into_keys().find(|line| line.contains("UserRoleGranted")).unwrap();
     sqlx::query("UPDATE projections SET fold = jsonb_set(fold, ARRAY[$1], '\"other\"')")
@@ -408,7 +408,7 @@ async fn a_changed_fold_is_told_from_a_damaged_table() {
         .execute(pool)
         .await
         .unwrap();
-    run(pool, "UPDATE ledger.audit_history_times_v1 SET last_position = 1").await;
+    run(pool, "UPDATE ledger.audit_history_times_v2 SET last_position = 1").await;
     assert_eq!(verify(pool, history).await.unwrap().fold, FoldState::Same);
     sqlx::query("UPDATE projections SET fold = jsonb_set(fold, ARRAY[$1], '\"other\"') WHERE name = 'audit_history'")
         .bind("001 UserRegistered 1 (other tables)")

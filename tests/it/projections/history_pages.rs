@@ -1,13 +1,15 @@
 //! Searches of a large history stay on indexes.
 
 use ::projections::{
-    audit_history::{self, ActorKind, Filter, Order},
+    audit_history::{self, ActorKind, Filter, Order, Sources},
+    claims::{self, Claim},
     journal, sessions, users,
 };
 use chrono::TimeDelta;
+use domain::{Change, FailureReason, GuardSubject, Index, SignInGuardEvent, UserEvent};
 use sqlx::{PgPool, postgres::PgPoolOptions};
 
-use super::book::{Reader, dawn, session, user};
+use super::book::{Book, Reader, dawn, identifier, session, user};
 use crate::support::database::TestDatabase;
 
 /// A book of some 50,000 events: 2,000 accounts, their sessions and refreshes, and a rare event.
@@ -20,12 +22,13 @@ async fn large_book(pool: &PgPool) {
                   CASE sequence WHEN 1 THEN jsonb_build_object('SessionStarted', common || jsonb_build_object(
                            'user_version', 1, 'method', 'password', 'remember_me', false))
                        ELSE jsonb_build_object('SessionRefreshed', common) END,
-                  jsonb_build_object('actor', 'user:' || person, 'request_id', 'r', 'at', at)
+                  jsonb_build_object('actor', 'user:' || person, 'request_id', 'r', 'at', at,
+                                     'source', 's', 'address', 'address ' || n, 'network', 'network ' || n % 20)
              FROM (SELECT *, jsonb_build_object('user_id', person, 'refresh', 'h', 'at', at,
                                                 'expires_at', at) AS common
                      FROM (SELECT '00000000-0000-0000-0000-' || lpad(to_hex(45056 + n), 12, '0') AS id,
                                   '00000000-0000-0000-0000-' || lpad(to_hex(40960 + n), 12, '0') AS person,
-                                  sequence,
+                                  sequence, n,
                                   to_char(timestamp '2026-03-01 10:00' + interval '1 second' * (sequence * 2000 + n),
                                           'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS at
                              FROM generate_series(1, 25) AS sequence, generate_series(1, 2000) AS n) AS ids
@@ -166,8 +169,58 @@ async fn searches_stay_on_indexes() {
             },
             "_session",
         ),
+        (
+            "of an address in two months",
+            Filter { sources: addresses(&["address 5", "address of old"]), ..Filter::default() },
+            "_address",
+        ),
+        (
+            "of several networks and a type",
+            Filter {
+                sources: networks(&["network 5", "network 6", "network of old"]),
+                event_types: types(&["SessionStarted"]),
+                ..Filter::default()
+            },
+            "_network",
+        ),
+        (
+            "of an outcome",
+            Filter { outcome: Some("signed_out".into()), ..Filter::default() },
+            "_outcome",
+        ),
+        (
+            "of an outcome, done by nobody known, of a time",
+            Filter {
+                outcome: Some("signed_out".into()),
+                actor_kind: Some(ActorKind::Anonymous),
+                from: Some(dawn()),
+                ..Filter::default()
+            },
+            "_outcome",
+        ),
+        (
+            "of a person, an address and an outcome",
+            Filter {
+                user: Some(user(5)),
+                sources: addresses(&["address 5"]),
+                outcome: Some("password".into()),
+                ..Filter::default()
+            },
+            "_user",
+        ),
     ];
     for (what, filter, index) in filters {
+        let count = audit_history::count(&pool, &filter).await.unwrap();
+        let counting = plan(&pool, &format!("how many there are {what}")).await;
+        assert!(!counting.contains("Seq Scan"), "{counting}");
+        assert!(
+            counting.contains(&format!("audit_history_v2_{}", index.trim_start_matches('_'))),
+            "{counting}"
+        );
+        let all = audit_history::page(&pool, &filter, Order::Newest, None, 100_000).await.unwrap();
+        let there = i64::try_from(all.rows.len()).unwrap();
+        assert_eq!(count.exact, count.lines == there, "{what}: {count:?} of {there}");
+        assert!(count.lines == there.min(count.lines) && count.lines > 0, "{what}: {count:?}");
         for order in [Order::Newest, Order::Oldest] {
             let page = audit_history::page(&pool, &filter, order, None, 50).await.unwrap();
             assert!(!page.rows.is_empty(), "{what}");
@@ -175,12 +228,12 @@ async fn searches_stay_on_indexes() {
             audit_history::page(&pool, &filter, order, cursor, 50).await.unwrap();
             let plan = plan(&pool, &format!("the history {what}, {order:?}")).await;
             assert!(
-                plan.contains(&format!("audit_history_v1_{}", index.trim_start_matches('_'))),
+                plan.contains(&format!("audit_history_v2_{}", index.trim_start_matches('_'))),
                 "{plan}"
             );
             assert!(!plan.contains("Seq Scan"), "{plan}");
             // The lines of one session are few enough to be sorted.
-            if !plan.contains("Nested Loop") && !plan.contains("audit_history_v1_session") {
+            if !plan.contains("Nested Loop") && !plan.contains("audit_history_v2_session") {
                 assert!(!plan.contains("Sort"), "the index has the order: {plan}");
             }
         }
@@ -202,12 +255,12 @@ async fn searches_stay_on_indexes() {
     assert!(plan(&pool, "ended sessions").await.contains("sessions_v1_ended"));
     let page = users::page(&pool, None, 10).await.unwrap();
     let list = plan(&pool, "the accounts").await;
-    assert!(list.contains("users_v1_registered") && !list.contains("Sort"), "{list}");
+    assert!(list.contains("users_v2_registered") && !list.contains("Sort"), "{list}");
     users::page(&pool, page.rows.last().map(users::Row::cursor), 10).await.unwrap();
     let list = plan(&pool, "more accounts").await;
-    assert!(list.contains("users_v1_registered") && !list.contains("Sort"), "{list}");
+    assert!(list.contains("users_v2_registered") && !list.contains("Sort"), "{list}");
     users::get(&pool, user(5)).await.unwrap().unwrap();
-    assert!(plan(&pool, "an account").await.contains("users_v1_pkey"));
+    assert!(plan(&pool, "an account").await.contains("users_v2_pkey"));
     sessions::get(&pool, session(5)).await.unwrap().unwrap();
     assert!(plan(&pool, "a session").await.contains("sessions_v1_pkey"));
     let earlier = sessions::opened_before(&pool, user(5), 2, 10).await.unwrap();
@@ -215,12 +268,153 @@ async fn searches_stay_on_indexes() {
     let cut = plan(&pool, "the sessions that a change ends").await;
     assert!(cut.contains("sessions_v1_open_of_user") && !cut.contains("Sort"), "{cut}");
     let status = ::projections::status(&pool, &::projections::all()).await.unwrap();
-    assert_eq!(status.len(), 3);
+    assert_eq!(status.len(), ::projections::all().len());
     let status = plan(&pool, "how the projections stand").await;
     assert!(status.contains("journal_pkey") && status.contains("events_tx_id"), "{status}");
     users::by_index(&pool, &domain::Index("u5".into())).await.unwrap().unwrap();
     let found = plan(&pool, "an account by an identifier").await;
-    assert!(found.contains("users_v1_email") && found.contains("users_v1_username"), "{found}");
+    assert!(found.contains("users_v2_email") && found.contains("users_v2_username"), "{found}");
+    assert_eq!(claims::holders(&pool, &Index("u5".into())).await.unwrap().len(), 1);
+    let held = plan(&pool, "who ever held an identifier").await;
+    assert!(held.contains("claims_v1_indexes"), "{held}");
+    assert_eq!(audit_history::reached(&pool).await.unwrap(), 52_201);
+    let (first, last) = audit_history::times(&pool).await.unwrap().unwrap();
+    let times = plan(&pool, "the first and the last time").await;
+    assert!(times.contains("audit_history_times_v2_pkey"), "{times}");
+    assert!(first <= dawn() && last > dawn() + TimeDelta::days(1), "{first} {last}");
+    let of_networks = Filter { sources: networks(&["network 5"]), ..Filter::default() };
+    assert!(!audit_history::any_without_network(&pool, &of_networks).await.unwrap());
+    let older = plan(&pool, "lines of an older version").await;
+    assert!(older.contains("audit_history_v2_without_network"), "{older}");
+    // What a person's state and who was signed in are folded from.
+    let now = ::projections::replay::AsOf::Time(dawn() + TimeDelta::days(2));
+    let state = ::projections::replay::state(&pool, user(5), now).await.unwrap();
+    assert_eq!((state.sessions.len(), state.account.unwrap().version), (1, 1));
+    let lines = plan(&pool, "some lines of the book").await;
+    assert!(lines.contains("journal_pkey") && lines.contains("events_tx_id"), "{lines}");
+    assert!(!lines.contains("Seq Scan"), "{lines}");
+}
+
+/// These addresses, or networks, as hashes of some months.
+fn addresses(of: &[&str]) -> Option<Sources> {
+    Some(Sources::Addresses(of.iter().map(|text| Index((*text).to_owned())).collect()))
+}
+
+fn networks(of: &[&str]) -> Option<Sources> {
+    Some(Sources::Networks(of.iter().map(|text| Index((*text).to_owned())).collect()))
+}
+
+async fn positions(pool: &PgPool, filter: &Filter) -> Vec<i64> {
+    let page = audit_history::page(pool, filter, Order::Oldest, None, 100).await.unwrap();
+    let count = audit_history::count(pool, filter).await.unwrap();
+    let lines = i64::try_from(page.rows.len()).unwrap();
+    assert_eq!((count.lines, count.exact), (lines, true), "{filter:?}");
+    page.rows.into_iter().map(|row| row.position).collect()
+}
+
+#[tokio::test]
+async fn a_place_and_an_outcome_are_found_alone_and_with_all_else() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let mut book = Book::new(pool);
+    // The same beginning of a hash is not the same hash.
+    let far = "0123456789ab of the first";
+    book.register(user(1), "ada").await;
+    (book.address, book.network) = (far, Some("net"));
+    book.start(session(1), user(1), 1).await;
+    (book.address, book.network) = ("0123456789ab of another", Some("net"));
+    book.refresh(session(1), user(1)).await;
+    (book.address, book.network) = (far, None);
+    book.end(session(1), user(1), domain::EndReason::SignedOut).await;
+    (book.address, book.network) = ("elsewhere", Some("other net"));
+    book.start(session(2), user(1), 1).await;
+    book.end(session(2), user(1), domain::EndReason::Expired).await;
+    let failed = |reason| SignInGuardEvent::Failed {
+        subject: GuardSubject::Account(user(1)),
+        reason,
+        identifier: None,
+        at: dawn(),
+    };
+    book.guard(failed(FailureReason::WrongPassword)).await;
+    Reader::new(pool).await.read().await;
+
+    let of = |sources| Filter { sources, ..Filter::default() };
+    assert_eq!(positions(pool, &of(addresses(&[far]))).await, [2, 4]);
+    assert_eq!(positions(pool, &of(addresses(&[far, "elsewhere", far]))).await, [2, 4, 5, 6, 7]);
+    assert_eq!(positions(pool, &of(addresses(&["0123456789ab"]))).await, [0; 0]);
+    assert_eq!(positions(pool, &of(addresses(&[]))).await, [0; 0], "no month can be searched");
+    assert_eq!(positions(pool, &of(networks(&["net"]))).await, [2, 3]);
+    assert_eq!(positions(pool, &of(networks(&["net", "other net"]))).await, [2, 3, 5, 6, 7]);
+    let outcome = |text: &str| Filter { outcome: Some(text.into()), ..Filter::default() };
+    assert_eq!(positions(pool, &outcome("password")).await, [2, 5]);
+    assert_eq!(positions(pool, &outcome("wrong_password")).await, [7]);
+    assert_eq!(positions(pool, &outcome("nonsense")).await, [0; 0]);
+    let all = Filter {
+        user: Some(user(1)),
+        session: Some(session(1)),
+        sources: addresses(&[far]),
+        outcome: Some("signed_out".into()),
+        event_types: vec!["SessionEnded".into(), "SessionStarted".into()],
+        from: Some(dawn()),
+        visible_to: Some(user(1)),
+        ..Filter::default()
+    };
+    assert_eq!(positions(pool, &all).await, [4]);
+    for other in [
+        Filter { session: Some(session(2)), ..all.clone() },
+        Filter { sources: networks(&["net"]), ..all.clone() },
+        Filter { outcome: Some("expired".into()), ..all.clone() },
+        Filter { visible_to: Some(user(2)), ..all.clone() },
+        Filter { actor_kind: Some(ActorKind::Cli), ..all.clone() },
+    ] {
+        assert_eq!(positions(pool, &other).await, [0; 0], "{other:?}");
+    }
+    // Each narrowed by another that is walked along.
+    let walked = Filter { user: None, session: None, visible_to: None, ..all.clone() };
+    assert_eq!(positions(pool, &walked).await, [4]);
+    assert_eq!(positions(pool, &Filter { sources: None, ..walked }).await, [4]);
+    // An older version wrote lines without their network: at the beginning, and the fourth.
+    let any = |from: i64, to: i64| Filter {
+        from: Some(dawn() + TimeDelta::minutes(from)),
+        to: Some(dawn() + TimeDelta::minutes(to)),
+        ..Filter::default()
+    };
+    assert!(audit_history::any_without_network(pool, &any(0, 10)).await.unwrap());
+    assert!(!audit_history::any_without_network(pool, &any(20, 30)).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_person_is_found_by_what_they_once_were_called() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let mut book = Book::new(pool);
+    book.register(user(1), "ada").await; // line 1
+    book.rename(user(1), "ada", "augusta").await; // line 2
+    book.register(user(2), "eve").await; // line 3
+    let change = |from: &str, to: &str| Some(Change { from: identifier(from), to: identifier(to) });
+    let renamed = |email, username| UserEvent::ProfileChanged { email, username, full_name: None };
+    book.user(user(2), renamed(None, change("eve", "ada"))).await; // line 4
+    book.user(user(1), renamed(change("ada@x", "ada@y"), None)).await; // line 5
+    book.user(user(1), renamed(change("ada@y", "ada@y"), None)).await; // a letter's case
+    book.user(user(1), renamed(change("ada@y", "ada@x"), None)).await; // line 7
+    Reader::new(pool).await.read().await;
+    let held = async |text: &str| {
+        let held = claims::holders(pool, &identifier(text).index).await.unwrap();
+        let told = |(user, Claim { from, to, .. })| (user, from, to);
+        held.into_iter().map(told).collect::<Vec<_>>()
+    };
+    assert_eq!(held("ada").await, [(user(1), 1, Some(2)), (user(2), 4, None)]);
+    assert_eq!(held("augusta").await, [(user(1), 2, None)]);
+    assert_eq!(held("eve").await, [(user(2), 3, Some(4))]);
+    assert_eq!(held("ada@x").await, [(user(1), 1, Some(5)), (user(1), 7, None)]);
+    assert_eq!(held("ada@y").await, [(user(1), 5, Some(7))]);
+    assert_eq!(held("nobody").await, []);
+
+    // Of who is erased nothing is found any more.
+    book.user(user(1), UserEvent::Erased {}).await;
+    Reader::new(pool).await.read().await;
+    assert_eq!(held("ada").await, [(user(2), 4, None)]);
+    assert_eq!(held("ada@x").await, []);
 }
 
 /// The sequencer walks along the index from where it stands to the horizon.

@@ -133,7 +133,7 @@ async fn changes_of_an_account_reach_its_tokens() {
     assert_eq!(revocations.check(session(2), user(2), 4), Verdict::Revoked);
 
     // What only a newer binary can read: its older tokens are refused here.
-    book.raw("User", &user(1).to_string(), "UserErased", serde_json::json!({"UserErased": {}}))
+    book.raw("User", &user(1).to_string(), "UserMerged", serde_json::json!({"UserMerged": {}}))
         .await;
     eventually("unreadable, so refused", || async {
         revocations.check(session(1), user(1), 2) == Verdict::Revoked

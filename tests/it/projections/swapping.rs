@@ -27,7 +27,7 @@ async fn a_long_reader_holds_up_the_swap_and_no_other_reader() {
     let before = contents(pool).await;
 
     let mut holder = pool.begin().await.unwrap();
-    sqlx::query("SELECT FROM ledger.users_v1 LIMIT 1").execute(&mut *holder).await.unwrap();
+    sqlx::query("SELECT FROM ledger.users_v2 LIMIT 1").execute(&mut *holder).await.unwrap();
     let stop = Arc::new(AtomicBool::new(false));
     let readers: Vec<_> = (0..3)
         .map(|_| {
@@ -91,7 +91,7 @@ async fn who_holds_the_tables_is_named_where_they_can_not_be_swapped() {
     let mut pids = Vec::new();
     for _ in 0..4 {
         let mut holder = others.begin().await.unwrap();
-        let pid: i32 = sqlx::query_scalar("SELECT pg_backend_pid() FROM ledger.users_v1 LIMIT 1")
+        let pid: i32 = sqlx::query_scalar("SELECT pg_backend_pid() FROM ledger.users_v2 LIMIT 1")
             .fetch_one(&mut *holder)
             .await
             .unwrap();
@@ -131,13 +131,13 @@ async fn who_holds_the_new_tables_is_named_as_well() {
     Reader::new(pool).await.read().await;
     let others = database.another_pool("copying").await;
     let mut reading = pool.begin().await.unwrap();
-    sqlx::query("SELECT FROM ledger.users_v1").execute(&mut *reading).await.unwrap();
+    sqlx::query("SELECT FROM ledger.users_v2").execute(&mut *reading).await.unwrap();
     let options = Options { swap_attempts: 1, ..Options::default() };
     rebuild_with(pool, &[named("users")], options).await.unwrap_err();
     reading.rollback().await.unwrap();
 
     let mut holder = others.begin().await.unwrap();
-    sqlx::query("SELECT FROM ledger.users_v1_new").execute(&mut *holder).await.unwrap();
+    sqlx::query("SELECT FROM ledger.users_v2_new").execute(&mut *holder).await.unwrap();
     let busy = rebuild_with(pool, &[named("users")], options).await.unwrap_err();
     assert!(busy.to_string().contains(r#"client backend "copying" (process "#), "{busy}");
 }
@@ -165,7 +165,7 @@ async fn a_vacuum_of_the_new_tables_is_sent_away() {
     eventually("it compares", || is_so(comparing)).await;
     for statement in [
         // A page a tenth of a second.
-        "ALTER TABLE ledger.audit_history_v1_new SET (autovacuum_vacuum_insert_threshold = 1,
+        "ALTER TABLE ledger.audit_history_v2_new SET (autovacuum_vacuum_insert_threshold = 1,
              autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_cost_delay = 100,
              autovacuum_vacuum_cost_limit = 1)",
         "ALTER SYSTEM SET autovacuum_naptime = '1s'",
@@ -174,7 +174,7 @@ async fn a_vacuum_of_the_new_tables_is_sent_away() {
         sqlx::raw_sql(statement).execute(pool).await.unwrap();
     }
     let vacuuming = "SELECT FROM pg_stat_progress_vacuum
-                      WHERE relid = 'ledger.audit_history_v1_new'::regclass";
+                      WHERE relid = 'ledger.audit_history_v2_new'::regclass";
     eventually("the new table is vacuumed", || is_so(vacuuming)).await;
     sqlx::raw_sql("ALTER SYSTEM RESET autovacuum_naptime").execute(pool).await.unwrap();
     sqlx::raw_sql("SELECT pg_reload_conf()").execute(pool).await.unwrap();

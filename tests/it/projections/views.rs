@@ -2,7 +2,7 @@
 
 use ::projections::{
     audit_history::{self, ActorKind, Filter, Order},
-    sessions, users,
+    sessions, users, verify_identifiers,
 };
 use chrono::TimeDelta;
 use domain::{Actor, Change, EndReason, Index, Role, Sealed, UserEvent};
@@ -30,8 +30,8 @@ async fn users_are_listed_as_their_events_tell() {
     Reader::new(pool).await.read().await;
 
     let bob = users::get(pool, user(2)).await.unwrap().unwrap();
-    assert_eq!(bob.email, identifier("bob@x"));
-    assert_eq!(bob.username, identifier("robert"));
+    assert_eq!(bob.email, Some(identifier("bob@x")));
+    assert_eq!(bob.username, Some(identifier("robert")));
     assert_eq!(bob.full_name, Some(Sealed("full name".into())));
     assert_eq!((bob.roles.len(), bob.disabled, bob.version), (1, false, 3));
     assert!(bob.registered_at < bob.updated_at);
@@ -55,6 +55,41 @@ async fn users_are_listed_as_their_events_tell() {
     assert_eq!((ids(&first.rows), first.more), (vec![user(3), user(2)], true));
     let rest = users::page(pool, Some(first.rows[1].cursor()), 2).await.unwrap();
     assert_eq!((ids(&rest.rows), rest.more), (vec![user(1)], false));
+}
+
+#[tokio::test]
+async fn of_an_erased_person_the_row_stays_and_nothing_of_theirs() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let mut book = Book::new(pool);
+    book.fill().await;
+    book.user(user(1), UserEvent::Erased {}).await;
+    let released = sqlx::query("DELETE FROM identifiers WHERE user_id = $1").bind(user(1).0);
+    assert_eq!(released.execute(pool).await.unwrap().rows_affected(), 2);
+    assert!(verify_identifiers(pool).await.unwrap().is_equal());
+    let reader = Reader::new(pool).await;
+    reader.read().await;
+    let ada = users::get(pool, user(1)).await.unwrap().unwrap();
+    assert_eq!((ada.email, ada.username, ada.full_name), (None, None, None));
+    assert!(ada.erased && ada.roles.is_empty());
+    assert_eq!(users::by_index(pool, &Index("#ada".into())).await.unwrap(), None);
+    assert_eq!(users::count(pool).await.unwrap(), 3);
+    // The names are free: whoever takes them has them alone.
+    book.register(user(9), "ada").await;
+    assert!(verify_identifiers(pool).await.unwrap().is_equal());
+    reader.read().await;
+    let found = users::by_index(pool, &Index("#ada".into())).await.unwrap();
+    assert_eq!(found.map(|row| row.user_id), Some(user(9)));
+    let lines = audit_history::page(
+        pool,
+        &Filter { user: Some(user(1)), ..Filter::default() },
+        Order::Newest,
+        None,
+        1,
+    )
+    .await
+    .unwrap();
+    assert_eq!(lines.rows[0].event_type, "UserErased");
 }
 
 #[tokio::test]

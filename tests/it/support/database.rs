@@ -8,6 +8,7 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
+use sha2::{Digest, Sha256};
 use sqlx::{
     ConnectOptions, Connection, PgConnection, PgPool,
     migrate::Migrator,
@@ -139,12 +140,12 @@ async fn start_private() -> postgres::PrivatePostgres {
 
 /// The template of these migrations: made once, and used by every later run.
 async fn migrate_template(server: &PgConnectOptions) -> String {
-    let mut name = "entrybook_template".to_owned();
+    let mut hash = Sha256::new();
     for migration in MIGRATIONS.iter() {
-        let start: Vec<String> =
-            migration.checksum.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
-        name = format!("{name}_{}", start.concat());
+        hash.update(&migration.checksum);
     }
+    let start: String = hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let name = format!("entrybook_template_{start}");
     let mut admin = server.connect().await.unwrap();
     // Several runs may begin at once.
     sqlx::query("SELECT pg_advisory_lock(7301, 1)").execute(&mut admin).await.unwrap();

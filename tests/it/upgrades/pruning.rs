@@ -70,7 +70,14 @@ async fn unseen(pool: &PgPool, version: i32, for_so_long: &str) {
     .unwrap();
 }
 
-const OURS: [&str; 4] = ["audit_history_times_v1", "audit_history_v1", "sessions_v1", "users_v1"];
+const OURS: [&str; 6] = [
+    "audit_history_times_v2",
+    "audit_history_v2",
+    "claims_v1",
+    "sessions_v1",
+    "transparency_v1",
+    "users_v2",
+];
 
 #[tokio::test]
 async fn a_version_is_dropped_once_its_last_server_is_gone() {
@@ -80,7 +87,7 @@ async fn a_version_is_dropped_once_its_last_server_is_gone() {
     server(pool, 1, &all).beat().await.unwrap();
     unknown_versions(pool).await;
     let with_unknown =
-        [&OURS[..3], &["sessions_v7", "sessions_v70", "sessions_v7_new"], &OURS[3..]].concat();
+        [&OURS[..4], &["sessions_v7", "sessions_v70", "sessions_v7_new"], &OURS[4..]].concat();
 
     // In use: only what a build has left is dropped.
     let pruned = prune(pool, &[], false).await.unwrap();
@@ -117,11 +124,13 @@ async fn a_version_is_dropped_once_its_last_server_is_gone() {
     assert_eq!(
         left,
         [
-            ("audit_history", 1),
+            ("audit_history", 2),
+            ("claims", 1),
             ("process:of_the_tests", 1),
             ("sessions", 1),
             ("sessions", 70),
-            ("users", 1)
+            ("transparency", 1),
+            ("users", 2)
         ]
     );
 
@@ -129,7 +138,7 @@ async fn a_version_is_dropped_once_its_last_server_is_gone() {
     unseen(pool, 70, "1 minute").await;
     unseen(pool, 1, "1 minute").await;
     let pruned = prune(pool, &all, false).await.unwrap();
-    assert_eq!(of(&pruned, "users", 1)[0].kept_because.as_deref(), Some("this binary uses it"));
+    assert_eq!(of(&pruned, "users", 2)[0].kept_because.as_deref(), Some("this binary uses it"));
     assert_eq!(tables(pool).await, OURS);
 }
 

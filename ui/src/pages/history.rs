@@ -2,7 +2,16 @@
 
 use std::borrow::Cow;
 
-use crate::{Chrome, EVENT_TYPES, HistoryRow, Problem, event::event_label, paths, query::link};
+use crate::{
+    Chrome, EVENT_TYPES, HistoryRow, Problem, Role, SERVICE_OUTCOMES, SESSION_END_REASONS,
+    SESSION_METHODS, SIGN_IN_FAILURE_REASONS,
+    event::{event_label, outcome_label},
+    paths,
+    query::link,
+};
+
+/// From so many lines on nobody counts.
+const MANY: u64 = 10_001;
 
 #[derive(Clone, askama::Template)]
 #[template(path = "history.html")]
@@ -12,10 +21,31 @@ pub struct HistoryPage {
     pub filter: HistoryFilter,
     pub problems: HistoryFilterProblems,
     pub rows: Vec<HistoryRow>,
+    /// How many lines there are, on the first page.
+    pub count: Option<HistoryCount>,
+    /// How far a search by address could see.
+    pub searched: Option<HistorySearched>,
     /// The cursor of the page with older lines, if there are any.
     pub older: Option<String>,
     /// The cursor of the page with newer lines, if there are any.
     pub newer: Option<String>,
+}
+
+/// How many lines pass a filter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HistoryCount {
+    pub lines: u64,
+    /// If not, there are at least so many.
+    pub exact: bool,
+}
+
+/// How far a search by address could see.
+#[derive(Clone)]
+pub struct HistorySearched {
+    /// The first and the last month, as `2026-01`; none where nothing could be searched.
+    pub months: Option<(String, String)>,
+    /// Whether lines of an older version were passed by.
+    pub left_out: bool,
 }
 
 /// Whose history it is.
@@ -33,17 +63,20 @@ pub struct HistoryFilter {
     pub user: String,
     pub actor: String,
     pub session: String,
+    pub address: String,
     pub event_type: String,
+    pub outcome: String,
     pub from: String,
     pub to: String,
     pub newest_first: bool,
 }
 
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct HistoryFilterProblems {
     pub user: Option<Problem>,
     pub actor: Option<Problem>,
     pub session: Option<Problem>,
+    pub address: Option<Problem>,
     pub event_type: Option<Problem>,
     pub from: Option<Problem>,
     pub to: Option<Problem>,
@@ -64,7 +97,9 @@ impl Default for HistoryFilter {
             user: String::new(),
             actor: String::new(),
             session: String::new(),
+            address: String::new(),
             event_type: String::new(),
+            outcome: String::new(),
             from: String::new(),
             to: String::new(),
             newest_first: true,
@@ -73,12 +108,14 @@ impl Default for HistoryFilter {
 }
 
 impl HistoryFilter {
-    fn parameters(&self) -> [(&'static str, &str); 7] {
+    fn parameters(&self) -> [(&'static str, &str); 9] {
         [
             ("user", &self.user),
             ("actor", &self.actor),
             ("session", &self.session),
+            ("address", &self.address),
             ("type", &self.event_type),
+            ("outcome", &self.outcome),
             ("from", &self.from),
             ("to", &self.to),
             ("order", if self.newest_first { "" } else { "oldest" }),
@@ -118,8 +155,68 @@ impl HistoryPage {
 
     /// Whether the filter could not be read, so that nothing was looked for.
     fn has_problem(&self) -> bool {
-        let HistoryFilterProblems { user, actor, session, event_type, from, to } = self.problems;
-        [user, actor, session, event_type, from, to].iter().any(Option::is_some)
+        let HistoryFilterProblems { user, actor, session, address, event_type, from, to } =
+            self.problems;
+        [user, actor, session, address, event_type, from, to].iter().any(Option::is_some)
+    }
+
+    /// What is to be said of the lines that were found.
+    fn notes(&self) -> Vec<Cow<'static, str>> {
+        [self.count_text(), self.searched_text(), self.left_out_text()]
+            .into_iter()
+            .flatten()
+            .collect()
+    }
+
+    /// How many lines there are, never more exactly than it is known.
+    fn count_text(&self) -> Option<Cow<'static, str>> {
+        let HistoryCount { lines, exact } = self.count.filter(|_| !self.rows.is_empty())?;
+        Some(match (exact, lines) {
+            (true, lines) => self.chrome.t_count("history-count", lines),
+            (false, MANY..) => self.chrome.t_count("history-count-more", MANY - 1),
+            (false, lines) => self.chrome.t_count("history-count-at-least", lines),
+        })
+    }
+
+    fn searched_text(&self) -> Option<Cow<'static, str>> {
+        let searched = self.searched.as_ref()?;
+        let Some((first, last)) = &searched.months else {
+            return Some(self.chrome.t("history-searched-none"));
+        };
+        let args = [("first", crate::Arg::Text(first)), ("last", crate::Arg::Text(last))];
+        Some(self.chrome.texts().get_with("history-searched", &args))
+    }
+
+    fn left_out_text(&self) -> Option<Cow<'static, str>> {
+        let left_out = self.searched.as_ref().is_some_and(|searched| searched.left_out);
+        left_out.then(|| self.chrome.t("history-left-out"))
+    }
+
+    /// The reasons, methods and roles to choose from: value, label, whether chosen.
+    fn outcomes(&self) -> Vec<(&str, Cow<'_, str>, bool)> {
+        let chosen = self.filter.outcome.as_str();
+        let roles = Role::GRANTABLE.map(Role::as_str);
+        let known = SIGN_IN_FAILURE_REASONS
+            .into_iter()
+            .chain(SESSION_END_REASONS.into_iter().filter(|reason| *reason != "account_disabled"))
+            .chain(SESSION_METHODS)
+            .chain(SERVICE_OUTCOMES)
+            .chain(roles);
+        let unknown = !chosen.is_empty() && !known.clone().any(|outcome| outcome == chosen);
+        known
+            .chain(unknown.then_some(chosen))
+            .map(|outcome| (outcome, outcome_label(&self.chrome, outcome), outcome == chosen))
+            .collect()
+    }
+
+    /// The files that the lines can be had as: where to ask for each, and what it is called.
+    fn exports(&self) -> [(String, Cow<'static, str>); 3] {
+        [
+            ("jsonl", self.chrome.t("history-export-jsonl")),
+            ("csv", self.chrome.t("history-export-csv")),
+            ("ocsf", self.chrome.t("history-export-ocsf")),
+        ]
+        .map(|(format, text)| (paths::history_export(format), text))
     }
 
     fn page_link(&self, cursor: &str) -> String {
@@ -208,6 +305,16 @@ impl HistoryPage {
             None,
             problems.session,
         ));
+        if self.for_everyone() {
+            let address_hint = Some(chrome.t("history-address-hint"));
+            fields.push(field(
+                "address",
+                chrome.t("history-from-address"),
+                &*filter.address,
+                address_hint,
+                problems.address,
+            ));
+        }
         fields
     }
 }

@@ -1,5 +1,6 @@
 //! One file per page, each with the template of its name.
 
+mod erase;
 mod errors;
 mod history;
 mod overview;
@@ -9,10 +10,14 @@ mod projections;
 mod register;
 mod sessions;
 mod sign_in;
+mod state;
 mod users;
 
+pub use erase::{ErasePage, EraseProblems, ErasedPage};
 pub use errors::{ErrorPage, ForbiddenPage, NotFoundPage};
-pub use history::{HistoryFilter, HistoryFilterProblems, HistoryPage, HistoryScope};
+pub use history::{
+    HistoryCount, HistoryFilter, HistoryFilterProblems, HistoryPage, HistoryScope, HistorySearched,
+};
 pub use overview::{Account, OverviewPage};
 pub use password::{PasswordPage, PasswordProblems};
 pub use profile::{ProfilePage, ProfileProblems};
@@ -24,4 +29,8 @@ pub use projections::{
 pub use register::{RegisterPage, RegisterProblems};
 pub use sessions::SessionsPage;
 pub use sign_in::{SignInPage, SignInProblems};
+pub use state::{
+    AccountThen, PeopleThen, PersonThen, StateChange, StateDifference, StateForm, StateHolder,
+    StatePage, StateProblems, StateShown,
+};
 pub use users::{UserRow, UsersPage};

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use chrono::{DateTime, Utc};
 
-use crate::{Chrome, Role, paths, query::link};
+use crate::{Chrome, Role, paths, person::short_id, query::link};
 
 #[derive(Clone, Default, askama::Template)]
 #[template(path = "users.html")]
@@ -28,6 +28,8 @@ pub struct UserRow {
     pub full_name: Option<String>,
     pub roles: Vec<Role>,
     pub disabled: bool,
+    /// Then its texts are empty.
+    pub erased: bool,
     pub registered: DateTime<Utc>,
     /// Whether it is the account of the admin who asks.
     pub is_self: bool,
@@ -57,6 +59,19 @@ impl UsersPage {
 }
 
 impl UserRow {
+    /// The username, or what is left to name somebody by.
+    fn name(&self, chrome: &Chrome) -> Cow<'_, str> {
+        if self.erased {
+            chrome.t_with("person-erased", "id", short_id(&self.id))
+        } else {
+            Cow::Borrowed(&self.username)
+        }
+    }
+
+    fn erase_link(&self) -> String {
+        paths::user_erase(&self.id)
+    }
+
     fn history_link(&self) -> String {
         link(paths::HISTORY, &[("user", &self.id)])
     }

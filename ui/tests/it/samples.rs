@@ -29,7 +29,7 @@ pub(crate) const PLAIN: Words = Words {
     user_agent: FIREFOX,
     address: "192.0.2.17",
     id: "0197f0c2-6b1e-7a54-9d3c-5e8f1a2b3c4d",
-    note: "event 48211 of kind UserErased is not known to this version",
+    note: "event 48211 of kind UserMerged is not known to this version",
 };
 
 fn at(text: &str) -> DateTime<Utc> {
@@ -105,7 +105,7 @@ fn history(words: Words) -> Vec<HistoryRow> {
         row(Some(48_208), "SignInAttemptsBlocked", None, None, Actor::Anonymous),
         row(
             Some(48_207),
-            "UserErased",
+            "UserMerged",
             Some(words.note),
             Some(&nobody),
             Actor::User(nobody.clone()),
@@ -121,9 +121,129 @@ fn history_page(words: Words, scope: HistoryScope, path: &str) -> HistoryPage {
         filter: HistoryFilter::default(),
         problems: HistoryFilterProblems::default(),
         rows: history(words),
+        count: Some(HistoryCount { lines: 48_211, exact: true }),
+        searched: None,
         older: Some(words.id.into()),
         newer: None,
     }
+}
+
+/// Somebody at a moment, compared with another, in the midst of their events.
+fn state_page(words: Words) -> StatePage {
+    let change = |what, from: Option<&str>, to: Option<&str>| StateChange {
+        what,
+        from: from.map(Into::into),
+        to: to.map(Into::into),
+    };
+    let then = PersonThen {
+        person: PersonRef { id: words.id.into(), label: Some(words.username.into()) },
+        at: at("2025-11-21T11:38:07.250Z"),
+        line: 48_209,
+        head: 48_211,
+        account: Some(AccountThen {
+            email: Some(words.email.into()),
+            username: Some(words.username.into()),
+            full_name: Some(words.name.into()),
+            roles: vec![Role::User, Role::Auditor],
+            disabled: false,
+            erased: false,
+            registered: at("2025-03-04T16:20:00Z"),
+            version: 7,
+        }),
+        sessions: sessions(words),
+        session_count: 4,
+        changes: Some((
+            at("2025-03-04T16:20:00Z"),
+            vec![
+                change(StateDifference::Registered, None, Some("yes")),
+                change(StateDifference::Email, Some(words.note), Some(words.email)),
+                change(StateDifference::Username, Some("ada-then"), Some(words.username)),
+                change(StateDifference::FullName, None, Some(words.name)),
+                change(StateDifference::Role, None, Some("auditor")),
+                change(StateDifference::Disabled, Some("yes"), None),
+                change(StateDifference::Erased, Some("yes"), None),
+                change(StateDifference::Session, None, Some(words.id)),
+            ],
+        )),
+        steps: history(words).into_iter().skip(1).collect(),
+        previous: Some(48_208),
+        next: Some(48_210),
+        first: Some(1),
+    };
+    StatePage {
+        chrome: signed_in(words, paths::AUDIT_STATE),
+        form: StateForm { user: words.id.into(), at: "48209".into(), against: words.note.into() },
+        problems: StateProblems::default(),
+        holders: vec![
+            StateHolder {
+                person: PersonRef { id: words.id.into(), label: Some(words.username.into()) },
+                from: 3,
+                to: Some(90),
+            },
+            StateHolder {
+                person: PersonRef { id: words.id.into(), label: None },
+                from: 95,
+                to: None,
+            },
+        ],
+        shown: Some(StateShown::Person(Box::new(then))),
+    }
+}
+
+fn state_pages(words: Words) -> Vec<(&'static str, Box<dyn Page>)> {
+    let empty = || StatePage {
+        form: StateForm::default(),
+        holders: Vec::new(),
+        shown: None,
+        ..state_page(words)
+    };
+    let person = PersonRef { id: words.id.into(), label: Some(words.username.into()) };
+    let nobody = |shown: Option<StateShown>| {
+        let Some(StateShown::Person(then)) = shown else { return None };
+        let (account, sessions, steps) = (None, Vec::new(), Vec::new());
+        Some(StateShown::Person(Box::new(PersonThen {
+            account,
+            sessions,
+            steps,
+            session_count: 0,
+            changes: Some((at("2025-03-04T16:20:00Z"), Vec::new())),
+            previous: None,
+            next: None,
+            first: None,
+            ..*then
+        })))
+    };
+    vec![
+        ("state", Box::new(state_page(words))),
+        ("state-nobody", Box::new(StatePage { shown: nobody(state_page(words).shown), ..empty() })),
+        (
+            "state-people",
+            Box::new(StatePage {
+                shown: Some(StateShown::People(PeopleThen {
+                    at: at("2025-11-21T11:38:07.250Z"),
+                    people: vec![(person.clone(), sessions(words)), (person, Vec::new())],
+                    next: Some(words.id.into()),
+                })),
+                ..empty()
+            }),
+        ),
+        (
+            "state-refused",
+            Box::new(StatePage {
+                form: StateForm {
+                    user: words.email.into(),
+                    at: words.note.into(),
+                    against: words.note.into(),
+                },
+                problems: StateProblems {
+                    user: Some(Problem::NeverHeld),
+                    at: Some(Problem::Moment),
+                    against: Some(Problem::NotYet),
+                },
+                ..empty()
+            }),
+        ),
+    ]
 }
 
 fn users(words: Words) -> Vec<UserRow> {
@@ -134,6 +254,7 @@ fn users(words: Words) -> Vec<UserRow> {
         full_name: is_self.then(|| words.name.into()),
         roles: roles.to_vec(),
         disabled,
+        erased: username.is_empty(),
         registered: at("2025-03-04T16:20:00Z"),
         is_self,
     };
@@ -141,7 +262,17 @@ fn users(words: Words) -> Vec<UserRow> {
         user(words.username, &[Role::User, Role::Auditor, Role::Admin], false, true),
         user("grace", &[Role::User, Role::Auditor], false, false),
         user("a-rather-long-username-that-somebody-has-chosen", &[Role::User], true, false),
+        user("", &[], false, false),
     ]
+}
+
+fn erased(words: Words, done: bool) -> ErasedPage {
+    ErasedPage {
+        chrome: signed_in(words, paths::USERS),
+        id: words.id.into(),
+        line: done.then(|| (48_211, at("2025-11-21T11:38:07.250Z"))),
+        has_receipt: done,
+    }
 }
 
 fn build(state: BuildState) -> ProjectionBuild {
@@ -193,7 +324,7 @@ pub(crate) fn projections_page(words: Words) -> ProjectionsPage {
             stopped: Some(ProjectionStop {
                 position: 48_211,
                 stream: Some(format!("User {} number 4", words.id)),
-                event: Some("UserErased, version 2.0".into()),
+                event: Some("UserMerged, version 2.0".into()),
                 cause: words.note.into(),
                 advice: words.note.into(),
             }),
@@ -280,23 +411,45 @@ fn refused(words: Words) -> Vec<(&'static str, Box<dyn Page>)> {
             }),
         ),
         (
+            "erase-refused",
+            Box::new(ErasePage {
+                chrome: signed_in(words, paths::USERS),
+                id: words.id.into(),
+                username: words.username.into(),
+                is_self: true,
+                typed: words.note.into(),
+                problem: None,
+                problems: EraseProblems {
+                    username: Some(Problem::OtherUsername),
+                    myself: Some(Problem::Myself),
+                },
+            }),
+        ),
+        (
             "history-refused",
             Box::new(HistoryPage {
                 filter: HistoryFilter {
                     user: words.email.into(),
                     actor: words.note.into(),
                     session: words.id.into(),
+                    address: words.address.into(),
                     event_type: words.note.into(),
+                    outcome: words.note.into(),
                     from: words.note.into(),
                     to: "2025-01-01".into(),
                     newest_first: false,
                 },
                 problems: HistoryFilterProblems {
+                    address: Some(Problem::Place),
                     event_type: Some(Problem::EventType),
                     from: Some(Problem::Time),
                     ..HistoryFilterProblems::default()
                 },
                 rows: Vec::new(),
+                searched: Some(HistorySearched {
+                    months: Some((words.note.into(), words.note.into())),
+                    left_out: true,
+                }),
                 newer: Some(words.id.into()),
                 ..history_page(words, HistoryScope::Everyone, paths::HISTORY)
             }),
@@ -429,9 +582,21 @@ pub(crate) fn all(words: Words) -> Vec<(&'static str, Box<dyn Page>)> {
                 next: Some(words.id.into()),
             }),
         ),
+        (
+            "erase",
+            Box::new(ErasePage {
+                chrome: signed_in(words, paths::USERS),
+                id: words.id.into(),
+                username: words.username.into(),
+                ..ErasePage::default()
+            }),
+        ),
+        ("erased", Box::new(erased(words, true))),
+        ("erased-waiting", Box::new(erased(words, false))),
         ("projections", Box::new(projections_page(words))),
         ("projections-at-rest", Box::new(projections_at_rest(words))),
     ];
+    pages.extend(state_pages(words));
     pages.extend(refused(words));
     pages.extend(errors(words));
     pages

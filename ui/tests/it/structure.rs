@@ -178,9 +178,9 @@ fn a_projection_that_stopped_says_where_why_and_what_to_do() {
     <p><strong>It waits at line 48,211, which it cannot apply.</strong> Nothing is skipped; signing in and the other projections go on.</p>
     <dl class="lines">
     <div><dt>Stream</dt><dd class="code">User 0197f0c2-6b1e-7a54-9d3c-5e8f1a2b3c4d number 4</dd></div>
-    <div><dt>Event</dt><dd class="code">UserErased, version 2.0</dd></div>
-    <div><dt>Cause</dt><dd>event 48211 of kind UserErased is not known to this version</dd></div>
-    <div><dt>What to do</dt><dd>event 48211 of kind UserErased is not known to this version</dd></div>
+    <div><dt>Event</dt><dd class="code">UserMerged, version 2.0</dd></div>
+    <div><dt>Cause</dt><dd>event 48211 of kind UserMerged is not known to this version</dd></div>
+    <div><dt>What to do</dt><dd>event 48211 of kind UserMerged is not known to this version</dd></div>
     </dl>
     "##);
 }
@@ -264,7 +264,7 @@ fn a_line_of_the_book() {
     let line = format!("<tr{}", html.split("<tr").nth(3).unwrap());
     insta::assert_snapshot!(part(&line, "<tr", "</tr>"), @r##"
     <tr role="row" class="alarming">
-    <td role="cell" class="number" data-label="Line">48,211</td>
+    <td role="cell" class="number" data-label="Line"><a href="/audit/state?user=0197f0c2-6b1e-7a54-9d3c-5e8f1a2b3c4d&#38;at=48211" title="How it was with this person">48,211</a></td>
     <td role="cell" class="steady" data-label="Time (UTC)"><time datetime="2025-11-21T11:38:07.250Z">21 Nov 2025, 11:38:07</time></td>
     <td role="cell" data-label="Event"><div><span class="event">Sign-in failed</span><br><span class="muted">Wrong password</span></div></td>
     <td role="cell" data-label="Person"><a href="/history?user=0197f0c2-6b1e-7a54-9d3c-5e8f1a2b3c4d" title="Show only this person">ada</a></td>
@@ -280,8 +280,8 @@ fn a_line_of_the_book() {
 fn the_links_that_turn_the_pages_keep_the_filter() {
     insta::assert_snapshot!(part(&page("history-refused"), "<nav class=\"row pages", "</nav>"), @r##"
     <nav class="row pages" aria-label="Pages">
-    <a class="button" rel="prev" href="/history?user=ada%40example.org&#38;actor=event%2048211%20of%20kind%20UserErased%20is%20not%20known%20to%20this%20version&#38;session=0197f0c2-6b1e-7a54-9d3c-5e8f1a2b3c4d&#38;type=event%2048211%20of%20kind%20UserErased%20is%20not%20known%20to%20this%20version&#38;from=event%2048211%20of%20kind%20UserErased%20is%20not%20known%20to%20this%20version&#38;to=2025-01-01&#38;order=oldest&#38;cursor=0197f0c2-6b1e-7a54-9d3c-5e8f1a2b3c4d">Older</a>
-    <a class="button" rel="next" href="/history?user=ada%40example.org&#38;actor=event%2048211%20of%20kind%20UserErased%20is%20not%20known%20to%20this%20version&#38;session=0197f0c2-6b1e-7a54-9d3c-5e8f1a2b3c4d&#38;type=event%2048211%20of%20kind%20UserErased%20is%20not%20known%20to%20this%20version&#38;from=event%2048211%20of%20kind%20UserErased%20is%20not%20known%20to%20this%20version&#38;to=2025-01-01&#38;order=oldest&#38;cursor=0197f0c2-6b1e-7a54-9d3c-5e8f1a2b3c4d">Newer</a>
+    <a class="button" rel="prev" href="/history?user=ada%40example.org&#38;actor=event%2048211%20of%20kind%20UserMerged%20is%20not%20known%20to%20this%20version&#38;session=0197f0c2-6b1e-7a54-9d3c-5e8f1a2b3c4d&#38;address=192.0.2.17&#38;type=event%2048211%20of%20kind%20UserMerged%20is%20not%20known%20to%20this%20version&#38;outcome=event%2048211%20of%20kind%20UserMerged%20is%20not%20known%20to%20this%20version&#38;from=event%2048211%20of%20kind%20UserMerged%20is%20not%20known%20to%20this%20version&#38;to=2025-01-01&#38;order=oldest&#38;cursor=0197f0c2-6b1e-7a54-9d3c-5e8f1a2b3c4d">Older</a>
+    <a class="button" rel="next" href="/history?user=ada%40example.org&#38;actor=event%2048211%20of%20kind%20UserMerged%20is%20not%20known%20to%20this%20version&#38;session=0197f0c2-6b1e-7a54-9d3c-5e8f1a2b3c4d&#38;address=192.0.2.17&#38;type=event%2048211%20of%20kind%20UserMerged%20is%20not%20known%20to%20this%20version&#38;outcome=event%2048211%20of%20kind%20UserMerged%20is%20not%20known%20to%20this%20version&#38;from=event%2048211%20of%20kind%20UserMerged%20is%20not%20known%20to%20this%20version&#38;to=2025-01-01&#38;order=oldest&#38;cursor=0197f0c2-6b1e-7a54-9d3c-5e8f1a2b3c4d">Newer</a>
     </nav>
     "##);
 }

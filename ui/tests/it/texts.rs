@@ -6,7 +6,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ui::{EVENT_TYPES, SESSION_END_REASONS, SESSION_METHODS, SIGN_IN_FAILURE_REASONS};
+use ui::{
+    EVENT_TYPES, SERVICE_OUTCOMES, SESSION_END_REASONS, SESSION_METHODS, SIGN_IN_FAILURE_REASONS,
+};
 
 /// What stands before the id of a text, in Rust and in templates.
 const BEFORE_AN_ID: [&str; 6] =
@@ -46,8 +48,11 @@ fn named() -> BTreeSet<String> {
         }
     }
     ids.extend(EVENT_TYPES.map(|event_type| format!("event-{event_type}")));
-    let reasons =
-        SESSION_END_REASONS.into_iter().chain(SIGN_IN_FAILURE_REASONS).chain(SESSION_METHODS);
+    let reasons = SESSION_END_REASONS
+        .into_iter()
+        .chain(SIGN_IN_FAILURE_REASONS)
+        .chain(SESSION_METHODS)
+        .chain(SERVICE_OUTCOMES);
     ids.extend(reasons.map(|reason| format!("reason-{reason}")));
     ids
 }

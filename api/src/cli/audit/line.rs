@@ -90,10 +90,7 @@ impl<'a> Opener<'a> {
         let (address, user_agent) =
             self.source(row.source.as_ref(), &row.aggregate_type, &row.aggregate_id).await?;
         let identifier = match &row.identifier {
-            Some(sealed) => {
-                let place = format!("{}/{}/identifier", row.aggregate_type, row.aggregate_id);
-                Some(self.text(sealed, &place).await?)
-            }
+            Some(sealed) => Some(self.text(sealed, &row.identifier_place()).await?),
             None => None,
         };
         Ok(Line {
@@ -211,7 +208,9 @@ impl<'a> Opener<'a> {
 }
 
 fn personal(name: &str) -> Option<&'static str> {
-    ["email", "username", "full_name", "identifier"].into_iter().find(|known| *known == name)
+    ["email", "username", "full_name", "identifier", "filter"]
+        .into_iter()
+        .find(|known| *known == name)
 }
 
 fn moment(at: DateTime<Utc>) -> String {
@@ -270,7 +269,7 @@ pub(super) mod shown {
     }
 
     /// What strangers typed must not steer the terminal.
-    fn safe(text: &str) -> String {
+    pub(in crate::cli::audit) fn safe(text: &str) -> String {
         let tame = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
         text.chars().map(tame).collect()
     }

@@ -2,11 +2,11 @@
 
 use super::super::projections::{stopped, unfinished};
 use super::{Check, Status};
-use crate::bootstrap::{Database, Owner, Waiting, login, master_key_of};
+use crate::bootstrap::{Database, Owner, Waiting, login, master_key_of, previous_master_key_of};
 use crate::config::{Config, ConfigError};
 use chrono::Utc;
 use commands::clock::{Clock, SystemClock, SystemEntropy};
-use commands::keyring::{Keyring, KeyringError};
+use commands::keyring::{Keyring, KeyringError, MasterKeys};
 use nix::sys::statvfs::statvfs;
 use projections::{Horizon, ProjectionState, ProjectionStatus};
 use sqlx::{Connection, PgConnection, PgPool};
@@ -335,8 +335,22 @@ async fn keys(config: &Config, pool: &PgPool) -> Check {
         }
     };
     let id = key.id().to_owned();
-    match Keyring::load(pool.clone(), key, Arc::new(SystemEntropy)).await {
-        Ok(_) => Check::ok(name, format!("{id} opens the keys of this database")),
+    let keys = match previous_master_key_of(config) {
+        Ok(previous) => MasterKeys::new(key, previous),
+        Err(error) => {
+            return Check::fail(name, super::super::exit::words(&error), "Look at the file.");
+        }
+    };
+    match Keyring::load(pool.clone(), keys, Arc::new(SystemEntropy)).await {
+        Ok(keyring) => match keyring.wrapped_by().await {
+            Ok(wrapped_by) if wrapped_by.keys().any(|other| *other != id) => Check::warn(
+                name,
+                format!("it is being changed: not all keys are wrapped by {id} yet"),
+                "Run: entrybook keys rewrap",
+            ),
+            Ok(_) => Check::ok(name, format!("{id} opens the keys of this database")),
+            Err(error) => Check::broken(name, error),
+        },
         Err(error @ KeyringError::WrongMasterKey { .. }) => Check::fail(
             name,
             error.to_string(),

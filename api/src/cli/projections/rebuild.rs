@@ -1,9 +1,10 @@
 //! `entrybook projections rebuild`.
 
-use super::super::{Exit, Out, require_database, with_services_of};
+use super::super::{Exit, Out, origin, require_database, with_services_of};
 use super::work::{Ended, How, SIZE, Signals, fold};
 use super::{named, report};
 use crate::config::Config;
+use crate::service_events;
 use ::projections::{Options, Outcome, Rebuilt};
 use std::io::{Write, stderr};
 
@@ -62,6 +63,10 @@ pub(super) async fn run(
     with_services_of(config, SIZE, async |services| {
         let mut signals = Signals::listen()?;
         let ended = fold(services, &mut signals, &chosen, options, *json, out).await?;
+        let undecided =
+            if matches!(ended.how, How::BrokenOff(..)) { "cancelled" } else { "failed" };
+        let (book, origin) = (&services.book, origin(services));
+        service_events::rebuilt(book, &chosen, &ended.rebuilt, undecided, options, &origin).await;
         told(ended, *json, out)
     })
     .await

@@ -321,8 +321,8 @@ fn unfinished(error: &anyhow::Error, cause: Option<&RebuildError>) -> String {
         RebuildError::Cancelled => format!(
             "Somebody cancelled it, on the page or over the API. {serve} The next rebuild goes on where it was."
         ),
-        RebuildError::NotRegistered(_) | RebuildError::Busy(_) => {
-            format!("It was not done: {cause}.")
-        }
+        RebuildError::NotRegistered(_)
+        | RebuildError::Contradicted { .. }
+        | RebuildError::Busy(_) => format!("It was not done: {cause}."),
     }
 }

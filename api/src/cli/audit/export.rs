@@ -1,0 +1,215 @@
+//! `entrybook audit export`.
+
+use super::super::{Out, Refused, with_services};
+use super::Wanted;
+use crate::bootstrap::Services;
+use crate::config::Config;
+use crate::export::{Asked, Begun, CannotResume, Export, ExportError, Format};
+use crate::readings::Reading;
+use anyhow::{Context as _, bail};
+use indicatif::{HumanCount, ProgressBar, ProgressStyle};
+use projections::journal;
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufReader, ErrorKind, IsTerminal, Seek, SeekFrom, Write, stderr};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+#[derive(Debug, clap::Args)]
+#[command(
+    about = "Write the history to a file, with proofs, for a spreadsheet or for a SIEM",
+    long_about = "Writes the lines of the history that pass the filter, up to the newest signed checkpoint.\n\n\
+        jsonl has the lines as they are hashed, with personal data sealed: `entrybook audit verify FILE` proves them without a database and \
+        without a network. csv is for spreadsheets, ocsf for a SIEM: one event a line. Both have personal data in the clear, and what belongs to \
+        a person or a month that was erased as (erased).\n\n\
+        A file is whole if it ends with its manifest, which the log has signed. That it was exported stands in the history.",
+    after_help = "Examples:\n  entrybook audit export --out history.jsonl\n  entrybook audit export --out history.jsonl --resume\n  \
+        entrybook audit export --format csv --user ada --from 2026-01-01 --out ada.csv\n  \
+        entrybook audit export --format ocsf --type SignInFailed | siem-import"
+)]
+pub(super) struct Arguments {
+    /// What the file is made of
+    #[arg(long, value_enum, default_value_t = Format::Jsonl)]
+    format: Format,
+    #[command(flatten)]
+    wanted: Wanted,
+    /// Only lines after this one
+    #[arg(long, value_name = "POSITION", default_value_t = 0)]
+    after: u64,
+    /// Where to; standard output where none is named
+    #[arg(short, long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Go on with FILE where an export of the same lines was broken off
+    #[arg(long, requires = "out")]
+    resume: bool,
+}
+
+pub(super) async fn run(
+    config: &Config,
+    arguments: &Arguments,
+    out: &mut Out,
+) -> anyhow::Result<()> {
+    with_services(config, async |services| export(services, arguments, out).await).await
+}
+
+async fn export(services: &Services, arguments: &Arguments, out: &mut Out) -> anyhow::Result<()> {
+    services.catch_up().await?;
+    let filter = super::filter(services, &arguments.wanted).await?;
+    let asked = Asked::new(arguments.format, filter, arguments.after);
+    let told = asked.told();
+    let mut export = match Export::begin(&services.book, &services.log, asked).await {
+        Err(error @ ExportError::NothingSigned) => return Err(Refused(error.to_string()).into()),
+        other => other?,
+    };
+    let mut target = match &arguments.out {
+        Some(path) => Target::File(Written::open(path, &mut export, arguments.resume)?),
+        None => Target::Standard(out),
+    };
+    let reading = Reading::Exported { format: arguments.format.to_string(), up_to: export.up_to() };
+    super::record(services, reading, told).await?;
+    let bar = bar(export.up_to(), arguments.out.is_some());
+    while let Some(part) = export.next().await? {
+        target.write(&part)?;
+        bar.set_position(export.position());
+    }
+    bar.finish_and_clear();
+    let head = journal::head(&services.pool).await?.position.unsigned_abs();
+    let up_to = export.up_to();
+    let lines = HumanCount(export.lines());
+    let mut words =
+        format!("{lines} lines, of the {} up to the last checkpoint", HumanCount(up_to));
+    if head > up_to {
+        let behind = HumanCount(head - up_to);
+        words = format!("{words}; {behind} lines behind it are not signed yet");
+    }
+    if let Target::File(written) = target {
+        let path = written.end()?;
+        // It is written; whether anybody reads this changes nothing.
+        let _ = writeln!(stderr(), "{}: {words}.", path.display());
+    }
+    Ok(())
+}
+
+/// On standard error, for people.
+fn bar(up_to: u64, is_wanted: bool) -> ProgressBar {
+    if !is_wanted || !stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template(
+        "[{bar:24}] {percent:>3} %  line {human_pos} of {human_len}, {per_sec}, {eta} left",
+    )
+    .unwrap_or_else(|_| ProgressStyle::default_bar())
+    .progress_chars("=> ");
+    ProgressBar::new(up_to).with_style(style)
+}
+
+enum Target<'a> {
+    Standard(&'a mut Out),
+    File(Written),
+}
+
+impl Target<'_> {
+    fn write(&mut self, part: &[u8]) -> anyhow::Result<()> {
+        match self {
+            Self::Standard(out) => Ok(out.bytes(part)?),
+            Self::File(written) => written.write(part),
+        }
+    }
+}
+
+/// A file, and beside it what it was begun with, until it is whole.
+struct Written {
+    path: PathBuf,
+    beside: PathBuf,
+    file: File,
+}
+
+impl Written {
+    fn open(path: &Path, export: &mut Export, resume: bool) -> anyhow::Result<Self> {
+        let mut beside = path.as_os_str().to_owned();
+        beside.push(".resume");
+        let beside = PathBuf::from(beside);
+        let begun = export.begun();
+        // It holds what only auditors may see.
+        let open =
+            |options: &mut OpenOptions| options.read(true).write(true).mode(0o600).open(path);
+        let file = match open(OpenOptions::new().create_new(true)) {
+            Ok(file) => {
+                begin(&beside, &begun)
+                    .with_context(|| format!("{} could not be written", beside.display()))?;
+                file
+            }
+            Err(error) if error.kind() == ErrorKind::AlreadyExists && resume => {
+                let mut file = open(&mut OpenOptions::new())
+                    .with_context(|| format!("{} could not be opened", path.display()))?;
+                take_up(path, &beside, &mut file, export, &begun)?;
+                file
+            }
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => bail!(Refused(format!(
+                "There is {} already. Name another file, or go on with it: --resume",
+                path.display()
+            ))),
+            Err(error) => {
+                return Err(error).with_context(|| format!("{} could not be made", path.display()));
+            }
+        };
+        Ok(Self { path: path.to_owned(), beside, file })
+    }
+
+    fn write(&mut self, part: &[u8]) -> anyhow::Result<()> {
+        self.file.write_all(part).with_context(|| {
+            format!(
+                "{} could not be written. What is in it stays; go on with it later: --resume",
+                self.path.display()
+            )
+        })
+    }
+
+    /// It is whole.
+    fn end(self) -> anyhow::Result<PathBuf> {
+        self.file.sync_all()?;
+        fs::remove_file(&self.beside)?;
+        Ok(self.path)
+    }
+}
+
+/// Writes beside a file what it is begun with. It may name people.
+fn begin(beside: &Path, begun: &Begun) -> std::io::Result<()> {
+    let mut options = OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(beside)?;
+    file.write_all(&serde_json::to_vec(begun)?)?;
+    file.sync_all()
+}
+
+/// Goes on behind what is good of a file.
+fn take_up(
+    path: &Path,
+    beside: &Path,
+    file: &mut File,
+    export: &mut Export,
+    begun: &Begun,
+) -> anyhow::Result<()> {
+    let cannot = |why: &dyn std::fmt::Display| {
+        Refused(format!("{} can't be gone on with: {why}", path.display()))
+    };
+    let before = match fs::read(beside) {
+        Ok(before) => before,
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let why =
+                format!("there is no {} beside it, so it is whole, or no export", beside.display());
+            bail!(cannot(&why));
+        }
+        Err(error) => {
+            return Err(error).with_context(|| format!("{} could not be read", beside.display()));
+        }
+    };
+    if serde_json::from_slice::<Begun>(&before).ok().as_ref() != Some(begun) {
+        bail!(cannot(&CannotResume::Other));
+    }
+    let bytes = export.take_up(BufReader::new(&mut *file)).map_err(|error| match error {
+        CannotResume::Read(error) => anyhow::Error::from(error),
+        other => cannot(&other).into(),
+    })?;
+    file.set_len(bytes)?;
+    file.seek(SeekFrom::Start(bytes))?;
+    Ok(())
+}

@@ -1,0 +1,132 @@
+//! `entrybook audit verify`.
+
+mod book;
+mod file;
+mod notes;
+mod report;
+
+use super::super::{Exit, Out, exit::Interrupted, usage};
+use crate::config::Config;
+use anyhow::Context as _;
+use indicatif::{ProgressBar, ProgressStyle};
+use std::fs;
+use std::io::{IsTerminal, stderr};
+use std::path::{Path, PathBuf};
+
+#[derive(Debug, clap::Args)]
+#[command(
+    about = "Prove that the history is the one that was signed, and that it is all there",
+    long_about = "Hashes every line anew and holds it against what was signed: the signatures, the roots of the tree, and every checkpoint that \
+        is known. It says which line is wrong and how: edited, inserted, moved, deleted, cut off at the end, rewritten after it was signed, \
+        signed with another key. Whether the lines are right, and whether they are all there, are two answers.\n\n\
+        FILE is what `entrybook audit export` has written; it needs no database and no network. Without FILE it is the database, beside \
+        a running server or without one; it changes nothing, and needs no master key.\n\n\
+        A database can't vouch for itself. Who has kept the log's key from the day it began (`entrybook log key`) and checkpoints from \
+        elsewhere (a witness, an anchor, a mail) gives them with --key and --checkpoint, and trusts nobody.",
+    after_help = "Examples:\n  entrybook audit verify\n  entrybook audit verify --key example.org/log+1234abcd+AR… --checkpoint kept.txt\n  \
+        entrybook audit verify history.jsonl --key log.keys\n  entrybook audit verify --json | jq .integrity",
+    after_long_help = "Exit codes:\n  0  everything is as it was signed, and all there\n  \
+        6  something is not as it was signed\n  \
+        7  what is there is right, but lines are missing, the file was cut off, or nothing signed says anything of it\n  \
+        2  wrong usage, such as a key that is none; see `entrybook --help` for the others\n\n\
+        With --json, standard output has one object: \"of\" (database, jsonl, csv, ocsf), \"origins\", \"lines\", \"left_out\", \"proved\" (the last line that a checkpoint \
+        proves), \"unproved\" (lines behind it), \"checkpoints\", \"keys\", \"trusts_database\", \"integrity\" and \"completeness\" (each {\"sound\", \"in_all\", \
+        \"findings\" [{\"kind\", \"says\", and where}]}), \"seconds\".\n\n\
+        Examples:\n  entrybook audit verify\n  entrybook audit verify --key example.org/log+1234abcd+AR… --checkpoint kept.txt\n  \
+        entrybook audit verify history.jsonl --key log.keys\n  entrybook audit verify --json | jq .integrity"
+)]
+pub(super) struct Arguments {
+    /// What `entrybook audit export` has written; the database, where none is named
+    #[arg(value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// A verifier key of the log, or a file with one on each line; may be given several times
+    #[arg(long = "key", value_name = "KEY")]
+    keys: Vec<String>,
+    /// A file with checkpoints that somebody else has kept; may be given several times
+    #[arg(long = "checkpoint", value_name = "FILE")]
+    checkpoints: Vec<PathBuf>,
+    /// Answer in JSON: see --help
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn run(
+    config: &Config,
+    arguments: &Arguments,
+    out: &mut Out,
+) -> anyhow::Result<Exit> {
+    let keys = keys(&arguments.keys)?;
+    let mut notes = Vec::new();
+    for path in &arguments.checkpoints {
+        let found = notes::split(&read(path)?);
+        if found.is_empty() {
+            return Err(usage(format!(
+                "--checkpoint {}: there is no checkpoint in it.",
+                path.display()
+            )));
+        }
+        notes.extend(found);
+    }
+    let report = match &arguments.file {
+        Some(path) => tokio::select! {
+            report = file::verify(path, keys, notes) => report?,
+            _ = tokio::signal::ctrl_c() => return Err(Interrupted.into()),
+        },
+        None => book::verify(config, keys, notes).await?,
+    };
+    if arguments.json {
+        out.json(&report)?;
+    } else {
+        for line in report.lines() {
+            out.line(line)?;
+        }
+    }
+    Ok(report.exit())
+}
+
+/// What was given as keys: each is one, or a file that has some.
+fn keys(given: &[String]) -> anyhow::Result<Vec<String>> {
+    let mut keys = Vec::new();
+    for text in given {
+        if is_key(text.trim()) {
+            keys.push(text.trim().to_owned());
+            continue;
+        }
+        let path = Path::new(text);
+        if !path.is_file() {
+            return Err(usage(format!(
+                "--key {text}: this is neither a verifier key, as `entrybook log key` prints it, nor a file with some."
+            )));
+        }
+        let found = read(path)?;
+        for line in String::from_utf8_lossy(&found).lines().map(str::trim) {
+            // What else `entrybook log key` says of them stands behind a space.
+            let word = line.split_whitespace().next().unwrap_or_default();
+            if is_key(word) {
+                keys.push(word.to_owned());
+            } else if !line.is_empty() && !line.starts_with('#') {
+                return Err(usage(format!("--key {text}: {word:?} in it is no verifier key.")));
+            }
+        }
+    }
+    Ok(keys)
+}
+
+fn is_key(text: &str) -> bool {
+    proof::is_verifier_key(text)
+}
+
+fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("{} could not be read", path.display()))
+}
+
+/// How far it is, on standard error, for people.
+fn bar(total: u64, template: &str) -> ProgressBar {
+    if !stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template(template)
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .progress_chars("=> ");
+    ProgressBar::new(total).with_style(style)
+}

@@ -1,0 +1,197 @@
+//! The book of a database.
+
+use super::super::super::{exit::Interrupted, require_database};
+use super::bar;
+use super::report::{Answer, Report, sort};
+use crate::bootstrap::Database;
+use crate::config::Config;
+use anyhow::Context as _;
+use chrono::TimeDelta;
+use commands::StorageError;
+use indicatif::HumanCount;
+use projections::book_audit::{AuditError, BookReport, Given, Progress, audit_book};
+use sqlx::PgPool;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// Three read, and one is to spare.
+const CONNECTIONS: u32 = 4;
+const TICK: Duration = Duration::from_millis(200);
+/// A server signs within seconds. What is not signed for longer is told.
+const SIGNED_WITHIN: TimeDelta = TimeDelta::minutes(10);
+
+pub(super) async fn verify(
+    config: &Config,
+    keys: Vec<String>,
+    notes: Vec<Vec<u8>>,
+) -> anyhow::Result<Report> {
+    require_database(config)?;
+    let database = Database::open_or_join(config).await?;
+    let verified = async {
+        // No keys but those of the log, and nothing is brought up to date: it is looked at as it is.
+        let options = database.url().options().clone();
+        let pool = commands::database::connect(options, CONNECTIONS).await;
+        let pool = pool.map_err(|error| match error {
+            StorageError::Unavailable(cause) => {
+                anyhow::Error::from(database.unavailable(cause.to_string()))
+            }
+            other => other.into(),
+        })?;
+        let verified = tokio::select! {
+            verified = watched(&pool, Given { keys, notes }) => verified,
+            _ = tokio::signal::ctrl_c() => Err(Interrupted.into()),
+        };
+        pool.close().await;
+        verified
+    }
+    .await;
+    let closed = database.close().await;
+    let report = verified?;
+    closed?;
+    Ok(report)
+}
+
+async fn watched(pool: &PgPool, given: Given) -> anyhow::Result<Report> {
+    let (begun, progress) = (Instant::now(), Arc::new(Progress::default()));
+    let has_notes = !given.notes.is_empty();
+    let bar =
+        bar(0, "[{bar:24}] {percent:>3} %  line {human_pos} of {human_len}, {per_sec}, {eta} left");
+    let telling = async {
+        loop {
+            tokio::time::sleep(TICK).await;
+            bar.set_length(progress.total.load(Ordering::Relaxed));
+            bar.set_position(progress.lines.load(Ordering::Relaxed));
+        }
+    };
+    let audited = tokio::select! {
+        audited = audit_book(pool, given, progress.clone()) => audited,
+        () = telling => return Err(anyhow::anyhow!("it was watched to no end")),
+    };
+    bar.finish_and_clear();
+    let audited = match audited {
+        Err(AuditError::Database(error)) if is_of_an_older_version(&error) => {
+            return Err(error)
+                .context("This database has no transparency log yet. Run: entrybook migrate");
+        }
+        other => other?,
+    };
+    Ok(report(audited, has_notes, begun.elapsed()))
+}
+
+/// A table is not there.
+fn is_of_an_older_version(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "42P01")
+}
+
+fn report(audited: BookReport, has_notes: bool, took: Duration) -> Report {
+    let (is_proved, lines) = (audited.is_proved(), audited.verdict.lines);
+    let (mut integrity, mut completeness) = (Answer::sound(), Answer::sound());
+    sort(&audited.verdict.findings, audited.verdict.wrong, &mut integrity, &mut completeness);
+    for refused in &audited.refused {
+        let size = refused.size.map_or_else(
+            || "a checkpoint that was given".to_owned(),
+            |size| format!("the checkpoint of {} lines", HumanCount(size)),
+        );
+        let says =
+            format!("{size} of the log {} is not believed: {}", refused.origin, refused.cause);
+        integrity.wrong("checkpoint_not_believed", says);
+    }
+    integrity.and_more(audited.refused_in_all.saturating_sub(audited.refused.len() as u64));
+    for event in &audited.unlisted {
+        let says = format!(
+            "event {} of {} ({}) is in no line of the book: it was written past the order of the book",
+            event.sequence, event.stream, event.event_type
+        );
+        integrity.wrong("unlisted", says);
+    }
+    integrity.and_more(audited.unlisted_in_all.saturating_sub(audited.unlisted.len() as u64));
+    if audited.misplaced > 0 {
+        let many = HumanCount(audited.misplaced);
+        let says = format!(
+            "{many} lines stand before the first line, or behind the last that was given out"
+        );
+        integrity.wrong("misplaced", says);
+    }
+    let kept = audited.kept;
+    if kept.missing + kept.wrong > 0 {
+        integrity.wrong(
+            "kept_hashes",
+            format!(
+                "the lines have the roots that were signed, yet of the hashes that are kept of them {} are missing and {} are others: the \
+                 table transparency was changed. The book is right; mend it: entrybook projections rebuild transparency --repair",
+                HumanCount(kept.missing),
+                HumanCount(kept.wrong)
+            ),
+        );
+    }
+    if !is_proved {
+        completeness.wrong(
+            "not_signed",
+            "no checkpoint says anything of it: nothing was signed yet, or what was signed is gone, or none of the keys is the log's",
+        );
+    }
+    // What was done to these lines is said among what is wrong.
+    let unreadable = audited.unreadable.iter();
+    if let Some(age) = audited.unproved_for.filter(|age| is_proved && *age > SIGNED_WITHIN) {
+        let minutes = HumanCount(age.num_minutes().unsigned_abs());
+        completeness.wrong(
+            "not_signed_for_long",
+            format!(
+                "no checkpoint proves the lines behind line {}, and the first of them is {minutes} minutes older than the last: if `entrybook \
+                 log status` does not tell why nothing was signed, then what was signed is gone",
+                HumanCount(audited.verdict.proved)
+            ),
+        );
+    }
+    for (origin, size) in &audited.without_key {
+        if is_proved && *size > audited.verdict.proved {
+            let says = format!(
+                "no key of the log {origin} is known, and it has signed {} lines: give its key",
+                HumanCount(*size)
+            );
+            completeness.wrong("key_not_known", says);
+        }
+    }
+    let mut remarks: Vec<String> = unreadable
+        .map(|line| format!("Line {} can't be hashed: {}.", line.position, line.cause))
+        .collect();
+    if audited.trusts_database {
+        remarks.push(
+            "The keys and checkpoints are those that this database names, so it vouches for itself. Give --key with what `entrybook log key` \
+             printed when the log began, and --checkpoint with what somebody else has kept."
+                .to_owned(),
+        );
+    }
+    if !audited.trusts_database && !has_notes {
+        remarks.push(
+            "That nothing is missing behind the last checkpoint of the table rests on the database: --checkpoint with one that somebody else \
+             has kept tells of an end that was cut off with everything that tells of it."
+                .to_owned(),
+        );
+    }
+    for origin in audited.without_key.keys() {
+        remarks.push(format!(
+            "No key of the log {origin} is known, so its checkpoints were not looked at."
+        ));
+    }
+    let origins = audited.keys.iter().filter_map(|key| key.split('+').next().map(str::to_owned));
+    let mut origins: Vec<String> = origins.collect();
+    origins.sort_unstable();
+    origins.dedup();
+    Report {
+        of: "database".to_owned(),
+        origins,
+        lines,
+        left_out: 0,
+        proved: audited.verdict.proved,
+        unproved: lines.saturating_sub(audited.verdict.proved),
+        checkpoints: audited.checkpoints,
+        keys: audited.keys,
+        trusts_database: audited.trusts_database,
+        integrity,
+        completeness,
+        seconds: took.as_secs_f64(),
+        remarks,
+    }
+}

@@ -1,0 +1,167 @@
+//! What a verification came to, in words and for programs: whether the lines are those that were signed,
+//! and whether they are all there.
+
+use super::super::super::Exit;
+use indicatif::HumanCount;
+use projections::book_audit::is_of_completeness;
+use proof::Finding;
+use serde::Serialize;
+use serde_json::Value;
+
+/// What it came to.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    /// What was verified: `database`, or the format of a file.
+    pub(super) of: String,
+    /// The names of the logs that have signed it.
+    pub(super) origins: Vec<String>,
+    /// How many lines were looked at.
+    pub(super) lines: u64,
+    /// How many are left out by the filter of the export.
+    pub(super) left_out: u64,
+    /// The last line that a checkpoint proves.
+    pub(super) proved: u64,
+    /// Lines behind it.
+    pub(super) unproved: u64,
+    /// How many checkpoints were believed, and held against the lines.
+    pub(super) checkpoints: u64,
+    pub(super) keys: Vec<String>,
+    pub(super) trusts_database: bool,
+    pub(super) integrity: Answer,
+    pub(super) completeness: Answer,
+    pub(super) seconds: f64,
+    /// What else is to be known, in sentences.
+    pub(super) remarks: Vec<String>,
+}
+
+/// One of the two answers.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Answer {
+    pub(super) sound: bool,
+    /// How much is wrong.
+    in_all: u64,
+    /// The first of it.
+    findings: Vec<Said>,
+}
+
+#[derive(Debug, Serialize)]
+struct Said {
+    #[serde(flatten)]
+    finding: Value,
+    says: String,
+}
+
+impl Answer {
+    pub(super) fn sound() -> Self {
+        Self { sound: true, ..Self::default() }
+    }
+
+    /// One more thing that is wrong. `kind` is for programs.
+    pub(super) fn wrong(&mut self, kind: &str, says: impl Into<String>) {
+        self.add(serde_json::json!({ "kind": kind }), says.into());
+    }
+
+    fn add(&mut self, finding: Value, says: String) {
+        self.sound = false;
+        self.in_all += 1;
+        self.findings.push(Said { finding, says });
+    }
+
+    /// Many of one kind, of which the first were said.
+    pub(super) fn and_more(&mut self, many: u64) {
+        self.in_all += many;
+        self.sound &= many == 0;
+    }
+}
+
+/// Sorts what was found wrong with lines into the two answers.
+pub(super) fn sort(
+    findings: &[Finding],
+    wrong: u64,
+    integrity: &mut Answer,
+    completeness: &mut Answer,
+) {
+    for finding in findings {
+        let told = serde_json::to_value(finding).unwrap_or_default();
+        let answer = if is_of_completeness(finding) { &mut *completeness } else { &mut *integrity };
+        answer.add(told, finding.to_string());
+    }
+    integrity.and_more(wrong.saturating_sub(findings.len() as u64));
+}
+
+impl Report {
+    pub(super) fn exit(&self) -> Exit {
+        match (self.integrity.sound, self.completeness.sound) {
+            (true, true) => Exit::Done,
+            (true, false) => Exit::Incomplete,
+            (false, _) => Exit::Differs,
+        }
+    }
+
+    pub(super) fn lines(&self) -> Vec<String> {
+        let verdict = |answer: &Answer, good: &str, bad: &str| {
+            if answer.sound { good.to_owned() } else { bad.to_owned() }
+        };
+        let mut lines = vec![format!(
+            "integrity: {}",
+            verdict(&self.integrity, "sound", "NOT AS IT WAS SIGNED")
+        )];
+        self.integrity.say(&mut lines);
+        if self.integrity.sound {
+            lines.push(format!("  {}", self.proof()));
+        }
+        lines.push(format!(
+            "completeness: {}",
+            verdict(&self.completeness, "nothing is missing", "INCOMPLETE")
+        ));
+        self.completeness.say(&mut lines);
+        lines.extend(self.remarks.iter().map(|remark| format!("  {remark}")));
+        let per_second = (self.lines as f64 / self.seconds.max(0.001)) as u64;
+        lines.push(format!(
+            "{} lines in {:.1} s, {} a second",
+            HumanCount(self.lines),
+            self.seconds,
+            HumanCount(per_second)
+        ));
+        lines
+    }
+
+    /// What was looked at, and what proves it.
+    fn proof(&self) -> String {
+        let mut words = format!("{} lines", HumanCount(self.lines));
+        if self.left_out > 0 {
+            words = format!("{words}, of a book with {} more", HumanCount(self.left_out));
+        }
+        words = match (self.proved, self.checkpoints) {
+            (0, _) if self.of == "csv" || self.of == "ocsf" => {
+                return format!("{words}, as the server wrote and signed them.");
+            }
+            (0, _) => format!("{words}; no checkpoint proves anything of them"),
+            (proved, 1) => {
+                format!("{words}; a checkpoint proves them up to line {}", HumanCount(proved))
+            }
+            (proved, many) => format!(
+                "{words}; {} checkpoints prove them up to line {}",
+                HumanCount(many),
+                HumanCount(proved)
+            ),
+        };
+        match self.unproved {
+            0 => format!("{words}."),
+            1 => format!("{words}, and 1 line behind it is not signed yet."),
+            many => {
+                format!("{words}, and {} lines behind it are not signed yet.", HumanCount(many))
+            }
+        }
+    }
+}
+
+impl Answer {
+    fn say(&self, lines: &mut Vec<String>) {
+        lines.extend(self.findings.iter().map(|said| format!("  {}", said.says)));
+        let more = self.in_all.saturating_sub(self.findings.len() as u64);
+        if more > 0 {
+            lines.push(format!("  and {} more", HumanCount(more)));
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! `entrybook log`: the transparency log, its keys, and how it stands.
+
+mod status;
+pub(super) mod witness;
+
+use super::{Exit, Out, Refused, origin, usage, with_services};
+use crate::bootstrap::Services;
+use crate::config::Config;
+use crate::log::LogError;
+use chrono::TimeDelta;
+use commands::log_keys::LogKeysError;
+use serde_json::json;
+use std::time::Duration;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Verb {
+    /// Print the keys that checkpoints are verified with
+    #[command(
+        long_about = "Prints the verifier keys of the transparency log, the oldest first, one a line. Give them to whoever checks the log, by \
+            a way that does not go through this service: who has them can't be shown another book.",
+        after_help = "Examples:\n  entrybook log key\n  entrybook audit verify export.jsonl --key \"$(entrybook log key)\""
+    )]
+    Key {
+        /// Answer in JSON: [{"key", "id", "signs_from", "retired_at"}]
+        #[arg(long)]
+        json: bool,
+    },
+    Status(status::Arguments),
+    /// Make a new key, which signs after a while
+    #[command(
+        long_about = "Makes a new key for the transparency log. The old one signs until then, and is never forgotten: what it has signed stays \
+            good. Give the new key to whoever checks the log before it signs. It is an event of the book.",
+        after_help = "Example:\n  entrybook log rotate --after 7d"
+    )]
+    Rotate {
+        /// When it begins to sign, from now
+        #[arg(long, value_name = "DURATION", default_value = "1d", value_parser = humantime::parse_duration)]
+        after: Duration,
+    },
+    /// Begin a new log, because the old one can't go on
+    #[command(
+        long_about = "Begins a new transparency log of the same book: under another name, with a key of its own. That is for a database which \
+            was restored from an older backup, when what was signed after that backup is lost. The old log signs nothing more, and what it \
+            has signed of the lost lines stays with those who were shown it: tell them. It is an event of the book.",
+        after_help = "Example:\n  entrybook log begin --origin login.example.org/log2"
+    )]
+    Begin {
+        /// The name of the new log, which no log had before
+        #[arg(long, value_name = "NAME")]
+        origin: String,
+    },
+    /// Let the log sign again, after you found out why it stopped
+    #[command(
+        long_about = "Lets the transparency log sign again, after a witness was wrong, or a server remembered what never was. The signer looks \
+            at everything first, and stops again where something is wrong still."
+    )]
+    Resume,
+    /// Watch the logs of other machines, and cosign what is consistent
+    #[command(
+        long_about = "Runs a witness (C2SP tlog-witness): it remembers the newest checkpoint that it has seen of each log, cosigns the next one \
+            if it is consistent with that, and refuses one that is not. Run it where whoever runs the log can't change it. It needs no \
+            database and nothing of the server's but the keys of its log.",
+        after_help = "Examples:\n  entrybook log witness --name witness.example.com --log-key \"$KEY\" --listen 0.0.0.0:8081\n  \
+            entrybook log witness --show-key"
+    )]
+    Witness(witness::Arguments),
+}
+
+impl Arguments {
+    /// Whether it runs until it is told to stop.
+    pub(super) fn serves(&self) -> bool {
+        matches!(self.verb, Verb::Witness(_))
+    }
+}
+
+pub(super) async fn run(
+    config: &Config,
+    arguments: Arguments,
+    out: &mut Out,
+) -> anyhow::Result<Exit> {
+    match arguments.verb {
+        Verb::Status(arguments) => return status::run(config, &arguments, out).await,
+        // It needs no database.
+        Verb::Witness(arguments) => witness::run(&arguments, out).await?,
+        Verb::Key { json } => {
+            with_services(config, async |services| print_keys(services, json, out)).await?
+        }
+        Verb::Rotate { after } => {
+            with_services(config, async |services| rotate(services, after, out).await).await?
+        }
+        Verb::Begin { origin } => {
+            with_services(config, async |services| begin(services, &origin, out).await).await?
+        }
+        Verb::Resume => with_services(config, async |services| resume(services, out).await).await?,
+    }
+    Ok(Exit::Done)
+}
+
+/// What the operator can do something about.
+fn told(error: LogError) -> anyhow::Error {
+    match error {
+        LogError::Keys(error @ LogKeysError::InvalidOrigin(_)) => usage(error.to_string()),
+        LogError::Keys(
+            error
+            @ (LogKeysError::Taken(_) | LogKeysError::NotBegun | LogKeysError::Pending { .. }),
+        ) => Refused(format!("Not done: {error}.")).into(),
+        error => error.into(),
+    }
+}
+
+fn print_keys(services: &Services, json: bool, out: &mut Out) -> anyhow::Result<()> {
+    let keys = services.log.keys().map_err(told)?;
+    if json {
+        let keys: Vec<_> = keys
+            .iter()
+            .map(|(key, line)| {
+                json!({
+                    "key": line,
+                    "id": key.id,
+                    "signs_from": key.signs_from,
+                    "retired_at": key.retired_at,
+                })
+            })
+            .collect();
+        return Ok(out.json(&keys)?);
+    }
+    for (_, line) in keys {
+        out.line(line)?;
+    }
+    Ok(())
+}
+
+async fn rotate(services: &Services, after: Duration, out: &mut Out) -> anyhow::Result<()> {
+    let after = TimeDelta::from_std(after).map_err(|_| usage("--after is too long"))?;
+    let (key, line) = services.log.rotate(after, &origin(services)).await.map_err(told)?;
+    services.post().await?;
+    out.line(format!(
+        "The new key signs from {} on. Give it to whoever checks the log:",
+        key.signs_from.format("%Y-%m-%d %H:%M:%S UTC")
+    ))?;
+    Ok(out.line(line)?)
+}
+
+async fn begin(services: &Services, name: &str, out: &mut Out) -> anyhow::Result<()> {
+    services.log.begin(name, &origin(services)).await.map_err(told)?;
+    services.post().await?;
+    out.line(format!(
+        "The log {name} begins. Tell whoever checked the old one, and give them its key:"
+    ))?;
+    print_keys(services, false, out)
+}
+
+async fn resume(services: &Services, out: &mut Out) -> anyhow::Result<()> {
+    let Some(refusal) = services.log.refusal().await.map_err(told)? else {
+        return Ok(out.line("Nothing keeps the log from signing.")?);
+    };
+    services.log.resume().await.map_err(told)?;
+    out.line(format!(
+        "It had stopped since {}: {}",
+        refusal.since.format("%Y-%m-%d %H:%M:%S UTC"),
+        refusal.text
+    ))?;
+    Ok(out.line("It signs again, if nothing is wrong any more: entrybook log status")?)
+}

@@ -1,0 +1,193 @@
+//! CSV (RFC 4180), for spreadsheets.
+//!
+//! A spreadsheet takes a cell that begins like a formula for one, and what strangers type to sign in stands
+//! in cells. So such a cell gets an apostrophe in front, which spreadsheets take for "this is text".
+
+use chrono::{DateTime, SecondsFormat, Utc};
+
+use super::opener::Opened;
+
+/// The names of the columns, in their order.
+const COLUMNS: [&str; 17] = [
+    "position",
+    "time",
+    "recorded_at",
+    "event",
+    "outcome",
+    "person_id",
+    "person",
+    "actor_kind",
+    "actor_id",
+    "actor",
+    "session",
+    "address",
+    "user_agent",
+    "identifier",
+    "stream",
+    "sequence",
+    "request_id",
+];
+/// What stands in the first column of the last record.
+const END: &str = "end";
+
+pub(super) fn header() -> Vec<u8> {
+    record(&COLUMNS)
+}
+
+pub(super) fn line(line: &Opened) -> Vec<u8> {
+    let id = |person: &Option<super::opener::Person>| {
+        person.as_ref().and_then(|person| person.id).map(|id| id.to_string()).unwrap_or_default()
+    };
+    let name = |person: &Option<super::opener::Person>| {
+        person.as_ref().map(|person| person.name.clone()).unwrap_or_default()
+    };
+    let cells: [String; COLUMNS.len()] = [
+        line.position.to_string(),
+        moment(line.at),
+        moment(line.recorded_at),
+        line.event_type.clone(),
+        line.outcome.clone().unwrap_or_default(),
+        id(&line.person),
+        name(&line.person),
+        line.actor_kind.to_owned(),
+        id(&line.actor),
+        name(&line.actor),
+        line.session.map(|session| session.to_string()).unwrap_or_default(),
+        line.address.clone().unwrap_or_default(),
+        line.user_agent.clone().unwrap_or_default(),
+        line.identifier.clone().unwrap_or_default(),
+        line.stream.clone(),
+        line.sequence.to_string(),
+        line.request_id.clone(),
+    ];
+    record(&cells.map(harmless))
+}
+
+/// The last record: the manifest and the checkpoint, in the columns behind the word.
+pub(super) fn end(manifest: &str, checkpoint: &str) -> Vec<u8> {
+    let mut cells = [""; COLUMNS.len()];
+    for (cell, text) in cells.iter_mut().zip([END, manifest, checkpoint]) {
+        *cell = text;
+    }
+    record(&cells)
+}
+
+/// The manifest and the checkpoint, if this is the last record.
+pub(super) fn read_end(record: &[u8]) -> Option<(String, String)> {
+    if !record.starts_with(b"end,") {
+        return None;
+    }
+    let mut cells = cells(record)?.into_iter();
+    let (end, manifest, checkpoint) = (cells.next()?, cells.next()?, cells.next()?);
+    (end == END).then_some((manifest, checkpoint))
+}
+
+/// The position of the line that a record is.
+pub(super) fn position(record: &[u8]) -> Option<u64> {
+    cells(record)?.first()?.parse().ok()
+}
+
+fn moment(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::Micros, true)
+}
+
+fn harmless(cell: String) -> String {
+    if cell.starts_with(['=', '+', '-', '@', '\t', '\r', '\n']) { format!("'{cell}") } else { cell }
+}
+
+fn record(cells: &[impl AsRef<str>]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(256);
+    for (number, cell) in cells.iter().enumerate() {
+        if number > 0 {
+            bytes.push(b',');
+        }
+        let cell = cell.as_ref();
+        if cell.contains(['"', ',', '\r', '\n']) {
+            bytes.push(b'"');
+            bytes.extend_from_slice(cell.replace('"', "\"\"").as_bytes());
+            bytes.push(b'"');
+        } else {
+            bytes.extend_from_slice(cell.as_bytes());
+        }
+    }
+    bytes.extend_from_slice(b"\r\n");
+    bytes
+}
+
+/// The cells of a record; nothing where it is none.
+fn cells(record: &[u8]) -> Option<Vec<String>> {
+    let mut rest = std::str::from_utf8(record).ok()?.strip_suffix("\r\n")?;
+    let mut cells = Vec::new();
+    loop {
+        let after = match rest.strip_prefix('"') {
+            Some(quoted) => {
+                let mut cell = String::new();
+                let mut quoted = quoted;
+                loop {
+                    let (text, after) = quoted.split_once('"')?;
+                    cell.push_str(text);
+                    match after.strip_prefix('"') {
+                        Some(further) => {
+                            cell.push('"');
+                            quoted = further;
+                        }
+                        None => {
+                            cells.push(cell);
+                            break after;
+                        }
+                    }
+                }
+            }
+            None => {
+                let length = rest.find(',').unwrap_or(rest.len());
+                let (cell, after) = rest.split_at_checked(length)?;
+                cells.push(cell.to_owned());
+                after
+            }
+        };
+        match after.strip_prefix(',') {
+            Some(next) => rest = next,
+            None => return after.is_empty().then_some(cells),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_are_read_as_they_were_written() {
+        for given in [
+            vec![""],
+            vec!["", ""],
+            vec!["a", "b,c", "d\"e", "\"", "f\r\ng", "'h", " i "],
+            vec!["ä", "\"\"", ","],
+        ] {
+            let written = record(&given);
+            assert_eq!(cells(&written).unwrap(), given, "{}", String::from_utf8_lossy(&written));
+        }
+        assert_eq!(record(&["a", "say \"x\"", "1,2"]), b"a,\"say \"\"x\"\"\",\"1,2\"\r\n");
+        for broken in ["a", "\"a\r\n", "\"a\"b\r\n"] {
+            assert_eq!(cells(broken.as_bytes()), None, "{broken}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_a_formula() {
+        for cell in ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1"] {
+            assert_eq!(harmless(cell.to_owned()), format!("'{cell}"));
+        }
+        assert_eq!(harmless("a=1".to_owned()), "a=1");
+    }
+
+    #[test]
+    fn the_end_is_found() {
+        let note = "entrybook export csv v1\na, \"b\"\n\n— x y\n";
+        let written = end(note, "checkpoint\n");
+        assert_eq!(read_end(&written).unwrap(), (note.to_owned(), "checkpoint\n".to_owned()));
+        assert_eq!(cells(&written).unwrap().len(), COLUMNS.len());
+        assert_eq!(read_end(&header()), None);
+        assert_eq!(position(b"42,x\r\n"), Some(42));
+    }
+}

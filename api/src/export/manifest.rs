@@ -1,0 +1,114 @@
+//! The manifest at the end of a file whose lines do not prove themselves (CSV and OCSF): what was asked for,
+//! how many lines there are, and a digest of them, signed by the log.
+
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use proof::{CheckpointError, Hash, NoteSigner, export};
+use serde_json::Value;
+
+use super::Format;
+
+/// The version of these files.
+const VERSION: u32 = 1;
+
+/// What is signed of a file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Manifest {
+    pub format: Format,
+    /// The name of the log.
+    pub origin: String,
+    /// The lines that were looked at: the first and the last.
+    pub range: (u64, u64),
+    /// How many of them the file holds.
+    pub lines: u64,
+    /// The root of the book up to the last one.
+    pub root: Hash,
+    /// The SHA-256 of all bytes before the manifest.
+    pub digest: [u8; 32],
+    /// What was asked for; nothing where it is everything.
+    pub filter: Option<Value>,
+}
+
+/// Why a manifest is not believed.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    #[error(transparent)]
+    Signature(#[from] CheckpointError),
+    #[error("it is not a manifest as docs/export.md has them")]
+    Malformed,
+}
+
+impl Manifest {
+    fn text(&self) -> String {
+        let Self { format, origin, range: (first, last), lines, root, digest, filter } = self;
+        let digest = BASE64.encode(digest);
+        let filter = filter.as_ref().unwrap_or(&Value::Null);
+        format!(
+            "entrybook export {format} v{VERSION}\n{origin}\n{first} {last}\n{lines}\n{root}\n{digest}\n{filter}\n"
+        )
+    }
+
+    pub(super) fn sign(&self, signer: &NoteSigner) -> Result<String, CheckpointError> {
+        let note = export::sign(&self.text(), signer)?;
+        Ok(String::from_utf8_lossy(&note).into_owned())
+    }
+
+    /// Reads one, and believes it if one of the keys has signed it.
+    pub fn verify(note: &str, keys: &[String]) -> Result<Self, ManifestError> {
+        let text = String::from_utf8(export::signed(note, keys)?);
+        let read = Self::read(&text.map_err(|_| ManifestError::Malformed)?);
+        read.ok_or(ManifestError::Malformed)
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        let mut lines = text.strip_suffix('\n')?.split('\n');
+        let head = lines.next()?.strip_prefix("entrybook export ")?;
+        let format = match head.strip_suffix(&format!(" v{VERSION}"))? {
+            "csv" => Format::Csv,
+            "ocsf" => Format::Ocsf,
+            _ => return None,
+        };
+        let origin = lines.next()?.to_owned();
+        let (first, last) = lines.next()?.split_once(' ')?;
+        let many = lines.next()?.parse().ok()?;
+        let root = Hash::parse_hash(lines.next()?).ok()?;
+        let digest = BASE64.decode(lines.next()?).ok()?.try_into().ok()?;
+        let filter: Value = serde_json::from_str(lines.next()?).ok()?;
+        lines.next().is_none().then_some(Self {
+            format,
+            origin,
+            range: (first.parse().ok()?, last.parse().ok()?),
+            lines: many,
+            root,
+            digest,
+            filter: (!filter.is_null()).then_some(filter),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manifest_is_read_as_it_was_written() {
+        let signer = NoteSigner::from_seed("example.org/log", &[1; 32]).unwrap();
+        let manifest = Manifest {
+            format: Format::Csv,
+            origin: "example.org/log".to_owned(),
+            range: (1, 42),
+            lines: 7,
+            root: Hash([2; 32]),
+            digest: [3; 32],
+            filter: Some(serde_json::json!({"type": ["SignInFailed"], "text": "a\nb"})),
+        };
+        let note = manifest.sign(&signer).unwrap();
+        let keys = [signer.verifier_key()];
+        assert_eq!(Manifest::verify(&note, &keys).unwrap(), manifest);
+        let everything = Manifest { filter: None, ..manifest };
+        let note = everything.sign(&signer).unwrap();
+        assert_eq!(Manifest::verify(&note, &keys).unwrap(), everything);
+        let edited = note.replace("\n7\n", "\n8\n");
+        Manifest::verify(&edited, &keys).unwrap_err();
+        Manifest::verify(&note, &[]).unwrap_err();
+    }
+}

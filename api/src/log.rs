@@ -1,0 +1,299 @@
+//! The transparency log: the checkpoints of the book, signed, and what is proved by them.
+//!
+//! The tree is a projection (`projections::transparency`), the keys are `commands::log_keys`. Here is
+//! who signs (`signing`: one replica at a time, never on the path of a sign-in), the memory of it
+//! outside of the database (`memory`), and what keeps it from signing (`refusal`). What was signed is
+//! stored before anybody is shown it, and nothing is shown that was not signed.
+//!
+//! [`Log`] is made once for a process, by `bootstrap`, and answers from the database: any replica,
+//! and any verb, tells the same.
+
+pub mod anchors;
+mod memory;
+mod reading;
+mod refusal;
+mod signing;
+mod status;
+
+use std::{
+    path::Path,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use chrono::TimeDelta;
+use commands::{
+    Entrybook, Origin, StorageError,
+    log_keys::{LogKey, LogKeys, LogKeysError},
+};
+use domain::ServiceEvent;
+use projections::transparency::{self, TransparencyError};
+use proof::{CheckpointError, InclusionProof, NoteSigner};
+use sqlx::PgPool;
+use tokio::sync::Semaphore;
+
+use self::{memory::Memory, reading::Recent};
+pub use self::{
+    reading::Signed,
+    refusal::{Refusal, Refuser},
+    signing::{Outcome, remember, run},
+    status::{Numbers, Status},
+};
+use crate::problem::{ApiError, Kind};
+
+/// The stream of the service in which the log's own events are.
+const STREAM: &str = "log";
+/// Requests that read the log at once: it is open to everybody, and signing in needs connections too.
+const READERS: usize = 4;
+/// How often it is looked whether a line has been signed.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Why the log could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    #[error(transparent)]
+    Keys(#[from] LogKeysError),
+    #[error("what was signed is not to be read in the memory outside of the database: {0}")]
+    Memory(String),
+    #[error("all keys of the transparency log are retired; make one with `entrybook log rotate`")]
+    NoKey,
+    #[error("the tree of the transparency log could not be read: {0}")]
+    Tree(#[from] TransparencyError),
+    #[error("a checkpoint of the transparency log can't be used: {0}")]
+    Checkpoint(#[from] CheckpointError),
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    #[error("the transparency log could not be read: {0}")]
+    Database(#[from] sqlx::Error),
+}
+
+impl From<LogError> for ApiError {
+    fn from(error: LogError) -> Self {
+        match error {
+            LogError::Keys(LogKeysError::NotBegun) => Self {
+                retry_after: Some(5),
+                ..Self::new(
+                    Kind::Unavailable,
+                    "The transparency log has not begun yet. Try again in a moment.",
+                )
+            },
+            LogError::Database(error) | LogError::Keys(LogKeysError::Database(error)) => {
+                error.into()
+            }
+            LogError::Storage(error) => error.into(),
+            error => Self::internal(error),
+        }
+    }
+}
+
+/// The log. Clones share everything.
+#[derive(Clone)]
+pub struct Log(Arc<Inner>);
+
+struct Inner {
+    book: Entrybook,
+    /// For what goes on without a request: those can't use it up.
+    background: PgPool,
+    known: RwLock<Option<Arc<Known>>>,
+    memory: Memory,
+    recent: Recent,
+    readers: Arc<Semaphore>,
+}
+
+/// The keys of the present log.
+struct Known {
+    keys: LogKeys,
+    verifier_keys: Vec<String>,
+}
+
+impl Known {
+    fn of(keys: LogKeys) -> Result<Self, LogError> {
+        let line = |key: &LogKey| Ok::<_, LogError>(signer_of(key)?.verifier_key());
+        let verifier_keys = keys.iter().map(line).collect::<Result<_, _>>()?;
+        Ok(Self { keys, verifier_keys })
+    }
+
+    fn origin(&self) -> &str {
+        self.keys.origin()
+    }
+}
+
+fn signer_of(key: &LogKey) -> Result<NoteSigner, LogError> {
+    Ok(NoteSigner::from_seed(&key.origin, key.seed())?)
+}
+
+impl Log {
+    /// The log of this book; its memory outside of the database is in this directory.
+    pub async fn open(
+        book: Entrybook,
+        background: PgPool,
+        directory: &Path,
+    ) -> Result<Self, LogError> {
+        let log = Self(Arc::new(Inner {
+            known: RwLock::default(),
+            memory: Memory::new(directory),
+            recent: Recent::default(),
+            readers: Arc::new(Semaphore::new(READERS)),
+            background,
+            book,
+        }));
+        log.refresh().await?;
+        Ok(log)
+    }
+
+    /// Begins the log under this name where none has begun, and sees to it that the book says of each
+    /// key when it came, even where a process ended before it could.
+    pub async fn ensure(&self, origin: &str, by: &Origin) -> Result<(), LogError> {
+        let (keys, begun) = LogKeys::read_or_begin(&self.0.book, origin).await?;
+        self.know(keys)?;
+        if begun {
+            tracing::info!("the transparency log {origin} begins");
+        }
+        self.tell_keys(by).await
+    }
+
+    /// Begins a new log in place of the present one, which signs nothing more.
+    pub async fn begin(&self, origin: &str, by: &Origin) -> Result<(), LogError> {
+        self.know(LogKeys::begin(&self.0.book, origin).await?)?;
+        self.tell_keys(by).await
+    }
+
+    /// Makes a new key, which signs after that time; the key, and the line by which others know it.
+    pub async fn rotate(
+        &self,
+        after: TimeDelta,
+        by: &Origin,
+    ) -> Result<(LogKey, String), LogError> {
+        self.know(LogKeys::rotate(&self.0.book, after).await?)?;
+        self.tell_keys(by).await?;
+        self.keys()?.pop().ok_or(LogError::NoKey)
+    }
+
+    /// Writes into the book what it doesn't say yet of the present log's keys.
+    async fn tell_keys(&self, by: &Origin) -> Result<(), LogError> {
+        let known = self.known()?;
+        // Replicas that start together: one of them tells.
+        let mut turn = self.0.book.pool().begin().await?;
+        sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('entrybook/log_keys/told', 0))")
+            .execute(&mut *turn)
+            .await?;
+        let told: Vec<String> = sqlx::query_scalar(
+            "SELECT coalesce(payload #>> '{LogBegun,key}', payload #>> '{LogKeyAdded,key}', '')
+               FROM events WHERE aggregate_type = $1 AND aggregate_id = $2",
+        )
+        .bind(domain::stream::SERVICE)
+        .bind(STREAM)
+        .fetch_all(&mut *turn)
+        .await?;
+        for (key, line) in known.keys.iter().zip(&known.verifier_keys) {
+            if told.contains(line) {
+                continue;
+            }
+            let (origin, line) = (known.origin().to_owned(), line.clone());
+            let event = if key.id == known.keys.first_id() {
+                ServiceEvent::LogBegun { origin, key: line }
+            } else {
+                ServiceEvent::LogKeyAdded { origin, key: line }
+            };
+            self.0.book.record(STREAM, event, by).await?;
+        }
+        turn.commit().await?;
+        Ok(())
+    }
+
+    /// Reads the keys anew: another process may have made one.
+    pub async fn refresh(&self) -> Result<(), LogError> {
+        let mut connection = self.0.background.acquire().await?;
+        match LogKeys::read(&mut connection, self.0.book.keyring()).await? {
+            Some(keys) => self.know(keys).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    fn know(&self, keys: LogKeys) -> Result<Arc<Known>, LogError> {
+        let known = Arc::new(Known::of(keys)?);
+        let mut now = self.0.known.write().unwrap_or_else(PoisonError::into_inner);
+        *now = Some(known.clone());
+        Ok(known)
+    }
+
+    fn known(&self) -> Result<Arc<Known>, LogError> {
+        let known = self.0.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.clone().ok_or(LogError::Keys(LogKeysError::NotBegun))
+    }
+
+    /// The name of the log.
+    pub fn origin(&self) -> Result<String, LogError> {
+        Ok(self.known()?.origin().to_owned())
+    }
+
+    /// The keys that its checkpoints and manifests are verified with, the oldest first; none before it
+    /// has begun.
+    #[must_use]
+    pub fn verifier_keys(&self) -> Vec<String> {
+        self.known().map(|known| known.verifier_keys.clone()).unwrap_or_default()
+    }
+
+    /// The keys, with the times from which they sign.
+    pub fn keys(&self) -> Result<Vec<(LogKey, String)>, LogError> {
+        let known = self.known()?;
+        Ok(known.keys.iter().cloned().zip(known.verifier_keys.iter().cloned()).collect())
+    }
+
+    /// The key that signs now.
+    pub fn signer(&self) -> Result<NoteSigner, LogError> {
+        let known = self.known()?;
+        signer_of(known.keys.signer(self.0.book.clock().now()).ok_or(LogError::NoKey)?)
+    }
+
+    /// The newest checkpoint, with the cosignatures that it has got so far.
+    pub async fn latest(&self) -> Result<Option<Signed>, LogError> {
+        let known = self.known()?;
+        let mut connection = self.0.book.pool().acquire().await?;
+        Ok(reading::newest(&mut connection, known.origin()).await?)
+    }
+
+    /// That a line of the book is in the newest checkpoint; nothing if it isn't yet.
+    pub async fn proof(&self, position: u64) -> Result<Option<InclusionProof>, LogError> {
+        match self.latest().await? {
+            Some(signed) => self.proof_in(&signed, position).await,
+            None => Ok(None),
+        }
+    }
+
+    /// The same in this checkpoint.
+    pub async fn proof_in(
+        &self,
+        signed: &Signed,
+        position: u64,
+    ) -> Result<Option<InclusionProof>, LogError> {
+        let Some(index) = position.checked_sub(1).filter(|index| *index < signed.size) else {
+            return Ok(None);
+        };
+        let mut connection = self.0.book.pool().acquire().await?;
+        let hashes = transparency::prove_inclusion(&mut connection, signed.size, index).await?;
+        let checkpoint = signed.with_cosignatures();
+        Ok(Some(InclusionProof { index, hashes, checkpoint, extra: None }))
+    }
+
+    /// Waits until a line is in a signed checkpoint; nothing if it isn't after that time.
+    pub async fn wait_until_signed(
+        &self,
+        position: u64,
+        timeout: Duration,
+    ) -> Result<Option<Signed>, LogError> {
+        let deadline = tokio::time::Instant::now() + timeout;
+        loop {
+            let signed = self.latest().await?.filter(|signed| signed.size >= position);
+            if signed.is_some() || tokio::time::Instant::now() >= deadline {
+                return Ok(signed);
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// A turn for a request that reads the log.
+    pub(crate) fn readers(&self) -> Arc<Semaphore> {
+        self.0.readers.clone()
+    }
+}

@@ -1,0 +1,271 @@
+//! What was signed, remembered outside of the database: in a file of the data directory.
+//!
+//! A database that is restored from an older backup doesn't know what was signed after it, and would
+//! sign other lines under the same numbers. The file does know. It is written after the table, so it
+//! is never ahead of it, unless the table was set back. Each replica has its own.
+//!
+//! A file belongs to one log: to its name and the key that it began with. So a new database under the
+//! same name begins anew, and its keys tell everybody that it is another log.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+};
+
+use projections::transparency;
+use proof::Checkpoint;
+use sha2::{Digest, Sha256};
+
+use super::{Known, Log, LogError, Refuser, Signed, reading::newest, signing::choices};
+
+/// The folder in the data directory.
+const FOLDER: &str = "log";
+
+/// What the file says.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Remembered {
+    Nothing,
+    Checkpoint(Checkpoint),
+    /// No key that this database knows has signed it.
+    Unbelieved,
+}
+
+pub(super) struct Memory {
+    directory: PathBuf,
+    /// Why it can't be written, if it can't.
+    problem: Mutex<Option<String>>,
+}
+
+impl Memory {
+    pub(super) fn new(data_dir: &Path) -> Self {
+        Self { directory: data_dir.join(FOLDER), problem: Mutex::default() }
+    }
+
+    fn path(&self, known: &Known) -> PathBuf {
+        let digest = Sha256::new()
+            .chain_update(known.origin())
+            .chain_update("\n")
+            .chain_update(known.keys.first_id())
+            .finalize();
+        let name: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        self.directory.join(format!("{name}.checkpoint"))
+    }
+
+    /// What was signed, as far as is known here. Ask it before the table: then the table can't be
+    /// behind it by rights.
+    pub(super) async fn read(&self, known: &Known) -> Result<Remembered, LogError> {
+        let path = self.path(known);
+        let note = match tokio::fs::read(&path).await {
+            Ok(note) => note,
+            Err(error) if is_missing(&error) => return Ok(Remembered::Nothing),
+            Err(error) => return Err(LogError::Memory(format!("{}: {error}", path.display()))),
+        };
+        let read = Checkpoint::verify(&note, known.origin(), &known.verifier_keys);
+        Ok(read.map_or(Remembered::Unbelieved, Remembered::Checkpoint))
+    }
+
+    /// Remembers a checkpoint that is in the table. A log whose memory can't be written signs all the
+    /// same, and says so: the table is the record, and this its guard.
+    pub(super) async fn keep(&self, known: &Known, signed: &Signed) {
+        let (directory, path) = (self.directory.clone(), self.path(known));
+        let (note, size) = (signed.note.clone(), signed.size);
+        let written =
+            tokio::task::spawn_blocking(move || write(&directory, &path, &note, size)).await;
+        let problem = match written {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(error) => Some(error.to_string()),
+        };
+        let mut before = self.problem.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(error) = &problem
+            && *before != problem
+        {
+            tracing::warn!(
+                "what the transparency log has signed can't be remembered in {}: {error}. Without that a database \
+                 that was restored from an older backup is not found out here",
+                self.directory.display()
+            );
+        }
+        *before = problem;
+    }
+
+    /// Why it can't be written, if it can't.
+    pub(super) fn problem(&self) -> Option<String> {
+        self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+fn is_missing(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+/// Replaces the file, whole or not at all, unless it knows more already: replicas may share a data
+/// directory.
+fn write(directory: &Path, path: &Path, note: &[u8], size: u64) -> io::Result<()> {
+    fs::create_dir_all(directory)?;
+    let lock = File::options()
+        .create(true)
+        .write(true)
+        .truncate(false)
+        .open(path.with_extension("lock"))?;
+    lock.lock()?;
+    match fs::read(path) {
+        Ok(before) if size_of(&before).is_none_or(|before| before >= size) => return Ok(()),
+        Err(error) if !is_missing(&error) => return Err(error),
+        Ok(_) | Err(_) => {}
+    }
+    let new = path.with_extension("new");
+    let mut file = File::create(&new)?;
+    file.write_all(note)?;
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    File::open(directory)?.sync_all()
+}
+
+/// The second line of a checkpoint.
+fn size_of(note: &[u8]) -> Option<u64> {
+    std::str::from_utf8(note).ok()?.lines().nth(1)?.parse().ok()
+}
+
+/// What is wrong between the memory and the newest checkpoint in the table, if anything is.
+pub(super) fn disagreement(
+    origin: &str,
+    remembered: &Remembered,
+    last: Option<&Signed>,
+) -> Option<String> {
+    let lines = last.map_or(0, |last| last.size);
+    let newest = match last {
+        Some(last) => format!(
+            "The newest checkpoint of the log {origin} in the database has {lines} lines (signed {})",
+            last.signed_at.format("%Y-%m-%d %H:%M:%S UTC")
+        ),
+        None => format!("The database has no checkpoint of the log {origin}"),
+    };
+    let choices = choices(origin);
+    match remembered {
+        Remembered::Nothing => None,
+        Remembered::Unbelieved => Some(format!(
+            "{newest}, and a server remembers one that no key of this database has signed. Either the database was \
+             restored from a backup that is older than the key, or the file of that memory was damaged. {choices}"
+        )),
+        Remembered::Checkpoint(checkpoint) if checkpoint.size > lines => Some(format!(
+            "{newest}, and a server remembers that one of {} lines was signed. The database was restored from an \
+             older backup: what was written after it is lost, and what others were shown of it can't be taken back. {choices}",
+            checkpoint.size
+        )),
+        Remembered::Checkpoint(checkpoint)
+            if last.is_some_and(|last| {
+                last.size == checkpoint.size && last.root != checkpoint.root
+            }) =>
+        {
+            Some(format!(
+                "{newest}, and a server remembers another one of as many lines. The database is not the one that it \
+                 was, or was changed. {choices}"
+            ))
+        }
+        Remembered::Checkpoint(_) => None,
+    }
+}
+
+impl Log {
+    /// Remembers what any replica has signed, and stops the log if this one knows better.
+    pub(super) async fn remember(&self) -> Result<(), LogError> {
+        let known = self.known()?;
+        let remembered = self.0.memory.read(&known).await?;
+        let last = newest(&mut *self.0.background.acquire().await?, known.origin()).await?;
+        if let Some(text) = disagreement(known.origin(), &remembered, last.as_ref()) {
+            return self.refuse(Refuser::Memory, &text).await;
+        }
+        // What is remembered is evidence: it is replaced by what follows from it, and by nothing else.
+        if let (Remembered::Checkpoint(kept), Some(last)) = (&remembered, &last)
+            && kept.size < last.size
+        {
+            let mut connection = self.0.background.acquire().await?;
+            if transparency::size(&mut connection).await? < kept.size {
+                return Ok(());
+            }
+            if transparency::root(&mut connection, kept.size).await? != kept.root {
+                let text = format!(
+                    "A server remembers a checkpoint of {} lines, and the book had others then: the newest of {} lines doesn't \
+                     follow from it. The database was restored from an older backup and written on, or was changed. {}",
+                    kept.size,
+                    last.size,
+                    choices(known.origin())
+                );
+                return self.refuse(Refuser::Memory, &text).await;
+            }
+        }
+        if let Some(last) = last
+            && !matches!(&remembered, Remembered::Checkpoint(kept) if kept.size >= last.size)
+        {
+            self.0.memory.keep(&known, &last).await;
+        }
+        Ok(())
+    }
+
+    /// Why what was signed can't be remembered outside of the database, if it can't.
+    #[must_use]
+    pub fn memory_problem(&self) -> Option<String> {
+        self.0.memory.problem()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+    use proof::Hash;
+
+    use super::*;
+
+    fn signed(size: u64, root: u8) -> Signed {
+        Signed {
+            origin: "example.org/log".into(),
+            size,
+            root: Hash([root; 32]),
+            note: format!("example.org/log\n{size}\nroot\n").into_bytes(),
+            signed_at: DateTime::UNIX_EPOCH,
+            cosignatures: Vec::new(),
+        }
+    }
+
+    fn remembered(size: u64, root: u8) -> Remembered {
+        let origin = "example.org/log".into();
+        Remembered::Checkpoint(Checkpoint { origin, size, root: Hash([root; 32]) })
+    }
+
+    #[test]
+    fn a_table_that_is_behind_the_memory_or_differs_is_found_out() {
+        let told = |remembered, last: Option<Signed>| {
+            disagreement("example.org/log", &remembered, last.as_ref())
+        };
+        assert_eq!(told(Remembered::Nothing, None), None);
+        assert_eq!(told(Remembered::Nothing, Some(signed(5, 1))), None);
+        assert_eq!(told(remembered(5, 1), Some(signed(5, 1))), None);
+        // What only the tree can tell.
+        assert_eq!(told(remembered(4, 2), Some(signed(5, 1))), None);
+        assert!(told(remembered(5, 2), Some(signed(5, 1))).unwrap().contains("another one"));
+        assert!(told(Remembered::Unbelieved, None).unwrap().contains("no key of this database"));
+        assert!(told(remembered(1, 1), None).is_some());
+        insta::assert_snapshot!(told(remembered(6, 1), Some(signed(5, 1))).unwrap(), @"The newest checkpoint of the log example.org/log in the database has 5 lines (signed 1970-01-01 00:00:00 UTC), and a server remembers that one of 6 lines was signed. The database was restored from an older backup: what was written after it is lost, and what others were shown of it can't be taken back. Nothing is signed any more, and signing in goes on. Choose: restore the backup that has all of it; or, if it is lost, begin a new log with `entrybook log begin --origin example.org/log2` and tell those who verify the old one.");
+    }
+
+    #[test]
+    fn the_file_is_replaced_as_a_whole_and_never_goes_back() {
+        let scratch = tempfile::tempdir().unwrap();
+        let directory = scratch.path().join("log");
+        let path = directory.join("x.checkpoint");
+        let keep = |size| write(&directory, &path, &signed(size, 1).note, size).unwrap();
+        let kept = || size_of(&fs::read(&path).unwrap());
+        keep(3);
+        assert_eq!(kept(), Some(3));
+        keep(7);
+        keep(5);
+        assert_eq!(kept(), Some(7));
+        // What a crash has left half-written is in no one's way.
+        fs::write(path.with_extension("new"), "half").unwrap();
+        keep(8);
+        assert_eq!(kept(), Some(8));
+    }
+}

@@ -1,0 +1,280 @@
+//! Who signs: one replica, the one that holds an advisory lock, whenever there are new lines.
+//!
+//! Before it signs, it looks whether what it signed last is still so: the tree must have the same root
+//! at that size, the book no fewer lines, and the memory outside of the database must know of nothing
+//! newer. What is new is stored in a transaction of its own before anybody is shown it. All of that is
+//! done on the connection that holds the lock: who has lost the lock can't store anything.
+
+use std::time::Duration;
+
+use projections::transparency::{self, TransparencyError};
+use proof::Checkpoint;
+use sqlx::{Connection, PgConnection};
+use tokio::time::{MissedTickBehavior, interval, sleep};
+
+use super::{
+    Known, Log, LogError, Refusal, Refuser, Signed, anchors,
+    memory::{Remembered, disagreement},
+    reading::newest,
+    refusal::{self, Stopped},
+};
+use crate::{processes, state::App};
+
+/// The name of the process in the registry, and of its lock.
+pub(super) const NAME: &str = "process:sign_log";
+/// How long it waits before it asks for the lock again, or begins again.
+const TURN: Duration = Duration::from_secs(2);
+/// What looks wrong is looked at once more after that: tables may just have been swapped.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// Signs, whenever it is this replica's turn.
+pub async fn run(app: &App) {
+    loop {
+        match processes::turn(app.background(), NAME).await {
+            Ok(Some(mut lock)) => {
+                anchors::ask(app).await;
+                if let Err(error) = follow(app, &mut lock).await {
+                    tracing::warn!(
+                        "the transparency log could not be signed, and is tried again: {error}"
+                    );
+                }
+                let _ = lock.close().await;
+            }
+            Ok(None) => {}
+            Err(error) => tracing::warn!("nobody knows whose turn it is to sign the log: {error}"),
+        }
+        sleep(TURN).await;
+    }
+}
+
+/// Signs what is new, as long as the lock is held.
+async fn follow(app: &App, lock: &mut PgConnection) -> Result<(), LogError> {
+    let mut next = interval(app.settings().log_interval);
+    next.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        next.tick().await;
+        app.log().sign(lock).await?;
+    }
+}
+
+/// Remembers what the others sign, and looks whether this replica knows better.
+pub async fn remember(app: &App) {
+    let mut next = interval(app.settings().log_interval);
+    next.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        next.tick().await;
+        let done = match app.log().refresh().await {
+            Ok(()) => app.log().remember().await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = done {
+            tracing::warn!(
+                "the checkpoints of the transparency log could not be looked at: {error}"
+            );
+            sleep(TURN).await;
+        }
+    }
+}
+
+/// What came of a look at the log.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    Signed(Signed),
+    /// Everything is signed, or not in the tree yet.
+    NothingNew,
+    Refused(Refusal),
+}
+
+/// What a look has shown.
+enum Look {
+    New { last: Option<Signed>, checkpoint: Checkpoint },
+    NothingNew { size: u64 },
+    Wrong(Refuser, String),
+}
+
+impl Log {
+    /// Signs what is new, if nothing is wrong. `connection` must hold the lock.
+    pub async fn sign(&self, connection: &mut PgConnection) -> Result<Outcome, LogError> {
+        self.refresh().await?;
+        let known = self.known()?;
+        let stopped = Stopped::read(connection).await?;
+        if let Some(refusal) = stopped.binding(known.origin()) {
+            return Ok(Outcome::Refused(refusal));
+        }
+        let mut transaction = connection.begin().await?;
+        sqlx::query("SET LOCAL synchronous_commit = on").execute(&mut *transaction).await?;
+        let mut look = self.look(&mut transaction, &known).await?;
+        if matches!(look, Look::Wrong(..)) {
+            sleep(AGAIN).await;
+            look = self.look(&mut transaction, &known).await?;
+        }
+        match look {
+            Look::Wrong(by, text) => {
+                transaction.rollback().await?;
+                let since = self.0.book.clock().now();
+                let refusal = Refusal { origin: known.origin().to_owned(), by, text, since };
+                refusal::write(connection, &refusal).await?;
+                Ok(Outcome::Refused(refusal))
+            }
+            Look::NothingNew { size } => {
+                transaction.rollback().await?;
+                if stopped.is_there() {
+                    tracing::info!("nothing keeps the transparency log from signing any more");
+                    stopped.lift(connection, size).await?;
+                }
+                Ok(Outcome::NothingNew)
+            }
+            Look::New { last, checkpoint } => {
+                let note = checkpoint.sign(&[&self.signer()?])?;
+                let signed = store(&mut transaction, checkpoint, note).await?;
+                stopped.lift(&mut transaction, signed.size).await?;
+                transaction.commit().await?;
+                tracing::debug!(
+                    size = signed.size,
+                    "signed the checkpoint of {} lines, after that of {}",
+                    signed.size,
+                    last.map_or(0, |last| last.size)
+                );
+                self.0.memory.keep(&known, &signed).await;
+                Ok(Outcome::Signed(signed))
+            }
+        }
+    }
+
+    /// What would keep it from signing, by a look from here; it changes nothing.
+    pub async fn check(&self) -> Result<Option<(Refuser, String)>, LogError> {
+        let known = self.known()?;
+        let mut connection = self.0.background.acquire().await?;
+        Ok(match self.look(&mut connection, &known).await? {
+            Look::Wrong(by, text) => Some((by, text)),
+            Look::New { .. } | Look::NothingNew { .. } => None,
+        })
+    }
+
+    async fn look(&self, connection: &mut PgConnection, known: &Known) -> Result<Look, LogError> {
+        // The memory first: it is written after the table.
+        let remembered = self.0.memory.read(known).await?;
+        let last = newest(connection, known.origin()).await?;
+        match examine(connection, known, &remembered, last).await {
+            // A hash that should be there isn't, or the like.
+            Err(LogError::Tree(error)) if is_damage(&error) => {
+                let text = format!(
+                    "The tree of the log {0} can't be read: {error}. `entrybook projections rebuild transparency --repair` builds it \
+                     again from the book. {1}",
+                    known.origin(),
+                    choices(known.origin())
+                );
+                Ok(Look::Wrong(Refuser::Tree, text))
+            }
+            other => other,
+        }
+    }
+}
+
+/// Whether waiting won't mend it.
+fn is_damage(error: &TransparencyError) -> bool {
+    !matches!(error, TransparencyError::Database(_) | TransparencyError::NotRegistered)
+}
+
+/// Whether all that was signed still holds, and what is to be signed next.
+async fn examine(
+    connection: &mut PgConnection,
+    known: &Known,
+    remembered: &Remembered,
+    last: Option<Signed>,
+) -> Result<Look, LogError> {
+    let origin = known.origin();
+    if let Some(text) = disagreement(origin, remembered, last.as_ref()) {
+        return Ok(Look::Wrong(Refuser::Memory, text));
+    }
+    let wrong =
+        |text: String| Ok(Look::Wrong(Refuser::Tree, format!("{text} {}", choices(origin))));
+    let size = transparency::size(connection).await?;
+    if let Some(last) = &last {
+        let stored = Checkpoint { origin: origin.to_owned(), size: last.size, root: last.root };
+        let noted = Checkpoint::verify(&last.note, origin, &known.verifier_keys);
+        if noted.ok().as_ref() != Some(&stored) {
+            return wrong(format!(
+                "The checkpoint of {} lines in the database is not as the log {origin} has signed it: its row was changed, or \
+                 its key is gone.",
+                last.size
+            ));
+        }
+        let lines: i64 = sqlx::query_scalar("SELECT coalesce(max(position), 0) FROM journal")
+            .fetch_one(&mut *connection)
+            .await?;
+        if u64::try_from(lines).unwrap_or(0) < last.size {
+            return wrong(format!(
+                "The book has {lines} lines, and the log {origin} has signed {}: lines were deleted.",
+                last.size
+            ));
+        }
+        if size < last.size {
+            // It is being built.
+            return Ok(Look::NothingNew { size: last.size });
+        }
+        if transparency::root(connection, last.size).await? != last.root {
+            return wrong(changed(origin, last.size));
+        }
+    }
+    if let Remembered::Checkpoint(before) = remembered
+        && last.as_ref().is_some_and(|last| before.size < last.size)
+        && transparency::root(connection, before.size).await? != before.root
+    {
+        let text = format!(
+            "The first {} lines of the log {origin} are not those that a server remembers to have signed. The database was \
+             restored from another one, or lines of it were changed. {}",
+            before.size,
+            choices(origin)
+        );
+        return Ok(Look::Wrong(Refuser::Memory, text));
+    }
+    let signed = last.as_ref().map_or(0, |last| last.size);
+    if size <= signed {
+        return Ok(Look::NothingNew { size: signed });
+    }
+    let root = transparency::root(connection, size).await?;
+    if let Some(last) = &last {
+        let path = transparency::prove_consistency(connection, size, last.size).await?;
+        if !proof::is_consistent(path, size, root, last.size, last.root) {
+            return wrong(changed(origin, last.size));
+        }
+    }
+    let checkpoint = Checkpoint { origin: origin.to_owned(), size, root };
+    Ok(Look::New { last, checkpoint })
+}
+
+fn changed(origin: &str, size: u64) -> String {
+    format!(
+        "The tree of the log {origin} is not the one of which {size} lines were signed: rows of it were changed, or lines of \
+         the book were. `entrybook audit verify` says which; if it is the tree alone, `entrybook projections rebuild transparency --repair` \
+         makes it again from the book."
+    )
+}
+
+/// What may be done when nothing is signed any more.
+pub(super) fn choices(origin: &str) -> String {
+    format!(
+        "Nothing is signed any more, and signing in goes on. Choose: restore the backup that has all of it; or, if it is lost, \
+         begin a new log with `entrybook log begin --origin {origin}2` and tell those who verify the old one."
+    )
+}
+
+async fn store(
+    connection: &mut PgConnection,
+    checkpoint: Checkpoint,
+    note: Vec<u8>,
+) -> Result<Signed, sqlx::Error> {
+    let Checkpoint { origin, size, root } = checkpoint;
+    let signed_at = sqlx::query_scalar(
+        "INSERT INTO checkpoints (origin, size, root, note) VALUES ($1, $2, $3, $4)
+         RETURNING signed_at",
+    )
+    .bind(&origin)
+    .bind(i64::try_from(size).map_err(|error| sqlx::Error::Encode(error.into()))?)
+    .bind(root.0.as_slice())
+    .bind(&note)
+    .fetch_one(connection)
+    .await?;
+    Ok(Signed { origin, size, root, note, signed_at, cosignatures: Vec::new() })
+}

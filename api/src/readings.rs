@@ -1,0 +1,296 @@
+//! Reading the history is history: who reads what is not their own is written down before they see it.
+//!
+//! Each search, replay, export and live tail is an event; the same one again within
+//! [`ONCE_IN`] is not. Its filter is sealed, and names people by their ids alone. What can't be written
+//! down is not shown. The bounds hold for each replica.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use commands::{Entrybook, Origin, StorageError};
+use domain::{ReadingEvent, UserId};
+use projections::audit_history::{ActorKind, Filter};
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::{
+    identity::Identity,
+    problem::{ApiError, ApiResult, Kind},
+    state::App,
+};
+
+/// The same reading again within that time is the same reading.
+const ONCE_IN: TimeDelta = TimeDelta::minutes(10);
+/// So many readings of one reader are written down in an hour; more are refused.
+const MOST: usize = 1_000;
+const AN_HOUR: TimeDelta = TimeDelta::hours(1);
+/// Of so many readers it is remembered what they read.
+const READERS: usize = 1_024;
+
+/// What is read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reading {
+    Searched,
+    Exported {
+        format: String,
+        /// The last line that it may hold.
+        up_to: u64,
+    },
+    /// The state of a person or of all sessions, as of a time.
+    Replayed,
+    /// New lines, as they come.
+    Followed,
+}
+
+impl App {
+    /// Writes down that somebody reads; answer nothing before it is done. `filter` is what they look
+    /// for, with ids in place of names.
+    pub async fn reading(
+        &self,
+        identity: &Identity,
+        origin: &Origin,
+        reading: Reading,
+        filter: Value,
+    ) -> ApiResult<()> {
+        let (reader, filter) = (identity.user_id, text_of(&filter));
+        let key = key_of(&reading, filter.as_deref());
+        if !self.readings().is_due(reader, &key, self.now())? {
+            return Ok(());
+        }
+        let origin = origin.clone();
+        self.command(move |book| async move {
+            record(&book, reading, filter, &reader.to_string(), &origin).await
+        })
+        .await?
+        .map_err(not_recorded)?;
+        self.readings().is_done(reader, key, self.now());
+        Ok(())
+    }
+}
+
+/// Writes down that `reader` reads: the id of an account, or [`commands::CLI_READER`].
+pub(crate) async fn record(
+    book: &Entrybook,
+    reading: Reading,
+    filter: Option<String>,
+    reader: &str,
+    origin: &Origin,
+) -> Result<(), StorageError> {
+    let filter = match filter {
+        Some(filter) => Some(book.seal_filter(reader, &filter).await?),
+        None => None,
+    };
+    let event = match reading {
+        Reading::Searched => ReadingEvent::HistorySearched { filter },
+        Reading::Exported { format, up_to } => {
+            ReadingEvent::HistoryExported { filter, format, up_to }
+        }
+        Reading::Replayed => ReadingEvent::HistoryReplayed { filter },
+        Reading::Followed => ReadingEvent::HistoryFollowed { filter },
+    };
+    book.record_reading(event, reader, origin).await.map(drop)
+}
+
+fn not_recorded(error: StorageError) -> ApiError {
+    let detail = "Who reads the history is written down, and that could not be done, so nothing is \
+                  shown. Try again in a moment.";
+    ApiError {
+        retry_after: Some(2),
+        cause: Some(Arc::new(error)),
+        ..ApiError::new(Kind::Unavailable, detail)
+    }
+}
+
+/// A filter of the history as it is written down.
+#[must_use]
+pub fn asked(filter: &Filter) -> Value {
+    // Field by field, so that a new one asks to be written down too. Who may see it, the reader, is
+    // known anyway, and a place is told as such and not by its many hashes.
+    let Filter {
+        user,
+        actor_user,
+        actor_kind,
+        session,
+        place,
+        sources: _,
+        outcome,
+        event_types,
+        from,
+        to,
+        visible_to: _,
+    } = filter;
+    let time = |time: &DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::AutoSi, true);
+    let kind = actor_kind.map(|kind| match kind {
+        ActorKind::Anonymous => "anonymous",
+        ActorKind::System => "system",
+        ActorKind::Cli => "cli",
+    });
+    let actor = actor_user.map(|user| user.to_string()).or(kind.map(str::to_owned));
+    let fields = [
+        ("user", user.map(|user| json!(user))),
+        ("actor", actor.map(Value::from)),
+        ("session", session.map(|session| json!(session))),
+        ("place", place.clone().map(Value::from)),
+        ("outcome", outcome.clone().map(Value::from)),
+        ("types", (!event_types.is_empty()).then(|| json!(event_types))),
+        ("from", from.as_ref().map(|from| time(from).into())),
+        ("to", to.as_ref().map(|to| time(to).into())),
+    ];
+    let asked = fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
+    Value::Object(asked.collect::<Map<_, _>>())
+}
+
+/// Nothing where everything is asked for.
+pub(crate) fn text_of(filter: &Value) -> Option<String> {
+    let nothing = filter.is_null() || filter.as_object().is_some_and(Map::is_empty);
+    (!nothing).then(|| filter.to_string())
+}
+
+type Key = [u8; 32];
+
+fn key_of(reading: &Reading, filter: Option<&str>) -> Key {
+    Sha256::digest(format!("{reading:?} {filter:?}")).into()
+}
+
+/// What was read of late, by whom.
+#[derive(Debug, Default)]
+pub(crate) struct Readings(Mutex<HashMap<UserId, Reader>>);
+
+#[derive(Debug)]
+struct Reader {
+    /// When the hour began in which is counted.
+    began: DateTime<Utc>,
+    count: usize,
+    /// When each was written down.
+    done: HashMap<Key, DateTime<Utc>>,
+}
+
+impl Readings {
+    /// Whether a reading is to be written down, or was a moment ago. Counts it.
+    fn is_due(&self, reader: UserId, key: &Key, now: DateTime<Utc>) -> ApiResult<bool> {
+        let mut readers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if readers.len() >= READERS && !readers.contains_key(&reader) {
+            let first = readers.iter().min_by_key(|(_, known)| known.began).map(|(id, _)| *id);
+            if let Some(first) = first {
+                readers.remove(&first);
+            }
+        }
+        let known = readers.entry(reader).or_insert_with(|| Reader {
+            began: now,
+            count: 0,
+            done: HashMap::new(),
+        });
+        if known.done.get(key).is_some_and(|at| now - *at < ONCE_IN) {
+            return Ok(false);
+        }
+        if now - known.began >= AN_HOUR {
+            (known.began, known.count) = (now, 0);
+        }
+        if known.count >= MOST {
+            let wait = known.began + AN_HOUR - now;
+            let detail = format!(
+                "You have searched the history {MOST} times within an hour, and each of these is \
+                 written down. Wait {} minutes, or export what you need at once.",
+                wait.num_minutes() + 1
+            );
+            let refused = ApiError::throttled(wait.to_std().unwrap_or_default());
+            return Err(ApiError { detail: detail.into(), ..refused });
+        }
+        known.count += 1;
+        Ok(true)
+    }
+
+    fn is_done(&self, reader: UserId, key: Key, now: DateTime<Utc>) {
+        let mut readers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = readers.get_mut(&reader) {
+            if known.done.len() >= MOST {
+                known.done.retain(|_, at| now - *at < ONCE_IN);
+            }
+            known.done.insert(key, now);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::SessionId;
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn user(number: u128) -> UserId {
+        UserId(Uuid::from_u128(number))
+    }
+
+    fn at(seconds: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(1_760_000_000 + seconds, 0).unwrap()
+    }
+
+    fn key(filter: &str) -> Key {
+        key_of(&Reading::Searched, Some(filter))
+    }
+
+    #[test]
+    fn the_same_reading_is_due_once_in_ten_minutes() {
+        let readings = Readings::default();
+        let due = |reader, filter: &str, seconds| {
+            readings.is_due(user(reader), &key(filter), at(seconds)).unwrap()
+        };
+        assert!(due(1, "a", 0));
+        assert!(due(1, "a", 1), "it was not written down");
+        readings.is_done(user(1), key("a"), at(1));
+        assert!(!due(1, "a", 2) && !due(1, "a", 600));
+        assert!(due(1, "b", 2) && due(2, "a", 2) && due(1, "a", 601));
+        let exported = |up_to| Reading::Exported { format: "csv".into(), up_to };
+        assert_ne!(key_of(&exported(1), None), key_of(&exported(2), None));
+        assert_ne!(key_of(&Reading::Followed, None), key_of(&Reading::Replayed, None));
+        assert_ne!(key_of(&Reading::Followed, None), key_of(&Reading::Followed, Some("None")));
+    }
+
+    #[test]
+    fn readings_are_bounded_and_so_is_what_is_remembered() {
+        let readings = Readings::default();
+        for number in 0..MOST {
+            let key = key(&number.to_string());
+            assert!(readings.is_due(user(1), &key, at(0)).unwrap());
+            readings.is_done(user(1), key, at(0));
+        }
+        let refused = readings.is_due(user(1), &key("more"), at(1)).unwrap_err();
+        assert_eq!((refused.kind, refused.retry_after), (Kind::TooManyAttempts, Some(3_599)));
+        assert!(!readings.is_due(user(1), &key("7"), at(1)).unwrap(), "what was read may be");
+        assert!(readings.is_due(user(2), &key("more"), at(1)).unwrap());
+        assert!(readings.is_due(user(1), &key("more"), at(3_600)).unwrap());
+        for number in 0..2 * READERS as u128 {
+            readings.is_due(user(number), &key("a"), at(4_000 + number as i64)).unwrap();
+        }
+        assert_eq!(readings.0.lock().unwrap().len(), READERS);
+    }
+
+    #[test]
+    fn a_filter_is_told_by_ids_and_only_what_it_asks_for() {
+        assert_eq!(text_of(&asked(&Filter::default())), None);
+        assert_eq!(text_of(&Value::Null), None);
+        let filter = Filter {
+            user: Some(user(1)),
+            actor_kind: Some(ActorKind::Cli),
+            session: Some(SessionId(Uuid::from_u128(2))),
+            event_types: vec!["SignInFailed".into()],
+            from: Some(at(0)),
+            visible_to: Some(user(3)),
+            ..Filter::default()
+        };
+        assert_eq!(
+            asked(&filter),
+            json!({
+                "user": user(1),
+                "actor": "cli",
+                "session": Uuid::from_u128(2),
+                "types": ["SignInFailed"],
+                "from": "2025-10-09T08:53:20Z",
+            })
+        );
+    }
+}

@@ -1,0 +1,289 @@
+//! How it was: the book folded up to a place or a time, by the folds of the read tables themselves.
+//!
+//! The history says which lines are a person's; what they say is read in the book. A line that it
+//! leaves out is missed by the next of its stream, for each stream counts its own; whether the end of
+//! one is there, a verification of the read tables tells.
+//!
+//! Times are not in the order of the book. As of a time, a stream is read up to its first line that
+//! happened later, so that what is seen is always something that has been.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use chrono::{DateTime, Utc};
+use domain::{Event, SessionId, User, UserId};
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use crate::{
+    audit_history,
+    journal::{self, JournalError, RecordedEvent},
+    projection::{CannotApply, Entry, Generation, Page},
+    sessions::{self, Sessions, session_of_stream},
+    users::{self, Users, user_of_stream},
+    view::{View, table},
+};
+
+/// So many lines are read at once.
+const PAGE: i64 = 1_000;
+
+/// A place in the book, or a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AsOf {
+    Position(i64),
+    Time(DateTime<Utc>),
+}
+
+/// Why it can't be told how it was.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    #[error(
+        "the history shows the book up to line {reached} so far, and line {asked} is asked for"
+    )]
+    Ahead { asked: i64, reached: i64 },
+    #[error(
+        "the history leaves out number {missing} of {stream}, or the book does, before line \
+         {position}; run `entrybook projections verify audit_history`"
+    )]
+    LeftOut { stream: String, missing: i64, position: i64 },
+    #[error(transparent)]
+    Event(#[from] CannotApply),
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+}
+
+impl From<sqlx::Error> for ReplayError {
+    fn from(cause: sqlx::Error) -> Self {
+        Self::Journal(cause.into())
+    }
+}
+
+/// A person as they were.
+#[derive(Debug, Clone)]
+pub struct State {
+    pub user_id: UserId,
+    /// The time by which it is told whether a session had expired: that of the line, where a line was
+    /// asked for.
+    pub at: DateTime<Utc>,
+    /// The last line that has a part in it; 0 where there was none yet.
+    pub position: i64,
+    /// None before they registered.
+    pub account: Option<users::Row>,
+    /// All sessions that had begun, in the order of their beginning.
+    pub sessions: Vec<sessions::Row>,
+    /// What the account itself says of its sessions.
+    user: User,
+}
+
+impl State {
+    /// Whether a session was good at that moment. What the account had ended was over at once,
+    /// whether or not its end had been written down.
+    #[must_use]
+    pub fn is_live(&self, session: &sessions::Row) -> bool {
+        session.ended_at.is_none()
+            && session.expires_at > self.at
+            && self.user.keeps(session.session_id, session.user_version)
+    }
+
+    /// The sessions that were good at that moment, the last begun first.
+    pub fn live(&self) -> impl Iterator<Item = &sessions::Row> {
+        self.sessions.iter().rev().filter(|session| self.is_live(session))
+    }
+}
+
+/// Accounts and sessions, folded from lines in their order.
+#[derive(Debug, Default)]
+pub struct Replay {
+    /// Streams are read up to their first line that happened later.
+    until: Option<DateTime<Utc>>,
+    past: HashSet<Uuid>,
+    accounts: HashMap<UserId, (users::Row, User)>,
+    sessions: HashMap<SessionId, (sessions::Row, i64)>,
+    position: i64,
+}
+
+impl Replay {
+    #[must_use]
+    pub fn new(until: Option<DateTime<Utc>>) -> Self {
+        Self { until, ..Self::default() }
+    }
+
+    /// Folds the next line in. Those of other streams are passed by.
+    pub fn absorb(&mut self, recorded: RecordedEvent) -> Result<(), ReplayError> {
+        let (of_user, of_session) = (
+            Users::concerns(&recorded.aggregate_type),
+            Sessions::concerns(&recorded.aggregate_type),
+        );
+        if !of_user && !of_session {
+            return Ok(());
+        }
+        let entry = Entry::new(recorded);
+        let line = entry.line()?;
+        let stream = if of_user {
+            user_of_stream(line.recorded)?.0
+        } else {
+            session_of_stream(line.recorded)?.0
+        };
+        if self.until.is_some_and(|until| line.metadata.at > until) {
+            self.past.insert(stream);
+        }
+        if self.past.contains(&stream) {
+            return Ok(());
+        }
+        let sequence = line.recorded.sequence;
+        let next_is = |next: i64| {
+            if sequence == next {
+                return Ok(());
+            }
+            Err(ReplayError::LeftOut {
+                stream: format!("{} {}", line.recorded.aggregate_type, line.recorded.aggregate_id),
+                missing: next,
+                position: line.recorded.position,
+            })
+        };
+        if let Event::User(event) = line.event {
+            let id = UserId(stream);
+            let (row, user) = self.accounts.remove(&id).unzip();
+            let known = row.as_ref().map_or(0, |row: &users::Row| row.version);
+            next_is(i64::try_from(known).unwrap_or(i64::MAX).saturating_add(1))?;
+            let mut user = user.unwrap_or_default();
+            user.apply(event.clone());
+            self.accounts.insert(id, (Users::fold(row, &line)?, user));
+        } else {
+            let id = SessionId(stream);
+            let (row, known) = self.sessions.remove(&id).unzip();
+            next_is(known.unwrap_or(0).saturating_add(1))?;
+            self.sessions.insert(id, (Sessions::fold(row, &line)?, sequence));
+        }
+        self.position = line.recorded.position;
+        Ok(())
+    }
+
+    /// All accounts and sessions that there are, by their ids.
+    #[must_use]
+    pub fn rows(&self) -> (BTreeMap<UserId, users::Row>, BTreeMap<SessionId, sessions::Row>) {
+        let accounts = self.accounts.iter().map(|(id, (row, _))| (*id, row.clone()));
+        let sessions = self.sessions.iter().map(|(id, (row, _))| (*id, row.clone()));
+        (accounts.collect(), sessions.collect())
+    }
+
+    /// Everybody who was signed in then, by their ids.
+    #[must_use]
+    pub fn signed_in(mut self, at: DateTime<Utc>) -> Vec<State> {
+        let people: BTreeSet<UserId> =
+            self.sessions.values().map(|(session, _)| session.user_id).collect();
+        let mut states: BTreeMap<UserId, State> =
+            people.into_iter().map(|id| (id, self.state(id, at))).collect();
+        for (_, (session, _)) in self.sessions.drain() {
+            if let Some(state) = states.get_mut(&session.user_id) {
+                state.sessions.push(session);
+            }
+        }
+        let mut states: Vec<State> = states.into_values().collect();
+        states.iter_mut().for_each(in_order);
+        states.retain(|state| state.live().next().is_some());
+        states
+    }
+
+    /// One person, without their sessions.
+    fn state(&mut self, user_id: UserId, at: DateTime<Utc>) -> State {
+        let (account, user) = self.accounts.remove(&user_id).unzip();
+        let user = user.unwrap_or_default();
+        State { user_id, at, position: self.position, account, sessions: Vec::new(), user }
+    }
+}
+
+fn in_order(state: &mut State) {
+    state.sessions.sort_unstable_by_key(|session| (session.started_at, session.session_id));
+}
+
+/// How it was with one person.
+pub async fn state(pool: &PgPool, user: UserId, as_of: AsOf) -> Result<State, ReplayError> {
+    let (last, at) = match as_of {
+        AsOf::Position(position) => match audit_history::time_of_line(pool, position).await? {
+            Some(at) => (position, at),
+            None => {
+                let reached = audit_history::reached(pool).await?;
+                return Err(ReplayError::Ahead { asked: position, reached });
+            }
+        },
+        AsOf::Time(at) => (audit_history::last_by(pool, at).await?, at),
+    };
+    let until = match as_of {
+        AsOf::Position(_) => None,
+        AsOf::Time(at) => Some(at),
+    };
+    let mut replay = Replay::new(until);
+    let mut after = 0;
+    loop {
+        let positions = audit_history::lines_of(pool, user, (after, last), PAGE).await?;
+        let Some(end) = positions.last() else { break };
+        after = *end;
+        let lines = journal::read_at(&mut *pool.acquire().await?, &positions).await?;
+        for recorded in lines {
+            replay.absorb(recorded)?;
+        }
+    }
+    let mut state = replay.state(user, at);
+    state.sessions = replay.sessions.into_values().map(|(session, _)| session).collect();
+    in_order(&mut state);
+    Ok(state)
+}
+
+/// Who was signed in at a time, by their ids, after one of them.
+///
+/// The table of sessions says who may have been: a session keeps its row when it has ended. What it
+/// says of a session is of today; how it was then is folded.
+pub async fn signed_in(
+    pool: &PgPool,
+    at: DateTime<Utc>,
+    after: Option<UserId>,
+    limit: i64,
+) -> Result<Page<State>, ReplayError> {
+    let name = table::<Sessions>("sessions", Generation::Live);
+    // Two branches, so that each walks its own index. One that was refreshed afterwards had not
+    // expired; where none was, the expiry is that of then.
+    let people: Vec<Uuid> = sqlx::query_scalar(&format!(
+        "SELECT DISTINCT user_id FROM (
+             SELECT user_id FROM {name}
+              WHERE ended_at IS NULL AND expires_at > $1 AND started_at <= $1
+             UNION ALL
+             SELECT user_id FROM {name}
+              WHERE ended_at IS NOT NULL AND ended_at > $1 AND started_at <= $1
+                AND (last_seen_at > $1 OR expires_at > $1)
+         ) AS may_have_been
+          WHERE $2::uuid IS NULL OR user_id > $2
+          ORDER BY user_id LIMIT $3"
+    ))
+    .bind(at)
+    .bind(after.map(|user| user.0))
+    .bind(limit.saturating_add(1))
+    .fetch_all(pool)
+    .await?;
+    let Page { rows: people, more } = Page::of(people, limit);
+    let mut rows = Vec::with_capacity(people.len());
+    for user in people {
+        rows.push(state(pool, UserId(user), AsOf::Time(at)).await?);
+    }
+    Ok(Page { rows, more })
+}
+
+/// The whole book folded, with no look at a read table; line by line, so it takes its time.
+pub async fn whole(pool: &PgPool, as_of: AsOf) -> Result<Replay, ReplayError> {
+    let (last, until) = match as_of {
+        AsOf::Position(position) => (position, None),
+        AsOf::Time(at) => (i64::MAX, Some(at)),
+    };
+    let mut replay = Replay::new(until);
+    let mut after = 0_i64;
+    while after < last {
+        let mut connection = pool.acquire().await?;
+        let limit = PAGE.saturating_mul(10).min(last.saturating_sub(after));
+        let lines = journal::read_page(&mut connection, after, limit, &[]).await?;
+        let Some(end) = lines.last() else { break };
+        after = end.position;
+        for recorded in lines {
+            replay.absorb(recorded)?;
+        }
+    }
+    Ok(replay)
+}

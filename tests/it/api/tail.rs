@@ -1,0 +1,359 @@
+//! The history as it is written: every line once, from wherever one goes on, for auditors alone.
+
+use std::time::Duration;
+
+use reqwest::Response;
+use serde_json::{Value, json};
+use sqlx::{ConnectOptions, Connection};
+
+use crate::support::{
+    http::Api,
+    scratch,
+    server::{PATIENCE, Server, Setup, Tokens, client, eventually},
+    shared::{Running, unique},
+};
+
+const STREAM: &str = "/api/v1/audit/stream";
+
+/// What is told: the name of the event, its id, and its data.
+type Told = (String, i64, Value);
+
+/// Somebody who follows, as a program reads it.
+struct Tail {
+    answer: Response,
+    read: String,
+    /// The id that was received last.
+    last: Option<i64>,
+}
+
+async fn ask(server: &Server, token: &str, query: &str, last: Option<&str>) -> Response {
+    let ask = client().get(server.url(&format!("{STREAM}{query}"))).bearer_auth(token);
+    let ask = match last {
+        Some(last) => ask.header("last-event-id", last),
+        None => ask,
+    };
+    ask.send().await.unwrap()
+}
+
+impl Tail {
+    async fn of(server: &Server, token: &str, query: &str, last: Option<i64>) -> Self {
+        let last = last.map(|last| last.to_string());
+        let answer = ask(server, token, query, last.as_deref()).await;
+        assert_eq!(answer.status(), 200, "{}", answer.text().await.unwrap());
+        assert_eq!(answer.headers()["content-type"], "text/event-stream");
+        assert_eq!(answer.headers()["cache-control"], "no-store");
+        Self { answer, read: String::new(), last: None }
+    }
+
+    /// The next event; none when the stream has ended.
+    async fn next(&mut self) -> Option<Told> {
+        loop {
+            if let Some((block, rest)) = self.read.split_once("\n\n") {
+                let (block, rest) = (block.to_owned(), rest.to_owned());
+                self.read = rest;
+                let field = |name: &str| {
+                    block.lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned)
+                };
+                if let Some(id) = field("id: ") {
+                    self.last = Some(id.parse().unwrap());
+                }
+                if let (Some(data), Some(name)) = (field("data: "), field("event: ")) {
+                    return Some((name, self.last.unwrap(), serde_json::from_str(&data).unwrap()));
+                }
+                continue;
+            }
+            let chunk = tokio::time::timeout(PATIENCE, self.answer.chunk()).await;
+            match chunk.expect("waited in vain for an event") {
+                Ok(Some(bytes)) => self.read.push_str(std::str::from_utf8(&bytes).unwrap()),
+                Ok(None) | Err(_) => return None,
+            }
+        }
+    }
+
+    /// The next line, which must come.
+    async fn line(&mut self) -> Value {
+        let (name, id, data) = self.next().await.expect("the stream ended");
+        assert_eq!((name.as_str(), data["position"].as_i64()), ("line", Some(id)), "{data}");
+        data
+    }
+}
+
+/// An auditor who is nobody else's.
+async fn auditor(api: &Api) -> Tokens {
+    let admin = api.admin().await;
+    let name = unique("auditor");
+    let auditor = api.register(&name).await;
+    let roles = api.post(&format!("/api/v1/admin/users/{}/roles", auditor.user_id));
+    roles.bearer(&admin.access).json(json!({"grant": ["auditor"]})).send().await.is(200);
+    api.sign_in(&name).await
+}
+
+#[tokio::test]
+async fn a_line_is_told_as_it_is_written_and_as_the_history_shows_it() {
+    let running = Running::shared().await;
+    let api = running.api();
+    let auditor = auditor(&api).await;
+    let name = unique("ada");
+    let ada = api.register(&name).await;
+    let query = format!("?user={}", ada.user_id);
+    // What is told is what comes after the last line that the history shows.
+    eventually("the history shows her", async || {
+        let path = format!("/api/v1/audit{query}");
+        let page = api.get(&path).bearer(&auditor.access).send().await.is(200).json();
+        (page["lines"].as_array().unwrap().len() == 2).then_some(())
+    })
+    .await;
+    let mut all = Tail::of(&running.server, &auditor.access, &query, None).await;
+    let mut ended =
+        Tail::of(&running.server, &auditor.access, &format!("{query}&type=SessionEnded"), None)
+            .await;
+    let mut failed = Tail::of(
+        &running.server,
+        &auditor.access,
+        &format!("{query}&outcome=wrong_password"),
+        None,
+    )
+    .await;
+    api.try_sign_in(&name, "not the password").await.is(401);
+    api.post("/api/v1/auth/logout").bearer(&ada.access).send().await.is(204);
+    let (first, second) = (all.line().await, all.line().await);
+    assert_eq!((&first["type"], &second["type"]), (&json!("SignInFailed"), &json!("SessionEnded")));
+    assert_eq!(failed.line().await, first);
+    assert_eq!(ended.line().await, second);
+    assert_eq!(first["address"], "127.0.0.1");
+    let path = format!("/api/v1/audit?user={}&limit=2&order=newest", ada.user_id);
+    let history = api.get(&path).bearer(&auditor.access).send().await.is(200).json();
+    assert_eq!(history["lines"], json!([second, first]));
+
+    // From any line on, be it the very first.
+    let mut again = Tail::of(&running.server, &auditor.access, &query, Some(0)).await;
+    let mut types = Vec::new();
+    for _ in 0..4 {
+        types.push(again.line().await["type"].clone());
+    }
+    assert_eq!(types, ["UserRegistered", "SessionStarted", "SignInFailed", "SessionEnded"]);
+    let after = first["position"].as_i64().unwrap();
+    let mut on = Tail::of(&running.server, &auditor.access, &query, Some(after)).await;
+    assert_eq!(on.line().await, second);
+    let mut on =
+        Tail::of(&running.server, &auditor.access, &format!("{query}&after={after}"), None).await;
+    assert_eq!(on.line().await, second);
+    // By the network that it comes from.
+    let network = format!("{query}&address=127.0.0.0/24");
+    let mut from = Tail::of(&running.server, &auditor.access, &network, Some(after)).await;
+    assert_eq!(from.line().await, second);
+}
+
+#[tokio::test]
+async fn nobody_but_an_auditor_follows_and_garbage_is_refused() {
+    let running = Running::shared().await;
+    let api = running.api();
+    let ada = api.register(&unique("ada")).await;
+    api.get(STREAM).send().await.problem(401, "not-signed-in");
+    api.get(STREAM).bearer(&ada.access).send().await.problem(403, "forbidden");
+    let auditor = auditor(&api).await;
+    let garbage: [&[u8]; 8] =
+        [b"", b"-1", b"+1", b"1.5", b"after-1", b"99999999999999999999", b"\xff", b"999999999"];
+    for garbage in garbage {
+        let ask = api.get(STREAM).bearer(&auditor.access).header("last-event-id", garbage);
+        ask.send().await.problem(400, "malformed-request");
+    }
+    for (query, field) in [
+        ("user=ada", "user"),
+        ("type=Nothing", "type"),
+        ("actor=1", "actor"),
+        ("address=10.0.0.0/8", "address"),
+        ("address=nowhere", "address"),
+        ("after=-1", "after"),
+        ("after=999999999", "after"),
+        ("limit=1", "limit"),
+        ("order=newest", "order"),
+    ] {
+        let ask = api.get(&format!("{STREAM}?{query}")).bearer(&auditor.access);
+        ask.send().await.refuses(&[field]);
+    }
+}
+
+/// Many write at once, on two replicas, and who follows is broken off all the time and goes on at
+/// either of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn going_on_leaves_out_nothing_and_repeats_nothing() {
+    let public = ("ENTRYBOOK_PUBLIC_URL", "http://localhost:8080");
+    let running = Running::start(&[public]).await;
+    let place = scratch();
+    let other = Setup { data_dir: place.path().join("other"), ..running.setup.replica() };
+    let other = other.start().await;
+    let (api, there) = (running.api(), Api::new(other.url("")));
+    let auditor = auditor(&api).await;
+    let mut first = Tail::of(&running.server, &auditor.access, "", None).await;
+    let mut writers = Vec::new();
+    for number in 0..6 {
+        let api = if number % 2 == 0 { api.clone() } else { there.clone() };
+        writers.push(tokio::spawn(async move {
+            let mut tokens = api.register(&format!("writer-{number}")).await;
+            for _ in 0..25 {
+                tokens = api.refresh(&tokens.refresh).await.tokens(200);
+            }
+        }));
+    }
+    first.line().await;
+    let begun = first.last.unwrap();
+    drop(first);
+
+    let mut told = vec![begun];
+    let mut round = 0;
+    loop {
+        let server = if round % 2 == 0 { &other } else { &running.server };
+        let mut tail = Tail::of(server, &auditor.access, "", told.last().copied()).await;
+        for _ in 0..(1 + round * 7 % 11) {
+            let line = tokio::time::timeout(Duration::from_secs(5), tail.line()).await;
+            let Ok(line) = line else { break };
+            told.push(line["position"].as_i64().unwrap());
+        }
+        round += 1;
+        let done = writers.iter().all(|writer| writer.is_finished());
+        let last = *told.last().unwrap();
+        if done && last == running.events().await {
+            break;
+        }
+    }
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    assert!(round > 5, "it was broken off {round} times");
+    assert!(told.len() > 6 * 27, "{}", told.len());
+    // Without a filter each line of the book is told: the numbers have no gap and none stands twice.
+    let expected: Vec<i64> = (begun..).take(told.len()).collect();
+    assert_eq!(told, expected);
+}
+
+/// So many lines about one session, in one go.
+async fn many_lines(running: &Running, user: &str, lines: i64) {
+    let mut connection = running.database.connect_options().connect().await.unwrap();
+    let id = "00000000-0000-0000-0000-00000000b001";
+    sqlx::query(
+        "INSERT INTO events (aggregate_type, aggregate_id, sequence, event_type, event_version,
+                             payload, metadata)
+         SELECT 'Session', $1, sequence,
+                CASE sequence WHEN 1 THEN 'SessionStarted' ELSE 'SessionRefreshed' END,
+                CASE sequence WHEN 1 THEN '2' ELSE '1' END,
+                CASE sequence WHEN 1 THEN jsonb_build_object('SessionStarted', common || jsonb_build_object(
+                         'user_version', 1, 'methods', jsonb_build_array('password'), 'remember_me', false))
+                     ELSE jsonb_build_object('SessionRefreshed', common) END,
+                '{\"actor\": \"system\", \"request_id\": \"r\", \"at\": \"2026-03-01T10:00:00Z\"}'
+           FROM generate_series(1, $3::bigint) AS sequence,
+                jsonb_build_object('user_id', $2::text, 'refresh', 'h', 'at', '2026-03-01T10:00:00Z',
+                                   'expires_at', '2099-03-01T10:00:00Z') AS common
+          ORDER BY sequence",
+    )
+    .bind(id)
+    .bind(user)
+    .bind(lines)
+    .execute(&mut connection)
+    .await
+    .unwrap();
+    connection.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_reads_too_slowly_is_told_how_to_go_on() {
+    let running = Running::start(&[]).await;
+    let api = running.api();
+    let auditor = auditor(&api).await;
+    many_lines(&running, &auditor.user_id, 40_000).await;
+    let query = "?session=00000000-0000-0000-0000-00000000b001";
+    let shown = eventually("the history shows them", async || {
+        let path = format!("/api/v1/audit{query}&limit=1");
+        let page = api.get(&path).bearer(&auditor.access).send().await.is(200).json();
+        let last = page["lines"][0]["position"].as_i64()?;
+        (last >= 40_000).then_some(last)
+    })
+    .await;
+    let streams = async |count: usize| {
+        let metrics = api.get("/metrics").send().await.is(200).text();
+        metrics.contains(&format!("entrybook_history_streams {count}\n")).then_some(())
+    };
+    let mut tail = Tail::of(&running.server, &auditor.access, query, Some(0)).await;
+    eventually("it is a stream", async || streams(1).await).await;
+    // It is not read, until the server has had enough of it.
+    eventually("it is let go", async || streams(0).await).await;
+    let mut told = Vec::new();
+    let farewell = loop {
+        match tail.next().await.expect("it ends with a word") {
+            (name, id, _) if name == "line" => told.push(id),
+            farewell => break farewell,
+        }
+    };
+    let (name, last, data) = farewell;
+    assert_eq!((name.as_str(), Some(&last)), ("lagging", told.last()));
+    assert_eq!(data["after"], last, "{data}");
+    assert!(data["detail"].as_str().unwrap().contains(&format!("`Last-Event-ID: {last}`")));
+    assert_eq!(tail.next().await, None, "and that was the last");
+    assert!(told.len() < 40_000, "all was read: the line was too wide for this test");
+
+    // And so it does.
+    let mut tail = Tail::of(&running.server, &auditor.access, query, Some(last)).await;
+    while told.last() != Some(&shown) {
+        told.push(tail.line().await["position"].as_i64().unwrap());
+    }
+    assert_eq!(told.len(), 40_000);
+    assert!(told.windows(2).all(|pair| pair[0] + 1 == pair[1]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_ends_with_the_role_the_session_and_the_server_and_they_are_few() {
+    let running = Running::start(&[]).await;
+    let api = running.api();
+    let admin = api.admin().await;
+    let auditor = auditor(&api).await;
+    let mut tail = Tail::of(&running.server, &auditor.access, "", None).await;
+    let roles = api.post(&format!("/api/v1/admin/users/{}/roles", auditor.user_id));
+    roles.bearer(&admin.access).json(json!({"revoke": ["auditor"]})).send().await.is(200);
+    while tail.next().await.is_some() {}
+    api.get(STREAM).bearer(&auditor.access).send().await.problem(403, "forbidden");
+
+    let session = api.admin().await;
+    let mut tail = Tail::of(&running.server, &session.access, "", None).await;
+    api.post("/api/v1/auth/logout").bearer(&session.access).send().await.is(204);
+    while tail.next().await.is_some() {}
+
+    let mut tails = Vec::new();
+    for _ in 0..64 {
+        tails.push(Tail::of(&running.server, &admin.access, "", None).await);
+    }
+    let one_more = ask(&running.server, &admin.access, "", None).await;
+    assert_eq!(one_more.status(), 503);
+    assert!(one_more.headers().contains_key("retry-after"));
+    api.get("/api/v1/audit").bearer(&admin.access).send().await.is(200);
+    tails.truncate(2);
+    eventually("there is room again", async || {
+        (ask(&running.server, &admin.access, "", None).await.status() == 200).then_some(())
+    })
+    .await;
+
+    let Running { server, database: _database, .. } = running;
+    let log = server.log_path.clone();
+    assert!(server.stop().await.success());
+    for mut tail in tails {
+        while tail.next().await.is_some() {}
+    }
+    let log = std::fs::read_to_string(log).unwrap();
+    assert!(!log.contains("were not finished"), "it did not wait for who follows:\n{log}");
+}
+
+/// That somebody follows is history, and they see it themselves.
+#[tokio::test]
+async fn following_is_written_down() {
+    let running = Running::start(&[]).await;
+    let api = running.api();
+    let auditor = auditor(&api).await;
+    let query = "?type=HistoryFollowed";
+    let mut tail = Tail::of(&running.server, &auditor.access, query, Some(0)).await;
+    let line = tail.line().await;
+    assert_eq!(line["actor"]["id"], auditor.user_id, "{line}");
+    // The same again is not.
+    let mut again = Tail::of(&running.server, &auditor.access, query, Some(0)).await;
+    assert_eq!(again.line().await, line);
+    let more = tokio::time::timeout(Duration::from_millis(1_500), again.next()).await;
+    assert!(more.is_err(), "{more:?}");
+}

@@ -1,0 +1,101 @@
+//! `entrybook audit replay`, and a tail that goes on where another was broken off.
+
+use super::run;
+use crate::support::{http::password_of, server::ADMIN_PASSWORD, shared::Running};
+use serde_json::{Value, json};
+
+fn lines(text: &str) -> Vec<Value> {
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_line_tells_how_it_was() {
+    let running = Running::start(&[]).await;
+    let api = running.api();
+    let ada = api.register("ada").await;
+    let change = json!({"username": "augusta"});
+    api.patch("/api/v1/auth/me").bearer(&ada.access).json(change).send().await.is(200);
+    api.post("/api/v1/auth/logout").bearer(&ada.access).send().await.is(204);
+    api.sign_in_with("admin", ADMIN_PASSWORD).await;
+    let said = |arguments: &[&str]| run(&running.setup, &[&["audit"], arguments].concat());
+
+    // By a former name, as the tail does.
+    let told = lines(&said(&["tail", "--user", "ada", "--json"]).ok());
+    let types: Vec<_> = told.iter().map(|line| line["type"].as_str().unwrap()).collect();
+    assert_eq!(types, ["UserRegistered", "SessionStarted", "UserProfileChanged", "SessionEnded"]);
+    let position = |number: usize| told[number]["position"].to_string();
+    let whole = said(&["replay", "ada", "--at", &position(1), "--json"]).json();
+    assert_eq!(whole["state"]["account"]["username"], "ada");
+    assert_eq!(whole["state"]["live_sessions"], 1);
+    let at = told[1]["at"].as_str().unwrap();
+    let same = said(&["replay", "augusta", "--at", at, "--json"]).json();
+    assert_eq!(same["state"]["account"], whole["state"]["account"]);
+    let text = said(&["replay", "ada@example.org", "--against", &position(1)]).ok();
+    for words in [
+        "augusta (",
+        "  e-mail      ada@example.org\n",
+        "  roles       user\n",
+        "  state       active\n",
+        "0 of 1 sessions live\n",
+        "  username    ada -> augusta\n",
+        "  session     ",
+    ] {
+        assert!(text.contains(words), "{words:?}: {text}");
+    }
+
+    // Who was signed in: by the read tables as by the whole book.
+    let now = said(&["replay", "--json"]).json();
+    let names = |people: &Value| -> Vec<String> {
+        let people = people.as_array().unwrap().iter();
+        people.map(|one| one["account"]["username"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(names(&now), ["admin"]);
+    // To the millisecond, as it is shown: a moment after she signed in.
+    let at = told[2]["at"].as_str().unwrap();
+    let before = said(&["replay", "--at", at, "--json"]).json();
+    let by_book = said(&["replay", "--at", at, "--whole-book", "--json"]).json();
+    assert_eq!(names(&before), ["ada"]);
+    assert_eq!(names(&by_book), ["ada"]);
+    assert_eq!(before[0]["sessions"], by_book[0]["sessions"]);
+    assert!(said(&["replay", "--at", at]).ok().starts_with("1 signed in at "));
+
+    // That it was asked for is in the history.
+    let replayed = lines(&said(&["tail", "--type", "HistoryReplayed", "--json"]).ok());
+    assert!(replayed.len() >= 7 && replayed[0]["actor"]["kind"] == "cli", "{replayed:?}");
+
+    assert!(said(&["replay", "nobody"]).refused(4).contains("and there was none"));
+    assert!(said(&["replay", "ada", "--at", "99999999"]).refused(4).contains("line 99999999"));
+    assert!(said(&["replay", "ada", "--at", "yesterday"]).refused(2).contains("yesterday"));
+    assert!(said(&["replay", "--at", "1"]).refused(2).contains("as of a time"));
+    assert!(said(&["replay", "--against", "1"]).refused(2).contains("USER"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tail_goes_on_after_a_line_and_by_place_and_outcome() {
+    let running = Running::start(&[]).await;
+    let api = running.api();
+    api.register("ada").await;
+    for _ in 0..3 {
+        api.try_sign_in("ada", "not the password").await.is(401);
+    }
+    api.sign_in_with("ada", &password_of("ada")).await;
+    let said = |arguments: &[&str]| run(&running.setup, &[&["audit", "tail"], arguments].concat());
+    let of_ada = lines(&said(&["--user", "ada", "--json"]).ok());
+    assert!(of_ada.len() >= 6, "{of_ada:?}");
+    for (number, line) in of_ada.iter().enumerate() {
+        let after = line["position"].to_string();
+        let rest = lines(&said(&["--user", "ada", "--after", &after, "--json"]).ok());
+        assert_eq!(rest, of_ada[number + 1..]);
+    }
+    let all = lines(&said(&["--user", "ada", "--after", "0", "--json"]).ok());
+    assert_eq!(all, of_ada);
+    let failed = lines(&said(&["--outcome", "wrong_password", "--json"]).ok());
+    assert_eq!(failed.len(), 3);
+    for address in ["127.0.0.1", "127.0.0.0/24", "127.0.0.0/16"] {
+        let here = lines(&said(&["--address", address, "--user", "ada", "--json"]).ok());
+        assert!(here.len() >= 6 && here.iter().all(|line| line["address"] == "127.0.0.1"));
+    }
+    assert_eq!(said(&["--address", "198.51.100.0/24", "--json"]).ok(), "");
+    assert!(said(&["--address", "10.0.0.0/8"]).refused(2).contains("/16"));
+    assert!(said(&["--after", "1", "-n", "2"]).refused(2).contains("--lines"));
+}

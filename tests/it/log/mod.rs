@@ -1,0 +1,9 @@
+//! The transparency log, over a real database.
+
+mod anchors;
+pub mod backup;
+pub mod client;
+mod serving;
+mod signing;
+mod tree;
+mod witness;

@@ -1,0 +1,154 @@
+//! An auditor looks at how it was, and steps along, without JavaScript.
+
+use fantoccini::Locator;
+
+use crate::support::{
+    browser::{Browser, JavaScript},
+    http::{email_of, password_of},
+    server::{ADMIN_PASSWORD, eventually},
+    shared::{Running, unique},
+    tools,
+};
+
+/// The part of the page under a heading.
+async fn part(browser: &Browser, heading: &str) -> String {
+    let part = format!("//section[@aria-labelledby='{heading}']");
+    browser.client.find(Locator::XPath(&part)).await.unwrap().text().await.unwrap()
+}
+
+#[tokio::test]
+async fn a_person_is_seen_at_any_moment_and_compared_with_another() {
+    if !tools::with("browser") {
+        return;
+    }
+    let running = Running::start(&[]).await;
+    let api = running.api();
+    let (name, later) = (unique("ada"), unique("augusta"));
+    let ada = api.register(&name).await;
+    let change = serde_json::json!({"username": later, "full_name": "Ada Lovelace"});
+    api.patch("/api/v1/auth/me").bearer(&ada.access).json(change).send().await.is(200);
+    api.post("/api/v1/auth/logout").bearer(&ada.access).send().await.is(204);
+    let admin = api.admin().await;
+    let lines = eventually("all is in the history", async || {
+        let path = format!("/api/v1/audit?user={}&order=oldest", ada.user_id);
+        let page = api.get(&path).bearer(&admin.access).send().await.is(200).json();
+        let lines = page["lines"].as_array().unwrap().clone();
+        (lines.len() == 4).then_some(lines)
+    })
+    .await;
+    let line = |number: usize| lines[number]["position"].as_i64().unwrap();
+
+    let browser = super::browser(&running, JavaScript::Off).await;
+    browser.open("/audit/state").await;
+    browser.arrives("/sign-in?return_to=%2Faudit%2Fstate").await;
+    browser.sign_in("admin", ADMIN_PASSWORD).await;
+    browser.arrives("/audit/state").await;
+    // Without a person: who is signed in.
+    let people = part(&browser, "moment").await;
+    assert!(people.contains("One person.") && people.contains("admin"), "{people}");
+
+    // By the address of now, and by the name of before.
+    for typed in [&email_of(&name), &name] {
+        browser.open("/audit/state").await;
+        browser.fill("user", typed).await;
+        browser.press("Show").await;
+        assert!(part(&browser, "moment").await.starts_with(&format!("{later} at ")));
+    }
+    let account = part(&browser, "account").await;
+    for words in [&later, "Ada Lovelace", &email_of(&name), "Active"] {
+        assert!(account.contains(words), "{words}: {account}");
+    }
+    assert!(part(&browser, "live").await.contains("No session was live."));
+    let timeline = part(&browser, "timeline").await;
+    assert!(timeline.contains("Session ended · Signed out Here"), "{timeline}");
+
+    // Back along the events.
+    browser.press("Event before").await;
+    let profile = format!("/audit/state?user={}&at={}", ada.user_id, line(2));
+    browser.arrives(&profile).await;
+    assert!(part(&browser, "live").await.contains("One session was live."));
+    assert!(part(&browser, "timeline").await.contains("Profile changed Here"));
+    browser.press("Event before").await;
+    browser.press("Event before").await;
+    browser.arrives(&format!("/audit/state?user={}&at={}", ada.user_id, line(0))).await;
+    assert!(part(&browser, "moment").await.starts_with(&format!("{name} at ")));
+    assert!(part(&browser, "live").await.contains("No session was live."));
+    browser.press("Event after").await;
+    browser.arrives(&format!("/audit/state?user={}&at={}", ada.user_id, line(1))).await;
+    browser.press("Now").await;
+    browser.arrives(&format!("/audit/state?user={}", ada.user_id)).await;
+    browser.press("First event").await;
+    browser.arrives(&format!("/audit/state?user={}&at={}", ada.user_id, line(0))).await;
+
+    // Against another moment.
+    browser.press("Now").await;
+    browser.fill("against", &line(1).to_string()).await;
+    browser.press("Show").await;
+    let changes = part(&browser, "changes").await;
+    for words in [
+        format!("Username {name} {later}"),
+        "Name – Ada Lovelace".into(),
+        "Session 127.0.0.1".into(),
+    ] {
+        assert!(changes.contains(&words), "{words}: {changes}");
+    }
+    // By the slider, which needs no script either.
+    browser.press("Go there").await;
+    assert!(browser.at().await.contains(&format!("against={}", line(1))));
+
+    // What can't be taken is said beside the field.
+    for (field, text, words) in [
+        ("user", "nobody at all", "There is no such account, and there was none."),
+        ("at", "yesterday", "This is neither a time nor a line"),
+        ("at", "0", "This is neither a time nor a line"),
+        ("at", "99999999", "This is still to come."),
+        ("against", "2999-01-01", "This is still to come."),
+    ] {
+        browser.open(&profile).await;
+        browser.fill(field, text).await;
+        browser.press("Show").await;
+        let problem =
+            browser.client.find(Locator::Css(&format!("#{field}-problem"))).await.unwrap();
+        let told = problem.text().await.unwrap();
+        assert!(told.contains(words), "{field} {text}: {told}");
+    }
+    // From a line of the history to the person at that line.
+    browser.open(&format!("/history?user={}&order=oldest", ada.user_id)).await;
+    browser.shows("4 lines.").await;
+    browser.press(&line(2).to_string()).await;
+    browser.arrives(&profile).await;
+    browser.close().await;
+}
+
+#[tokio::test]
+async fn the_history_says_how_far_a_search_by_address_sees() {
+    if !tools::with("browser") {
+        return;
+    }
+    let running = Running::start(&[]).await;
+    let api = running.api();
+    api.register("ada").await;
+    api.try_sign_in("ada", "not the password").await.is(401);
+    let browser = super::browser(&running, JavaScript::Off).await;
+    browser.open("/sign-in").await;
+    browser.sign_in("admin", ADMIN_PASSWORD).await;
+    browser.arrives("/").await;
+    browser.open("/history").await;
+    browser.fill("address", "127.0.0.0/24").await;
+    browser.choose("outcome", "wrong_password").await;
+    browser.press("Show").await;
+    browser.shows("One line. Searched for the address in the months ").await;
+    browser.shows("Wrong password").await;
+    browser.fill("address", "10.0.0.0/8").await;
+    browser.press("Show").await;
+    browser.shows("Give an address, an IPv4 network from /16 on").await;
+    // Somebody who is no auditor has neither the field nor the page.
+    browser.press("Sign out").await;
+    browser.sign_in("ada", &password_of("ada")).await;
+    browser.arrives("/").await;
+    browser.open("/my-history").await;
+    assert!(browser.client.find(Locator::Css("[name=address]")).await.is_err());
+    browser.open("/audit/state").await;
+    assert!(!browser.text().await.contains("Signed in at"));
+    browser.close().await;
+}
