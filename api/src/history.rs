@@ -222,7 +222,7 @@ pub struct Meant {
 }
 
 /// Whom an id, or an e-mail address or username of now or of before, means.
-pub async fn meant(app: &App, text: &str) -> ApiResult<Meant> {
+pub async fn meant(app: &App, auditor: &Identity, origin: &Origin, text: &str) -> ApiResult<Meant> {
     if let Ok(id) = text.parse() {
         return Ok(Meant { who: Some(id), holders: Vec::new() });
     }
@@ -237,7 +237,14 @@ pub async fn meant(app: &App, text: &str) -> ApiResult<Meant> {
         }
         _ => None,
     };
-    Ok(Meant { who: now.or(only), holders })
+    let who = now.or(only);
+    // One account is what is read next, and that is written down then. That there are several, or none,
+    // is an answer in itself.
+    if who.is_none() || holders.iter().any(|(holder, _)| Some(*holder) != who) {
+        let asked = json!({ "holders_of": index });
+        app.reading(auditor, origin, Reading::Searched, asked).await?;
+    }
+    Ok(Meant { who, holders })
 }
 
 /// Who has ever held an e-mail address or a username, for an auditor.

@@ -87,6 +87,7 @@ where
         viewer,
         filter,
         after,
+        looked: after,
         events,
         checked: Instant::now(),
         _permit: permit,
@@ -114,6 +115,8 @@ struct Tail {
     filter: Filter,
     /// The last line that was told.
     after: i64,
+    /// The last line that was looked at: what passes no filter is not read again.
+    looked: i64,
     head: HeadWatch,
     events: mpsc::Sender<sse::Event>,
     checked: Instant,
@@ -134,14 +137,17 @@ impl Tail {
             }
             self.head.mark_unchanged();
             match self.lines().await {
-                Ok(lines) if lines.is_empty() => {}
-                Ok(lines) => {
+                Ok((lines, reached)) => {
+                    let any = !lines.is_empty();
                     for line in lines {
                         if let Err(end) = self.tell(line, write).await {
                             return end;
                         }
                     }
-                    continue;
+                    self.looked = self.looked.max(self.after).max(reached.unwrap_or(0));
+                    if any {
+                        continue;
+                    }
                 }
                 // `/readyz` says what is wrong; here there is just nothing new.
                 Err(error) => tracing::debug!("the history could not be followed: {error}"),
@@ -173,10 +179,16 @@ impl Tail {
         may(self.app.clone()).await
     }
 
-    async fn lines(&self) -> ApiResult<Vec<Line>> {
-        let (pool, after) = (self.app.pool(), Some(self.after));
-        let page = audit_history::page(pool, &self.filter, Order::Oldest, after, PAGE).await?;
-        history::describe(&self.app, &self.viewer, page.rows).await
+    /// The next lines, and up to where there are no others, where that is known.
+    async fn lines(&self) -> ApiResult<(Vec<Line>, Option<i64>)> {
+        let (pool, looked) = (self.app.pool(), Some(self.looked));
+        // Asked for first: what comes between the two is in the page.
+        let reached = audit_history::reached(pool).await?;
+        let page = audit_history::page(pool, &self.filter, Order::Oldest, looked, PAGE).await?;
+        // A month whose key is not looked for yet may have lines of the place.
+        let whole = !page.more && self.filter.place.is_none();
+        let lines = history::describe(&self.app, &self.viewer, page.rows).await?;
+        Ok((lines, whole.then_some(reached)))
     }
 
     async fn tell<W>(&mut self, line: Line, write: &W) -> Result<(), End>

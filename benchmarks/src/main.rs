@@ -16,6 +16,7 @@ mod limit;
 mod machine;
 mod measure;
 mod plans;
+mod proving;
 mod rebuilding;
 mod report;
 
@@ -239,6 +240,10 @@ async fn measure_all(
     longest.settle().await?;
     // From here on no step needs another one, so none is lost to one that fails.
     let mut failed = Failed::default();
+    for (database, written) in books.iter().skip(1) {
+        say(format!("verifying and replaying {} events", written.events));
+        report.proving.extend(failed.unless(proving::measure(database, written).await));
+    }
     say("plans");
     let plans = plans::read(longest, notices, book::after(written)).await;
     report.plans = failed.unless(plans).unwrap_or_default();

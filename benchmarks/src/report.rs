@@ -13,6 +13,7 @@ use crate::{
     limit::{Copy, Scan},
     machine::Machine,
     plans::{self, Access},
+    proving::Proving,
     rebuilding::Rebuild,
 };
 
@@ -38,6 +39,8 @@ pub(crate) struct Report {
     pub(crate) lags: Vec<Lags>,
     pub(crate) costs: Vec<Costs>,
     pub(crate) plans: Vec<Access>,
+    #[serde(default)]
+    pub(crate) proving: Vec<Proving>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -101,6 +104,7 @@ impl Report {
             lags: Vec::new(),
             costs: Vec::new(),
             plans: Vec::new(),
+            proving: Vec::new(),
         }
     }
 
@@ -265,10 +269,39 @@ impl Report {
         self.storage(&mut page);
         self.rebuilding(&mut page);
         self.baseline(&mut page);
+        self.proof(&mut page);
         self.growing(&mut page);
         self.costs_and_plans(&mut page);
         page.0.push('\n');
         page.0
+    }
+
+    /// Verification and replay. How fast leaves are hashed and put into the tree is the rebuild of
+    /// `transparency`.
+    fn proof(&self, page: &mut Page) {
+        if self.proving.is_empty() {
+            return;
+        }
+        page.heading("The proof, and replay");
+        page.paragraph(
+            "Verified is the database: each line read as it is stored, hashed, held against the hash that is kept of it, and the tree over all of \
+             them. Replayed are the first 50 accounts, who have done the most, with their sessions; medians in milliseconds.",
+        );
+        page.table(
+            &["history", "verified", "replay at its end", "in its middle"],
+            self.proving.iter().map(|one| {
+                vec![
+                    number(one.events as f64),
+                    format!(
+                        "{:.1} s, {}/s",
+                        one.verified_seconds,
+                        number(one.events as f64 / one.verified_seconds)
+                    ),
+                    format!("{:.1}", one.replay_at_end / 1e3),
+                    format!("{:.1}", one.replay_in_the_middle / 1e3),
+                ]
+            }),
+        );
     }
 
     fn about(&self, page: &mut Page) {

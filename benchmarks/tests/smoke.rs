@@ -29,8 +29,9 @@ fn a_tiny_run_has_every_figure() {
         ("first_builds", 3),
         ("sizes", 2),
         ("scans", 3),
-        ("copies", 3),
+        ("copies", 5),
         ("baseline", 2),
+        ("proving", 2),
         ("appends", 3),
         ("lags", 3),
         ("costs", 3),
@@ -48,7 +49,7 @@ fn a_tiny_run_has_every_figure() {
     });
     assert!(missing.is_empty(), "{missing:#?}");
     for lags in results["lags"].as_array().unwrap() {
-        assert_eq!(lags["lags"].as_array().map(Vec::len), Some(4), "{lags}");
+        assert_eq!(lags["lags"].as_array().map(Vec::len), Some(6), "{lags}");
     }
     assert!(results["lags"][2]["rebuild_seconds"].is_number(), "{}", results["lags"][2]);
 

@@ -265,6 +265,9 @@ async fn person(services: &Services, typed: &str) -> anyhow::Result<UserId> {
         claims::holders(&services.pool, &index).await?.into_iter().map(|(id, _)| id).collect();
     held.sort_unstable();
     held.dedup();
+    if held.len() != 1 {
+        record(services, Reading::Searched, serde_json::json!({ "holders_of": index })).await?;
+    }
     match held.as_slice() {
         [] => Err(Refused(format!("There is no account {typed:?}, and there was none.")).into()),
         [one] => Ok(*one),

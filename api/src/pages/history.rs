@@ -1,6 +1,7 @@
 //! The history, as a table.
 
 use axum::{extract::State, http::StatusCode};
+use commands::Origin;
 use domain::{Role, UserId};
 use serde::Deserialize;
 use ui::{
@@ -70,7 +71,9 @@ async fn show(
 ) -> PageResult {
     let (chrome, _) = visit.framed(app, identity).await?;
     let mut problems = HistoryFilterProblems::default();
-    let (mut filter, seen) = filter(app, &query, scope, &mut problems).await?;
+    let origin = visit.context.user(identity.user_id);
+    let reader = (identity, &origin);
+    let (mut filter, seen) = filter(app, reader, &query, scope, &mut problems).await?;
     if scope == HistoryScope::Mine {
         filter.user = Some(identity.user_id);
     }
@@ -83,7 +86,6 @@ async fn show(
     let sound = problems == HistoryFilterProblems::default();
     let mut count = None;
     let page = if sound {
-        let origin = visit.context.user(identity.user_id);
         let counted = cursor.is_none().then(|| filter.clone());
         let page = history::page(app, identity, &origin, filter, order, cursor, LINES).await?;
         // Whoever turns pages knows it.
@@ -130,18 +132,20 @@ async fn show(
 /// What the filter asks for, and what of it can't be read.
 async fn filter(
     app: &App,
+    reader: (&Identity, &Origin),
     query: &HistoryQuery,
     scope: HistoryScope,
     problems: &mut HistoryFilterProblems,
 ) -> ApiResult<(Filter, Option<Seen>)> {
     let mut filter = Filter::default();
     if scope == HistoryScope::Everyone {
-        filter.user = account(app, &query.user, Problem::UserUnknown, &mut problems.user).await?;
+        let (user, problem) = (&query.user, &mut problems.user);
+        filter.user = account(app, reader, user, Problem::UserUnknown, problem).await?;
         match ActorFilter::read(query.actor.trim()) {
             Some(actor) => actor.narrow(&mut filter),
             None => {
                 filter.actor_user =
-                    account(app, &query.actor, Problem::Actor, &mut problems.actor).await?;
+                    account(app, reader, &query.actor, Problem::Actor, &mut problems.actor).await?;
             }
         }
     }
@@ -196,6 +200,7 @@ fn read<T>(
 /// The account of an id, or of an e-mail address or a username that it holds or once held.
 async fn account(
     app: &App,
+    (auditor, origin): (&Identity, &Origin),
     text: &str,
     otherwise: Problem,
     problem: &mut Option<Problem>,
@@ -204,7 +209,7 @@ async fn account(
     if text.is_empty() {
         return Ok(None);
     }
-    let Meant { who, holders } = history::meant(app, text).await?;
+    let Meant { who, holders } = history::meant(app, auditor, origin, text).await?;
     if who.is_none() {
         *problem = Some(if holders.is_empty() { otherwise } else { Problem::SeveralHeld });
     }

@@ -73,7 +73,8 @@ pub(super) async fn show(
         page.shown = Some(StateShown::People(people));
         return Ok(html(StatusCode::OK, &page)?);
     }
-    let Meant { who, holders } = history::meant(&app, &typed).await?;
+    let origin = visit.context.user(auditor.user_id);
+    let Meant { who, holders } = history::meant(&app, auditor, &origin, &typed).await?;
     let several = holders.iter().any(|(holder, _)| Some(*holder) != who);
     if several {
         page.holders = named(&app, holders).await?;

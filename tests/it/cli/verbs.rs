@@ -154,8 +154,10 @@ async fn following_shows_what_comes_and_ends_with_its_reader() {
     let setup = bare(&dir.path().join("book"));
     let server = Serving::start(&setup).await;
     let out = dir.path().join("followed");
+    let types = ["--type", "UserRegistered", "--type", "SignInFailed"];
     let mut following = setup
         .command(&["audit", "tail", "--follow", "--json"])
+        .args(types)
         .stdout(File::create(&out).unwrap())
         .spawn()
         .unwrap();

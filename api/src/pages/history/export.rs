@@ -27,7 +27,9 @@ pub(in crate::pages) async fn export(
         _ => return Err(ApiError::not_found().into()),
     };
     let mut problems = HistoryFilterProblems::default();
-    let (filter, _) = filter(&app, &query, HistoryScope::Everyone, &mut problems).await?;
+    let origin = visit.context.user(auditor.user_id);
+    let reader = (auditor, &origin);
+    let (filter, _) = filter(&app, reader, &query, HistoryScope::Everyone, &mut problems).await?;
     if problems != HistoryFilterProblems::default() {
         // The page tells what of the filter can't be read.
         return show(&app, &visit, auditor, HistoryScope::Everyone, query).await;
