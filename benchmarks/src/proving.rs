@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use commands::history::{self, Written};
 use domain::Identifier;
 use projections::{
@@ -44,7 +44,8 @@ pub(crate) async fn measure(database: &Database, written: &Written) -> Result<Pr
     let (mut at_end, mut in_the_middle) = (Vec::new(), Vec::new());
     for number in 1..=PEOPLE {
         let name = Identifier::typed(&history::username(number));
-        let user = book.entrybook.find_account(&name).await?.context("nobody")?;
+        // A short history has fewer.
+        let Some(user) = book.entrybook.find_account(&name).await? else { break };
         for (position, times) in [(end, &mut at_end), (end / 2, &mut in_the_middle)] {
             let began = Instant::now();
             replay::state(&book.pool, user, AsOf::Position(position)).await?;

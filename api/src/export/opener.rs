@@ -119,7 +119,7 @@ impl Opener {
         };
         let identifier = match &row.identifier {
             Some(sealed) => {
-                let place = format!("{}/{}/identifier", row.aggregate_type, row.aggregate_id);
+                let place = row.identifier_place();
                 book.open_text(sealed, &place).await?.or_else(erased)
             }
             None => None,

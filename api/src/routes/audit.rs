@@ -103,16 +103,15 @@ pub struct HistoryQuery {
     session: Option<Uuid>,
     #[serde(rename = "type")]
     #[param(nullable = false, inline)]
-    #[schema(nullable = false)]
     event_type: Option<EventType>,
     /// Why or how, as lines have it: `wrong_password`, `expired`, `admin`.
     #[param(nullable = false, max_length = 200)]
-    #[schema(nullable = false, max_length = 200)]
+    #[schema(max_length = 200)]
     outcome: Option<String>,
     /// For auditors: the address that it came from, or a network, IPv4 from /16 on or IPv6 from /40 to
     /// /48.
     #[param(nullable = false, max_length = 64, example = "192.0.2.0/24")]
-    #[schema(nullable = false, max_length = 64, example = "192.0.2.0/24")]
+    #[schema(max_length = 64, example = "192.0.2.0/24")]
     address: Option<String>,
     /// From then on, by the time when it happened (RFC 3339).
     #[param(nullable = false)]
@@ -126,11 +125,11 @@ pub struct HistoryQuery {
     #[param(nullable = false, pattern = "^(after|before)-[1-9][0-9]{0,17}$")]
     cursor: Option<String>,
     #[param(nullable = false, minimum = 1, maximum = 200, default = 50)]
-    #[schema(nullable = false, minimum = 1, maximum = 200, default = 50)]
+    #[schema(minimum = 1, maximum = 200, default = 50)]
     limit: Option<u16>,
     /// Whether to count the lines that pass.
     #[param(nullable = false, default = false)]
-    #[schema(nullable = false, default = false)]
+    #[schema(default = false)]
     count: Option<bool>,
 }
 

@@ -262,7 +262,7 @@ pub(super) fn narrow<'a>(query: &mut QueryBuilder<'a, Postgres>, filter: &'a Fil
     if let Some(kind) = filter.actor_kind
         && walk != Walk::ActorKind(kind)
     {
-        query.push(" AND h.actor_user_id IS NULL");
+        query.push(" AND (h.actor_user_id IS NULL) IS TRUE");
         query.push(" AND (split_part(h.actor, ':', 1) = ").push(kind.stored());
         query.push(") IS TRUE");
     }

@@ -91,7 +91,10 @@ impl Subject {
     async fn passes(&self, token: Option<&str>, extra: &str, arguments: &[&str]) {
         let (passed, printed) =
             run(&self.description, token, &self.settings(extra), arguments).await;
-        assert!(passed, "{printed}");
+        let log = self.running.server.log();
+        let loud = |line: &&str| line.contains("ERROR") || line.contains("WARN");
+        let loud: Vec<_> = log.lines().filter(loud).collect();
+        assert!(passed, "{printed}\n{}", loud.join("\n"));
         assert!(printed.contains("passed"), "{printed}");
         let log = self.running.server.log();
         assert!(
