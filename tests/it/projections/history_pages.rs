@@ -74,16 +74,17 @@ async fn plan(pool: &PgPool, what: &str) -> String {
     .fetch_one(pool)
     .await
     .unwrap();
-    let nulls = vec!["NULL"; usize::try_from(parameters).unwrap()].join(", ");
-    let lines: Vec<String> = sqlx::Executor::fetch_all(
-        pool,
-        sqlx::raw_sql(&format!("EXPLAIN EXECUTE {name} ({nulls})")),
-    )
-    .await
-    .unwrap()
-    .iter()
-    .map(|row| sqlx::Row::get(row, 0))
-    .collect();
+    let nulls = match vec!["NULL"; usize::try_from(parameters).unwrap()].join(", ") {
+        none if none.is_empty() => none,
+        nulls => format!("({nulls})"),
+    };
+    let lines: Vec<String> =
+        sqlx::Executor::fetch_all(pool, sqlx::raw_sql(&format!("EXPLAIN EXECUTE {name} {nulls}")))
+            .await
+            .unwrap()
+            .iter()
+            .map(|row| sqlx::Row::get(row, 0))
+            .collect();
     let plan = lines.join("\n");
     println!("{what}\n{plan}\n");
     plan
