@@ -4,8 +4,9 @@
 //! sign other lines under the same numbers. The file does know. It is written after the table, so it
 //! is never ahead of it, unless the table was set back. Each replica has its own.
 //!
-//! A file belongs to one log: to its name and the key that it began with. So a new database under the
-//! same name begins anew, and its keys tell everybody that it is another log.
+//! A file belongs to one log: to its name and the key that it began with. Another log of the same name,
+//! which began with another key, is refused where this one is remembered: the database was restored from
+//! a backup of before the log began, or is a new one, and nobody who verifies should take one for the other.
 
 use std::{
     fs::{self, File},
@@ -30,6 +31,8 @@ pub(super) enum Remembered {
     Checkpoint(Checkpoint),
     /// No key that this database knows has signed it.
     Unbelieved,
+    /// Nothing of this log, and so many lines of another one of its name.
+    Another(u64),
 }
 
 pub(super) struct Memory {
@@ -59,7 +62,16 @@ impl Memory {
         let path = self.path(known);
         let note = match tokio::fs::read(&path).await {
             Ok(note) => note,
-            Err(error) if is_missing(&error) => return Ok(Remembered::Nothing),
+            Err(error) if is_missing(&error) => {
+                let (directory, origin) = (self.directory.clone(), known.origin().to_owned());
+                let another = tokio::task::spawn_blocking(move || another(&directory, &origin));
+                let another = another.await.map_err(io::Error::other).flatten();
+                let failed =
+                    |error| LogError::Memory(format!("{}: {error}", self.directory.display()));
+                return Ok(another
+                    .map_err(failed)?
+                    .map_or(Remembered::Nothing, Remembered::Another));
+            }
             Err(error) => return Err(LogError::Memory(format!("{}: {error}", path.display()))),
         };
         let read = Checkpoint::verify(&note, known.origin(), &known.verifier_keys);
@@ -124,6 +136,26 @@ fn write(directory: &Path, path: &Path, note: &[u8], size: u64) -> io::Result<()
     File::open(directory)?.sync_all()
 }
 
+/// How many lines of a log of this name are remembered, whatever key it began with.
+fn another(directory: &Path, origin: &str) -> io::Result<Option<u64>> {
+    let files = match fs::read_dir(directory) {
+        Err(error) if is_missing(&error) => return Ok(None),
+        files => files?,
+    };
+    let mut largest = None;
+    for file in files {
+        let path = file?.path();
+        if path.extension().is_some_and(|extension| extension == "checkpoint") {
+            let note = fs::read(&path)?;
+            let name = note.split(|byte| *byte == b'\n').next();
+            if name == Some(origin.as_bytes()) {
+                largest = largest.max(size_of(&note));
+            }
+        }
+    }
+    Ok(largest)
+}
+
 /// The second line of a checkpoint.
 fn size_of(note: &[u8]) -> Option<u64> {
     std::str::from_utf8(note).ok()?.lines().nth(1)?.parse().ok()
@@ -149,6 +181,11 @@ pub(super) fn disagreement(
         Remembered::Unbelieved => Some(format!(
             "{newest}, and a server remembers one that no key of this database has signed. Either the database was \
              restored from a backup that is older than the key, or the file of that memory was damaged. {choices}"
+        )),
+        Remembered::Another(size) => Some(format!(
+            "A server remembers {size} lines of another log of the name {origin}, which began with another key. Either the database was \
+             restored from a backup of before the log began, and what was written after it is lost; or it is a new database under an old \
+             name, which whoever verifies would take for a forgery. {choices}"
         )),
         Remembered::Checkpoint(checkpoint) if checkpoint.size > lines => Some(format!(
             "{newest}, and a server remembers that one of {} lines was signed. The database was restored from an \
@@ -249,6 +286,19 @@ mod tests {
         assert!(told(Remembered::Unbelieved, None).unwrap().contains("no key of this database"));
         assert!(told(remembered(1, 1), None).is_some());
         insta::assert_snapshot!(told(remembered(6, 1), Some(signed(5, 1))).unwrap(), @"The newest checkpoint of the log example.org/log in the database has 5 lines (signed 1970-01-01 00:00:00 UTC), and a server remembers that one of 6 lines was signed. The database was restored from an older backup: what was written after it is lost, and what others were shown of it can't be taken back. Nothing is signed any more, and signing in goes on. Choose: restore the backup that has all of it; or, if it is lost, begin a new log with `entrybook log begin --origin example.org/log2` and tell those who verify the old one.");
+    }
+
+    #[test]
+    fn another_log_of_the_same_name_is_found_by_what_is_remembered_of_it() {
+        let scratch = tempfile::tempdir().unwrap();
+        let directory = scratch.path().join("log");
+        assert_eq!(another(&directory, "example.org/log").unwrap(), None);
+        write(&directory, &directory.join("x.checkpoint"), &signed(3, 1).note, 3).unwrap();
+        write(&directory, &directory.join("y.checkpoint"), &signed(9, 1).note, 9).unwrap();
+        assert_eq!(another(&directory, "example.org/log").unwrap(), Some(9));
+        assert_eq!(another(&directory, "example.org/log2").unwrap(), None);
+        let told = disagreement("example.org/log", &Remembered::Another(9), None).unwrap();
+        assert!(told.contains("9 lines of another log") && told.contains("log begin"), "{told}");
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! The checkpoints that were signed, as they are read.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{PoisonError, RwLock},
+    time::{Duration, Instant},
+};
 
 use chrono::{DateTime, Utc};
 use proof::Hash;
@@ -9,8 +12,10 @@ use tokio::sync::Mutex;
 
 use super::{Log, LogError};
 
-/// For so long one look answers everybody who asks over HTTP.
+/// For so long one look answers everybody who asks over HTTP …
 const FRESH: Duration = Duration::from_millis(500);
+/// … and who asks for lines beyond what it has shown is made to wait so long for the next one.
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// A checkpoint that was signed and stored.
 #[derive(Debug, Clone, PartialEq)]
@@ -79,7 +84,52 @@ pub(super) async fn newest(
 
 /// The last look at the newest checkpoint.
 #[derive(Default)]
-pub(super) struct Recent(Mutex<Option<(Instant, Option<Signed>)>>);
+pub(super) struct Recent {
+    seen: RwLock<Option<(Instant, Option<Signed>)>>,
+    /// One looks, and the others take what it has seen.
+    turn: Mutex<()>,
+}
+
+impl Recent {
+    fn seen(&self) -> Option<(Instant, Option<Signed>)> {
+        self.seen.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What was seen last, where it is of this log, not old, and covers so many lines; else what `look`
+    /// sees. However many ask for lines that nobody has signed, it is looked now and then.
+    async fn covering<E>(
+        &self,
+        origin: &str,
+        lines: u64,
+        look: impl AsyncFnOnce() -> Result<Option<Signed>, E>,
+    ) -> Result<Option<Signed>, E> {
+        let asked = Instant::now();
+        let covers = |signed: &Signed| signed.size >= lines && signed.origin == origin;
+        let known = || {
+            let seen = self.seen().filter(|(at, _)| at.elapsed() < FRESH);
+            seen.and_then(|(_, signed)| signed).filter(covers)
+        };
+        if let Some(signed) = known() {
+            return Ok(Some(signed));
+        }
+        let _turn = self.turn.lock().await;
+        if let Some(signed) = known() {
+            return Ok(Some(signed));
+        }
+        if let Some((at, signed)) = self.seen() {
+            if at >= asked {
+                return Ok(signed);
+            }
+            tokio::time::sleep(AGAIN.saturating_sub(at.elapsed())).await;
+        }
+        // What is signed from here on may be missed; what was signed before is not.
+        let begun = Instant::now();
+        let signed = look().await?;
+        let mut seen = self.seen.write().unwrap_or_else(PoisonError::into_inner);
+        *seen = Some((begun, signed.clone()));
+        Ok(signed)
+    }
+}
 
 impl Log {
     /// The newest checkpoint for whoever asks over HTTP; it may be half a second old.
@@ -87,26 +137,59 @@ impl Log {
         self.recent_of(0).await
     }
 
-    /// The same, and looks at once where what was seen last covers fewer lines than these: another
+    /// The same, and looks again where what was seen last covers fewer lines than these: another
     /// replica may have shown more already.
     pub async fn recent_of(&self, lines: u64) -> Result<Option<Signed>, LogError> {
-        let origin = self.origin()?;
-        let mut recent = self.0.recent.0.lock().await;
-        if let Some((at, signed)) = &*recent
-            && at.elapsed() < FRESH
-            && signed.as_ref().is_some_and(|signed| signed.size >= lines && signed.origin == origin)
-        {
-            return Ok(signed.clone());
-        }
-        let signed = self.latest().await?;
-        *recent = Some((Instant::now(), signed.clone()));
-        Ok(signed)
+        self.0.recent.covering(&self.origin()?, lines, async || self.latest().await).await
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        convert::Infallible,
+        sync::atomic::{AtomicU32, Ordering},
+    };
+
+    use futures_util::future::join_all;
+
     use super::*;
+
+    fn signed(size: u64) -> Signed {
+        Signed {
+            origin: "a".into(),
+            size,
+            root: Hash([0; 32]),
+            note: Vec::new(),
+            signed_at: DateTime::UNIX_EPOCH,
+            cosignatures: Vec::new(),
+        }
+    }
+
+    #[tokio::test]
+    async fn one_looks_for_all_who_ask_for_what_nobody_has_signed() {
+        let (recent, looks) = (Recent::default(), AtomicU32::new(0));
+        let ask = async |lines| {
+            let look = async || {
+                looks.fetch_add(1, Ordering::Relaxed);
+                tokio::task::yield_now().await;
+                Ok::<_, Infallible>(Some(signed(7)))
+            };
+            let Ok(seen) = recent.covering("a", lines, look).await;
+            seen.map(|signed| signed.size)
+        };
+        assert_eq!(ask(7).await, Some(7));
+        assert_eq!(ask(7).await, Some(7), "what was seen is known");
+        assert_eq!(looks.load(Ordering::Relaxed), 1);
+        // They are told what there is, and that after they asked somebody has looked.
+        let told = join_all((0..100).map(|_| ask(1_000_000))).await;
+        assert!(told.iter().all(|size| *size == Some(7)), "{told:?}");
+        // One more, where the machine let it wait so long that the first had looked before the others asked.
+        let before = looks.load(Ordering::Relaxed);
+        assert!((2..=3).contains(&before), "{before}");
+        assert_eq!(ask(8).await, Some(7), "another replica may have signed it");
+        assert_eq!(looks.load(Ordering::Relaxed), before + 1);
+    }
 
     #[test]
     fn witnesses_stand_after_the_log() {

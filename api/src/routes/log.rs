@@ -52,7 +52,6 @@ pub fn root() -> OpenApiRouter<App> {
     )
 )]
 async fn checkpoint(State(app): State<App>) -> ApiResult<Response> {
-    let _turn = turn(&app).await?;
     let signed = app.log().recent().await?.ok_or_else(unsigned)?;
     Ok(([(header::CONTENT_TYPE, TEXT)], signed.with_cosignatures()).into_response())
 }
@@ -88,8 +87,9 @@ async fn prove(
     position: Result<Path<u64>, PathRejection>,
 ) -> ApiResult<Response> {
     let Path(position) = position.map_err(|_| ApiError::not_found())?;
-    let _turn = turn(&app).await?;
+    // First: who asks for what there is not takes nobody's turn.
     let signed = covering(&app, position).await?;
+    let _turn = turn(&app).await?;
     let proof = app.log().proof_in(&signed, position).await?.ok_or_else(ApiError::not_found)?;
     Ok(([(header::CONTENT_TYPE, TEXT)], proof.to_text()).into_response())
 }
@@ -112,8 +112,8 @@ async fn tile(
         let origin = context.user(identity.user_id);
         app.reading(&identity, &origin, Reading::Followed, json!({ "log": "entries" })).await?;
     }
-    let _turn = turn(&app).await?;
     covering(&app, tile.needs().ok_or_else(ApiError::not_found)?).await?;
+    let _turn = turn(&app).await?;
     let mut connection = app.pool().acquire().await?;
     let (index, width) = (tile.index, tile.width);
     let content = match tile.level {

@@ -383,13 +383,16 @@ async fn a_file_and_an_address_get_what_was_signed_and_the_file_tells_on_a_resto
             async move { status }
         });
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.unwrap();
-        let router = Router::new().route("/archive", take);
+        let router = Router::new().route("/archive/of-a-secret-name", take);
         tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
     }
     let setup = fast(Setup::on(&database.url(), &scratch.path().join("data")))
         .known_as("http://localhost:8080")
         .with("ENTRYBOOK_LOG_ANCHOR_FILE", file.to_str().unwrap())
-        .with("ENTRYBOOK_LOG_ANCHOR_URL", &format!("http://127.0.0.1:{port}/archive"));
+        .with(
+            "ENTRYBOOK_LOG_ANCHOR_URL",
+            &format!("http://127.0.0.1:{port}/archive/of-a-secret-name"),
+        );
     let server = setup.start().await;
     let log_keys = keys(&api(&server)).await;
     let anchored = async |server: &Server, pool: &PgPool| {
@@ -407,6 +410,10 @@ async fn a_file_and_an_address_get_what_was_signed_and_the_file_tells_on_a_resto
         anchored(&server, database.pool()).await;
     }
     assert!(refusals.load(Ordering::Relaxed) > 2);
+    // Such an address often is a secret, and whoever reads logs knows which one it is by its host.
+    let said = server.log();
+    assert!(said.contains("the address at 127.0.0.1 has not taken"), "{said}");
+    assert!(!said.contains("of-a-secret-name"), "{said}");
     server.kill();
     let server = setup.start().await;
     anchored(&server, database.pool()).await;

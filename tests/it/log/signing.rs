@@ -323,6 +323,38 @@ async fn a_database_from_an_older_backup_is_found_out_and_a_new_log_goes_on() {
     assert_eq!(stored.last().unwrap().1, in_backup);
 }
 
+/// As with a backup of before the log began: it would begin once more, with another key.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_knows_nothing_of_the_log_begins_no_second_one_under_its_name() {
+    let (database, new) = (TestDatabase::create().await, TestDatabase::create().await);
+    let scratch = scratch();
+    let setup = fast(Setup::on(&database.url(), &scratch.path().join("data")));
+    let setup = setup.known_as("http://localhost:8080");
+    let server = setup.start().await;
+    register(&server, &["ada"]).await;
+    let (_, checkpoint) = all_is_signed(&api(&server), database.pool()).await;
+    eventually("it is remembered", async || remembered(&setup.data_dir).pop()).await;
+    assert!(server.stop().await.success());
+
+    let setup = Setup { database_url: Some(new.url()), ..setup };
+    let server = setup.start().await;
+    register(&server, &["ben"]).await;
+    let told = eventually("it is found out", async || warning(&api(&server)).await).await;
+    println!("{told}");
+    assert!(told.contains("lines of another log of the name localhost:8080/log"), "{told}");
+    assert!(!told.contains(scratch.path().to_str().unwrap()), "anybody may read it: {told}");
+    assert!(stored(new.pool()).await.is_empty(), "nothing was signed");
+    server.sign_in("ben").await;
+    log_ends(&setup, &["begin", "--origin", "localhost:8080/log2"], 0).await;
+    let (_, next) = eventually("a log of another name signs", async || {
+        newest(&api(&server)).await.filter(|(_, newest)| newest.origin != checkpoint.origin)
+    })
+    .await;
+    assert_eq!(next.origin, "localhost:8080/log2");
+    eventually("nothing is wrong", async || warning(&api(&server)).await.is_none().then_some(()))
+        .await;
+}
+
 /// What a refusal is about is set right, and it goes on by itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_of_the_tree_that_was_changed_stops_the_log_until_it_is_right() {

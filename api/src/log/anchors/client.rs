@@ -40,8 +40,8 @@ pub enum ClientError {
     Late,
     #[error("its answer broke off, or is longer than {MAX_ANSWER} bytes: {0}")]
     Answer(String),
-    #[error("{0} can't be asked: {1}")]
-    Request(String, String),
+    #[error("it can't be asked: {0}")]
+    Request(String),
     #[error(
         "ENTRYBOOK_LOG_CA_FILE is {}: {cause}. Write a file of certificates in PEM, each between -----BEGIN CERTIFICATE----- \
          and -----END CERTIFICATE-----",
@@ -114,7 +114,7 @@ impl Client {
         }
         let request = request
             .body(Full::new(Bytes::from(text)))
-            .map_err(|error| ClientError::Request(url.to_owned(), error.to_string()))?;
+            .map_err(|error| ClientError::Request(error.to_string()))?;
         let asking = async {
             let answer = self.pool.request(request).await;
             let answer = answer.map_err(|error| ClientError::Unreachable(causes(&error)))?;

@@ -8,20 +8,23 @@ use crate::log::Signed;
 pub(super) struct Post {
     client: Client,
     url: String,
+    /// What is said of it: such an address often has a secret in its path.
+    host: String,
     /// What it has, since we started: after that it gets the newest once more.
     posted: Option<(String, u64)>,
 }
 
 impl Post {
     pub(super) fn new(client: &Client, url: &Uri) -> Self {
-        Self { client: client.clone(), url: url.to_string(), posted: None }
+        let host = url.authority().map_or("", |authority| authority.host()).to_owned();
+        Self { client: client.clone(), url: url.to_string(), host, posted: None }
     }
 }
 
 #[async_trait::async_trait]
 impl Anchor for Post {
     fn name(&self) -> String {
-        format!("the address {}", self.url)
+        format!("the address at {}", self.host)
     }
 
     async fn take(&mut self, signed: &Signed) -> Result<(), AnchorError> {
