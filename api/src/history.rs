@@ -136,6 +136,8 @@ pub struct Page {
     pub lines: Vec<Line>,
     pub next: Option<Cursor>,
     pub previous: Option<Cursor>,
+    /// Whether it is not full although more may follow, because so many lines were looked through.
+    pub broke_off: bool,
 }
 
 /// Whether a time is one that RFC 3339 can write: of the years 0 to 9999. PostgreSQL takes no others.
@@ -175,18 +177,25 @@ pub async fn page(
     };
     let found = audit_history::page(app.pool(), &filter, order, position, limit).await?;
     let mut rows = found.rows;
-    let (more_before, more_after) = match cursor {
-        None => (false, found.more),
-        Some(Cursor::After(_)) => (true, found.more),
-        Some(Cursor::Before(_)) => {
-            rows.reverse();
-            (found.more, true)
-        }
+    let is_backwards = matches!(cursor, Some(Cursor::Before(_)));
+    if is_backwards {
+        rows.reverse();
+    }
+    // Back to where the page came from: beside its nearest line, or, where it has none, beside the cursor.
+    let (first, last) = (rows.first(), rows.last());
+    let back = match (cursor, if is_backwards { last } else { first }) {
+        (None, _) => None,
+        (Some(_), Some(row)) => Some(row.position),
+        (Some(Cursor::After(position) | Cursor::Before(position)), None) => match order {
+            // `order` is that of the walk, and the way back leads over the cursor's own line.
+            Order::Newest => position.checked_sub(1).filter(|position| *position > 0),
+            Order::Oldest => position.checked_add(1),
+        },
     };
-    let next = rows.last().filter(|_| more_after).map(|row| Cursor::After(row.position));
-    let previous = rows.first().filter(|_| more_before).map(|row| Cursor::Before(row.position));
+    let (next, previous) = if is_backwards { (back, found.next) } else { (found.next, back) };
+    let (next, previous) = (next.map(Cursor::After), previous.map(Cursor::Before));
     let lines = describe(app, viewer, rows).await?;
-    Ok(Page { lines, next, previous })
+    Ok(Page { lines, next, previous, broke_off: found.broke_off })
 }
 
 /// How many lines `viewer` may see of those that pass.

@@ -123,6 +123,15 @@ struct Tail {
     _permit: OwnedSemaphorePermit,
 }
 
+/// What a look has shown.
+struct Read {
+    lines: Vec<Line>,
+    /// Up to where there are no others, where that is known.
+    looked: Option<i64>,
+    /// Whether to wait for more.
+    at_end: bool,
+}
+
 impl Tail {
     async fn run<W, M, F>(&mut self, write: &W, may: &M) -> End
     where
@@ -137,15 +146,14 @@ impl Tail {
             }
             self.head.mark_unchanged();
             match self.lines().await {
-                Ok((lines, reached)) => {
-                    let any = !lines.is_empty();
+                Ok(Read { lines, looked, at_end }) => {
                     for line in lines {
                         if let Err(end) = self.tell(line, write).await {
                             return end;
                         }
                     }
-                    self.looked = self.looked.max(self.after).max(reached.unwrap_or(0));
-                    if any {
+                    self.looked = self.looked.max(self.after).max(looked.unwrap_or(0));
+                    if !at_end {
                         continue;
                     }
                 }
@@ -171,24 +179,37 @@ impl Tail {
             return true;
         }
         self.checked = Instant::now();
-        if let Some(place) = self.filter.place.clone()
-            && let Err(error) = sources::narrow(self.app.book(), &place, &mut self.filter).await
-        {
-            tracing::debug!("the keys of the months could not be looked at: {error}");
-        }
+        self.renew().await;
         may(self.app.clone()).await
     }
 
-    /// The next lines, and up to where there are no others, where that is known.
-    async fn lines(&self) -> ApiResult<(Vec<Line>, Option<i64>)> {
-        let (pool, looked) = (self.app.pool(), Some(self.looked));
+    /// Looks for a place under the keys of all months that there are now, and tells whether there are
+    /// others than before.
+    async fn renew(&mut self) -> bool {
+        let Some(place) = self.filter.place.clone() else { return false };
+        let before = self.filter.sources.clone();
+        if let Err(error) = sources::narrow(self.app.book(), &place, &mut self.filter).await {
+            tracing::debug!("the keys of the months could not be looked at: {error}");
+        }
+        self.filter.sources != before
+    }
+
+    /// The next lines.
+    async fn lines(&mut self) -> ApiResult<Read> {
+        let (pool, looked) = (self.app.pool().clone(), Some(self.looked));
         // Asked for first: what comes between the two is in the page.
-        let reached = audit_history::reached(pool).await?;
-        let page = audit_history::page(pool, &self.filter, Order::Oldest, looked, PAGE).await?;
-        // A month whose key is not looked for yet may have lines of the place.
-        let whole = !page.more && self.filter.place.is_none();
-        let lines = history::describe(&self.app, &self.viewer, page.rows).await?;
-        Ok((lines, whole.then_some(reached)))
+        let reached = audit_history::reached(&pool).await?;
+        let found = audit_history::page(&pool, &self.filter, Order::Oldest, looked, PAGE).await?;
+        let at_end = found.next.is_none() && found.rows.is_empty();
+        let looked = match found.next {
+            // A month whose key is not looked for yet may have lines of the place.
+            None if self.filter.place.is_some() => None,
+            None => Some(reached),
+            Some(_) if found.broke_off && self.renew().await => None,
+            next => next,
+        };
+        let lines = history::describe(&self.app, &self.viewer, found.rows).await?;
+        Ok(Read { lines, looked, at_end })
     }
 
     async fn tell<W>(&mut self, line: Line, write: &W) -> Result<(), End>

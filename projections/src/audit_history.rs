@@ -28,7 +28,8 @@ mod page;
 mod walk;
 
 pub use page::{
-    ActorKind, Count, Filter, Order, Sources, any_without_network, count, page, reached, times,
+    ActorKind, Count, Filter, Found, Order, Sources, any_without_network, count, page, reached,
+    times,
 };
 pub(crate) use page::{last_by, lines_of, time_of_line};
 

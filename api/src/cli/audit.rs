@@ -145,46 +145,59 @@ async fn tail(services: &Services, tail: &Tail, out: &mut Out) -> anyhow::Result
     let reading = if tail.follow { Reading::Followed } else { Reading::Searched };
     record(services, reading, readings::asked(&filter)).await?;
     let mut opener = Opener::new(services);
-    let (mut rows, mut last) = match tail.after {
-        Some(after) => (after_line(services, &filter, after).await?, after),
+    // The last line that was shown or looked at: from there it goes on.
+    let (mut rows, mut last, mut more) = match tail.after {
+        Some(after) => (Vec::new(), after, true),
         None => {
             // Taken first: a line that comes between the two looks is shown by the second. It is the
             // end of the history and not that of the book, which may be a moment ahead.
             let reached = audit_history::reached(&services.pool).await?;
-            let before = Some(reached.saturating_add(1));
-            let newest = Order::Newest;
-            let page =
-                audit_history::page(&services.pool, &filter, newest, before, tail.lines).await?;
-            (page.rows.into_iter().rev().collect(), reached)
+            (newest(services, &filter, reached, tail.lines).await?, reached, false)
         }
     };
     if !tail.json {
         out.line(shown::HEAD)?;
     }
     loop {
-        let nothing = rows.is_empty();
         for row in rows {
-            last = last.max(row.position);
             let line = opener.open(row).await?;
             if tail.json { out.json_line(&line)? } else { out.line(shown::line(&line))? }
         }
-        rows = match (tail.after, tail.follow) {
-            // There may be more pages of them.
-            (Some(_), _) if !nothing => after_line(services, &filter, last).await?,
-            (_, true) => next(services, &filter, last).await?,
-            (_, false) => return Ok(()),
-        };
+        if !more {
+            if !tail.follow {
+                return Ok(());
+            }
+            // A server posts new lines; where none runs, this does.
+            tokio::time::sleep(PAUSE).await;
+            services.post().await?;
+        }
+        let oldest = Order::Oldest;
+        let found = audit_history::page(&services.pool, &filter, oldest, Some(last), PAGE).await?;
+        last = found.next.or(found.rows.last().map(|row| row.position)).unwrap_or(last);
+        (rows, more) = (found.rows, found.next.is_some());
     }
 }
 
-async fn after_line(
+/// The newest lines up to one, in the order of the book.
+async fn newest(
     services: &Services,
     filter: &Filter,
-    after: i64,
+    reached: i64,
+    most: i64,
 ) -> anyhow::Result<Vec<audit_history::Row>> {
-    let oldest = Order::Oldest;
-    let page = audit_history::page(&services.pool, filter, oldest, Some(after), PAGE).await?;
-    Ok(page.rows)
+    let (mut rows, mut before) = (Vec::new(), Some(reached.saturating_add(1)));
+    while let Some(cursor) = before {
+        let missing = most.saturating_sub(i64::try_from(rows.len()).unwrap_or(most));
+        if missing <= 0 {
+            break;
+        }
+        let (pool, newest) = (&services.pool, Order::Newest);
+        let found = audit_history::page(pool, filter, newest, Some(cursor), missing).await?;
+        rows.extend(found.rows);
+        before = found.next;
+    }
+    rows.reverse();
+    Ok(rows)
 }
 
 /// Writes down that somebody reads the history here, before they see anything of it.
@@ -193,22 +206,6 @@ async fn record(services: &Services, reading: Reading, filter: Value) -> anyhow:
     readings::record(book, reading, filter, CLI_READER, &origin(services)).await.context(
         "Who reads the history is written down, and that could not be done, so nothing is shown",
     )
-}
-
-/// Waits for lines after `last`. A server posts them; where none runs, this does.
-async fn next(
-    services: &Services,
-    filter: &Filter,
-    last: i64,
-) -> anyhow::Result<Vec<audit_history::Row>> {
-    loop {
-        tokio::time::sleep(PAUSE).await;
-        services.post().await?;
-        let rows = after_line(services, filter, last).await?;
-        if !rows.is_empty() {
-            return Ok(rows);
-        }
-    }
 }
 
 async fn filter(services: &Services, wanted: &Wanted) -> anyhow::Result<Filter> {

@@ -41,24 +41,19 @@ impl Lines {
         position: u64,
     ) -> Result<(Vec<u8>, u64), ExportError> {
         let size = source.signed.size;
-        let positions = if asked.filter == Filter::default() {
+        let (positions, reached) = if asked.filter == Filter::default() {
             let last = size.min(position.saturating_add(RUN as u64));
-            (position + 1..=last).map(u64::cast_signed).collect()
+            ((position + 1..=last).map(u64::cast_signed).collect::<Vec<_>>(), last)
         } else {
             let (after, most) = (position.cast_signed(), RUN as i64);
-            let rows =
+            let found =
                 audit_history::page(&source.pool, &asked.filter, Order::Oldest, Some(after), most)
-                    .await?
-                    .rows;
-            let positions = rows.iter().map(|row| row.position);
-            positions.filter(|position| position.unsigned_abs() <= size).collect::<Vec<_>>()
+                    .await?;
+            let positions = found.rows.iter().map(|row| row.position);
+            let positions = positions.filter(|position| position.unsigned_abs() <= size);
+            (positions.collect(), found.next.map_or(size, |next| size.min(next.unsigned_abs())))
         };
         let Some(writer) = &mut self.writer else { return Ok((Vec::new(), size)) };
-        let reached = match positions.last() {
-            Some(last) if positions.len() == RUN => last.unsigned_abs(),
-            // There are no more of them.
-            _ => size,
-        };
         let mut part = Vec::new();
         let connection = &mut *source.pool.acquire().await?;
         let runs = runs(&positions);

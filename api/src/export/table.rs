@@ -56,14 +56,11 @@ impl Rows {
     ) -> Result<(Vec<u8>, u64), ExportError> {
         let size = source.signed.size;
         let after = Some(position.cast_signed());
-        let page =
+        let found =
             audit_history::page(&source.pool, &asked.filter, Order::Oldest, after, PAGE).await?;
-        let mut rows = page.rows;
+        let reached = found.next.map_or(size, |next| size.min(next.unsigned_abs()));
+        let mut rows = found.rows;
         rows.retain(|row| row.position.unsigned_abs() <= size);
-        let reached = match rows.last() {
-            Some(last) if page.more => last.position.unsigned_abs(),
-            _ => size,
-        };
         let mut part = Vec::new();
         for line in self.opener.open(&source.book, rows).await? {
             part.extend(match self.format {

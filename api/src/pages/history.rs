@@ -94,7 +94,7 @@ async fn show(
         }
         page
     } else {
-        history::Page { lines: Vec::new(), next: None, previous: None }
+        history::Page { lines: Vec::new(), next: None, previous: None, broke_off: false }
     };
     let (next, previous) = (page.next.map(|c| c.to_string()), page.previous.map(|c| c.to_string()));
     let (older, newer) = if newest_first { (next, previous) } else { (previous, next) };
@@ -122,6 +122,7 @@ async fn show(
             months: seen.months.map(|(first, last)| (first.to_string(), last.to_string())),
             left_out: seen.left_out,
         }),
+        broke_off: page.broke_off,
         older,
         newer,
     };

@@ -6,15 +6,18 @@ use sqlx::{PgPool, QueryBuilder, Row as _, postgres::PgRow};
 
 use super::{
     AuditHistory, Row, SPAN_MINUTES, span_of,
-    walk::{Span, Walk, narrow, select},
+    walk::{Span, Walk, is_narrowed, lying, narrow, nth, select},
 };
 use crate::{
-    projection::{Generation, Page},
+    projection::Generation,
     view::{View, table},
 };
 
 /// So many lines are counted at most.
 const COUNTED: i64 = 10_000;
+/// So many lines along an index are looked through for a page: two conditions that are both frequent and
+/// have nothing in common would otherwise be looked for to the end of the book.
+const LOOKED: i64 = 10_000;
 
 /// What a page shows; all that is given must hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -49,6 +52,16 @@ pub enum Sources {
     Networks(Vec<Index>),
 }
 
+/// What a page has found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    pub rows: Vec<Row>,
+    /// The line after which to go on; nothing where no more can pass.
+    pub next: Option<i64>,
+    /// Whether it stopped before it was full, because so many lines were looked through.
+    pub broke_off: bool,
+}
+
 /// How many lines pass a filter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Count {
@@ -81,26 +94,56 @@ impl Order {
     }
 }
 
-/// The lines that pass a filter, in order, after the line at `cursor`.
+/// The lines that pass a filter, in order, after the line at `cursor`: `limit` of them at most, and fewer
+/// where many had to be looked through, or there are no more.
 pub async fn page(
     pool: &PgPool,
     filter: &Filter,
     order: Order,
     cursor: Option<i64>,
     limit: i64,
-) -> Result<Page<Row>, sqlx::Error> {
+) -> Result<Found, sqlx::Error> {
     let Some(Span { first, last }) = bounds(pool, filter).await? else {
-        return Ok(Page { rows: Vec::new(), more: false });
+        return Ok(Found { rows: Vec::new(), next: None, broke_off: false });
     };
     let span = match (order, cursor) {
         (_, None) => Span { first, last },
         (Order::Newest, Some(cursor)) => Span { first, last: last.min(cursor.saturating_sub(1)) },
         (Order::Oldest, Some(cursor)) => Span { first: first.max(cursor.saturating_add(1)), last },
     };
+    let edge = edge(pool, filter, order, span).await?;
+    let span = match (order, edge) {
+        (_, None) => span,
+        (Order::Newest, Some(edge)) => Span { first: edge, ..span },
+        (Order::Oldest, Some(edge)) => Span { last: edge, ..span },
+    };
     let mut query = QueryBuilder::new("");
-    select(&mut query, filter, order, span, limit.saturating_add(1), true);
+    select(&mut query, filter, order, span, limit.saturating_add(1));
     let rows = query.build().fetch_all(pool).await?;
-    Ok(Page::of(rows.iter().map(read).collect::<Result<_, _>>()?, limit))
+    let mut rows = rows.iter().map(read).collect::<Result<Vec<Row>, _>>()?;
+    let limit = usize::try_from(limit).unwrap_or(0);
+    if rows.len() > limit {
+        rows.truncate(limit);
+        let next = rows.last().map(|row| row.position);
+        return Ok(Found { rows, next, broke_off: false });
+    }
+    Ok(Found { rows, broke_off: edge.is_some(), next: edge })
+}
+
+/// The last line that is looked at for a page, where there are conditions beside that of the index; nothing
+/// where all that lie along it may be. It is asked for first: what comes meanwhile lies behind it.
+async fn edge(
+    pool: &PgPool,
+    filter: &Filter,
+    order: Order,
+    span: Span,
+) -> Result<Option<i64>, sqlx::Error> {
+    if !is_narrowed(filter) {
+        return Ok(None);
+    }
+    let mut query = QueryBuilder::new("");
+    nth(&mut query, filter, order, span, LOOKED);
+    Ok(query.build_query_scalar::<Option<i64>>().fetch_optional(pool).await?.flatten())
 }
 
 /// How many lines pass a filter: exactly, where no more lie along its index than are looked at.
@@ -113,7 +156,7 @@ pub async fn count(pool: &PgPool, filter: &Filter) -> Result<Count, sqlx::Error>
     let mut query = QueryBuilder::new("SELECT count(*), count(*) FILTER (WHERE true");
     narrow(&mut query, filter, Walk::of(filter));
     query.push(") FROM (");
-    select(&mut query, filter, Order::Newest, span, COUNTED + 1, false);
+    lying(&mut query, filter, span, COUNTED + 1);
     query.push(") h");
     let (lying, lines): (i64, i64) = query.build_query_as().fetch_one(pool).await?;
     Ok(Count { lines, exact: lying <= COUNTED })

@@ -30,90 +30,139 @@ pub(super) enum Walk {
 /// How many letters of a hash, and of an outcome, stand in the indexes.
 const HASH_LETTERS: usize = 12;
 const OUTCOME_LETTERS: usize = 40;
+/// So many lines of each key are looked at, however many keys there are.
+const LEAST_SHARE: i64 = 64;
 
-/// Asks for the lines along the filter's index, in order: those that pass all of it, or, where it is
-/// not `narrowed`, all that lie there.
+// Each walk says "of this one, between these positions" in pairs, for which no other index will
+// do. With `user_id = …` the planner takes the order as given by positions alone, and may read
+// the book through in search of somebody who is rarely seen.
+
+/// Asks for the lines along the filter's index that pass all of it, in order.
 pub(super) fn select<'a>(
     query: &mut QueryBuilder<'a, Postgres>,
     filter: &'a Filter,
     order: Order,
     span: Span,
     limit: i64,
-    narrowed: bool,
 ) {
     let walk = Walk::of(filter);
-    match walk.several(filter) {
-        Some(keys) => walk_each(query, filter, (walk, keys), order, span, limit, narrowed),
-        None => walk_one(query, filter, walk, order, span, narrowed),
-    }
-    query.push(" LIMIT ").push_bind(limit);
-}
-
-// Each walk says "of this one, between these positions" in pairs, for which no other index will
-// do. With `user_id = …` the planner takes the order as given by positions alone, and may read
-// the book through in search of somebody who is rarely seen.
-
-/// Along the entries of one key.
-fn walk_one<'a>(
-    query: &mut QueryBuilder<'a, Postgres>,
-    filter: &'a Filter,
-    walk: Walk,
-    order: Order,
-    span: Span,
-    narrowed: bool,
-) {
-    let name = table::<AuditHistory>("audit_history", Generation::Live);
-    query.push("SELECT h.* FROM ").push(name).push(" h WHERE (");
-    walk.push_column(query);
-    query.push("h.position) >= (");
-    walk.push_value(query, filter);
-    query.push_bind(span.first).push(") AND (");
-    walk.push_column(query);
-    query.push("h.position) <= (");
-    walk.push_value(query, filter);
-    query.push_bind(span.last).push(")");
-    walk.push_condition(query, filter);
-    if narrowed {
+    let Some(keys) = walk.several(filter) else {
+        query.push("SELECT h.* FROM ");
+        along(query, filter, walk, None, span);
         narrow(query, filter, walk);
-    }
-    query.push(" ORDER BY ");
-    if walk.push_key(query) {
-        query.push(order.direction()).push(", ");
-    }
-    query.push("h.position").push(order.direction());
+        in_order(query, walk, order);
+        query.push(" LIMIT ").push_bind(limit);
+        return;
+    };
+    // Each key up to the limit: one condition over all of them could only be met by sorting what they
+    // have together.
+    each(query, keys);
+    query.push("SELECT h.* FROM ");
+    along(query, filter, walk, Some("t.key"), span);
+    narrow(query, filter, walk);
+    in_order(query, walk, order);
+    query.push(" LIMIT ").push_bind(limit).push(") h");
+    query.push(" ORDER BY h.position").push(order.direction()).push(" LIMIT ").push_bind(limit);
 }
 
-/// Along those of several, each up to the limit. One condition over several keys could only be met by
-/// sorting all that they have.
-fn walk_each<'a>(
+/// Asks for lines that lie along the filter's index, in no order and whether or not they pass the rest of it.
+pub(super) fn lying<'a>(
     query: &mut QueryBuilder<'a, Postgres>,
     filter: &'a Filter,
-    (walk, mut keys): (Walk, Vec<String>),
-    order: Order,
     span: Span,
     limit: i64,
-    narrowed: bool,
 ) {
-    let name = table::<AuditHistory>("audit_history", Generation::Live);
+    let walk = Walk::of(filter);
+    let keys = walk.several(filter);
+    let key = keys.is_some().then_some("t.key");
+    if let Some(keys) = keys {
+        each(query, keys);
+    }
+    query.push("SELECT h.* FROM ");
+    along(query, filter, walk, key, span);
+    in_order(query, walk, Order::Newest);
+    query.push(" LIMIT ").push_bind(limit);
+    if key.is_some() {
+        query.push(") h LIMIT ").push_bind(limit);
+    }
+}
+
+/// Asks for the position up to which so many lines lie along the filter's index; where it has several keys,
+/// each has its share of them, and it is the nearest. None where there are fewer.
+pub(super) fn nth<'a>(
+    query: &mut QueryBuilder<'a, Postgres>,
+    filter: &'a Filter,
+    order: Order,
+    span: Span,
+    lines: i64,
+) {
+    let walk = Walk::of(filter);
+    let keys = walk.several(filter);
+    let key = keys.is_some().then_some("t.key");
+    let mut share = lines;
+    if let Some(keys) = keys {
+        share = (lines / i64::try_from(keys.len()).unwrap_or(i64::MAX).max(1)).max(LEAST_SHARE);
+        let nearest = match order {
+            Order::Newest => "SELECT max(h.position) FROM (",
+            Order::Oldest => "SELECT min(h.position) FROM (",
+        };
+        query.push(nearest);
+        each(query, keys);
+    }
+    query.push("SELECT h.position FROM ");
+    along(query, filter, walk, key, span);
+    in_order(query, walk, order);
+    query.push(" OFFSET ").push_bind(share - 1).push(" LIMIT 1");
+    if key.is_some() {
+        query.push(") h) h");
+    }
+}
+
+/// Whether anything must hold beside what the walk says.
+pub(super) fn is_narrowed(filter: &Filter) -> bool {
+    let mut rest = QueryBuilder::new("");
+    narrow(&mut rest, filter, Walk::of(filter));
+    !rest.sql().is_empty()
+}
+
+/// For each of the keys what follows.
+fn each(query: &mut QueryBuilder<'_, Postgres>, mut keys: Vec<String>) {
     keys.sort_unstable();
     keys.dedup();
     query.push("SELECT h.* FROM unnest(").push_bind(keys).push("::text[]) AS t (key)");
-    query.push(" CROSS JOIN LATERAL (SELECT h.* FROM ").push(name).push(" h WHERE (");
-    walk.push_column(query);
-    query.push("h.position) >= (t.key, ").push_bind(span.first).push(") AND (");
-    walk.push_column(query);
-    query.push("h.position) <= (t.key, ").push_bind(span.last).push(")");
-    walk.push_condition(query, filter);
-    if narrowed {
-        narrow(query, filter, walk);
+    query.push(" CROSS JOIN LATERAL (");
+}
+
+/// The entries of the filter's key, or of this one, between two positions.
+fn along<'a>(
+    query: &mut QueryBuilder<'a, Postgres>,
+    filter: &'a Filter,
+    walk: Walk,
+    key: Option<&str>,
+    span: Span,
+) {
+    query.push(table::<AuditHistory>("audit_history", Generation::Live)).push(" h WHERE (");
+    for (compare, position) in [(" >= (", span.first), (" <= (", span.last)] {
+        if compare == " <= (" {
+            query.push(" AND (");
+        }
+        walk.push_column(query);
+        query.push("h.position)").push(compare);
+        match key {
+            Some(key) => drop(query.push(key).push(", ")),
+            None => walk.push_value(query, filter),
+        }
+        query.push_bind(position).push(")");
     }
+    walk.push_condition(query, filter);
+}
+
+fn in_order(query: &mut QueryBuilder<'_, Postgres>, walk: Walk, order: Order) {
     query.push(" ORDER BY ");
     if walk.push_key(query) {
         query.push(order.direction()).push(", ");
     }
     query.push("h.position").push(order.direction());
-    query.push(" LIMIT ").push_bind(limit).push(") h");
-    query.push(" ORDER BY h.position").push(order.direction());
 }
 
 impl Walk {

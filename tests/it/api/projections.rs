@@ -414,8 +414,12 @@ const DEADLINE: Duration = Duration::from_secs(2);
 /// A replica in this process, with limits that no setting has.
 async fn impatient_replica(running: &Running, cancel: &CancellationToken) -> String {
     let environment = running.setup.extra.iter().map(|(key, value)| (key.into(), value.into()));
-    let database_url = ("DATABASE_URL".into(), running.database.url().into());
-    let sources = Sources::gather(&[], None, environment.chain([database_url])).unwrap();
+    let places = [
+        ("DATABASE_URL".into(), running.database.url().into()),
+        // The default is where the tests run.
+        ("ENTRYBOOK_DATA_DIR".into(), running.setup.data_dir.with_file_name("impatient").into()),
+    ];
+    let sources = Sources::gather(&[], None, environment.chain(places)).unwrap();
     let config = Config::read(&sources).unwrap();
     let database = Database::open(&config).await.unwrap();
     let public_url = config.public_url(0).unwrap();

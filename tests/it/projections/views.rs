@@ -163,7 +163,7 @@ async fn the_history_has_a_line_for_each_event() {
                     .await
                     .unwrap();
             walked.extend(page.rows.iter().map(|row| row.position));
-            if !page.more {
+            if page.next.is_none() {
                 break;
             }
         }

@@ -22,6 +22,7 @@ history-count = { $count ->
 }
 history-count-more = More than { $number } lines.
 history-count-at-least = At least { $number } lines; no more were looked through to count them.
+history-broke-off = { $number } lines were looked through for this page; more may follow on the next.
 history-searched = Searched for the address in the months { $first } to { $last }.
 history-searched-none = Of this time no address can be searched for any more.
 history-left-out = Lines of an older version are found by their address, and not by a network.

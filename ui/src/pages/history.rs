@@ -25,6 +25,8 @@ pub struct HistoryPage {
     pub count: Option<HistoryCount>,
     /// How far a search by address could see.
     pub searched: Option<HistorySearched>,
+    /// Whether the page is not full although more may follow, because so many lines were looked through.
+    pub broke_off: bool,
     /// The cursor of the page with older lines, if there are any.
     pub older: Option<String>,
     /// The cursor of the page with newer lines, if there are any.
@@ -162,7 +164,7 @@ impl HistoryPage {
 
     /// What is to be said of the lines that were found.
     fn notes(&self) -> Vec<Cow<'static, str>> {
-        [self.count_text(), self.searched_text(), self.left_out_text()]
+        [self.count_text(), self.broke_off_text(), self.searched_text(), self.left_out_text()]
             .into_iter()
             .flatten()
             .collect()
@@ -176,6 +178,11 @@ impl HistoryPage {
             (false, MANY..) => self.chrome.t_count("history-count-more", MANY - 1),
             (false, lines) => self.chrome.t_count("history-count-at-least", lines),
         })
+    }
+
+    /// That the search goes on only where somebody wants it to.
+    fn broke_off_text(&self) -> Option<Cow<'static, str>> {
+        self.broke_off.then(|| self.chrome.t_count("history-broke-off", MANY - 1))
     }
 
     fn searched_text(&self) -> Option<Cow<'static, str>> {

@@ -123,6 +123,7 @@ fn history_page(words: Words, scope: HistoryScope, path: &str) -> HistoryPage {
         rows: history(words),
         count: Some(HistoryCount { lines: 48_211, exact: true }),
         searched: None,
+        broke_off: false,
         older: Some(words.id.into()),
         newer: None,
     }
@@ -423,6 +424,15 @@ fn refused(words: Words) -> Vec<(&'static str, Box<dyn Page>)> {
                     username: Some(Problem::OtherUsername),
                     myself: Some(Problem::Myself),
                 },
+            }),
+        ),
+        (
+            "history-broke-off",
+            Box::new(HistoryPage {
+                rows: Vec::new(),
+                count: Some(HistoryCount { lines: 0, exact: false }),
+                broke_off: true,
+                ..history_page(words, HistoryScope::Everyone, paths::HISTORY)
             }),
         ),
         (
