@@ -28,102 +28,155 @@ pub enum CanonicalError {
 
 /// Appends the canonical form of a JSON text.
 pub fn canonical_json(text: &str, out: &mut Vec<u8>) -> Result<(), CanonicalError> {
-    write(serde_json::from_str(text)?, 0, out)
-}
-
-/// An object's members in the order of the text: a map would drop one of two with the same name.
-struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor;
-        impl<'de> serde::de::Visitor<'de> for Visitor {
-            type Value = Members<'de>;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: serde::de::MapAccess<'de>>(
-                self,
-                mut map: A,
-            ) -> Result<Self::Value, A::Error> {
-                let mut members = Vec::new();
-                while let Some(Name(name)) = map.next_key()? {
-                    members.push((name, map.next_value()?));
-                }
-                Ok(Members(members))
-            }
-        }
-        deserializer.deserialize_map(Visitor)
-    }
+    // What this has read is JSON, so that what follows only has to find its way through.
+    let text = serde_json::from_str::<&RawValue>(text)?.get();
+    Reader { text, at: 0 }.value(0, out)
 }
 
 /// A string, borrowed where it has no escapes.
 #[derive(Deserialize)]
 struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
-fn write(value: &RawValue, depth: usize, out: &mut Vec<u8>) -> Result<(), CanonicalError> {
-    if depth > MAX_DEPTH {
-        return Err(CanonicalError::Depth);
+/// Goes through a text that is JSON, once.
+struct Reader<'a> {
+    text: &'a str,
+    at: usize,
+}
+
+impl<'a> Reader<'a> {
+    /// Takes the next character that is no white space, as it is for all that has a meaning of its own.
+    fn next(&mut self) -> Option<u8> {
+        let rest = self.text.as_bytes().get(self.at..)?;
+        let blank = rest.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
+        self.at += blank + 1;
+        rest.get(blank).copied()
     }
-    let text = value.get();
-    match text.as_bytes().first() {
-        Some(b'{') => {
-            let Members(mut members) = serde_json::from_str(text)?;
-            members.sort_by(|(a, _), (b, _)| utf16_order(a, b));
-            // In their order two of one name are neighbours.
-            let mut before = None;
-            out.push(b'{');
-            for (name, value) in &members {
-                if before == Some(name) {
-                    return Err(CanonicalError::DuplicateName);
+
+    /// The text from the character that was taken last to the end of a string, a number or a word.
+    fn rest_of(&mut self, begun: u8) -> Result<&'a str, CanonicalError> {
+        let from = self.at - 1;
+        let rest = self.text.as_bytes().get(self.at..).unwrap_or_default();
+        let length = if begun == b'"' {
+            let (mut length, mut escaped) = (0, false);
+            for byte in rest {
+                length += 1;
+                match byte {
+                    b'"' if !escaped => break,
+                    b'\\' => escaped = !escaped,
+                    _ => escaped = false,
                 }
-                if before.is_some() {
-                    out.push(b',');
-                }
-                before = Some(name);
-                match name {
-                    // As it stands in the text, and so without escapes.
-                    Cow::Borrowed(name) => {
-                        out.push(b'"');
-                        out.extend_from_slice(name.as_bytes());
-                        out.push(b'"');
-                    }
-                    Cow::Owned(name) => serde_json::to_writer(&mut *out, name)?,
-                }
-                out.push(b':');
-                write(value, depth + 1, out)?;
             }
-            out.push(b'}');
+            length
+        } else {
+            let ends = |byte: &u8| matches!(byte, b',' | b']' | b'}') || byte.is_ascii_whitespace();
+            rest.iter().position(ends).unwrap_or(rest.len())
+        };
+        self.at += length;
+        self.text.get(from..self.at).ok_or_else(unexpected)
+    }
+
+    fn value(&mut self, depth: usize, out: &mut Vec<u8>) -> Result<(), CanonicalError> {
+        if depth > MAX_DEPTH {
+            return Err(CanonicalError::Depth);
         }
-        Some(b'[') => {
-            let items: Vec<&RawValue> = serde_json::from_str(text)?;
-            out.push(b'[');
-            for (index, item) in items.into_iter().enumerate() {
+        let begun = self.next().ok_or_else(unexpected)?;
+        match begun {
+            b'{' => self.members(depth, out),
+            b'[' => self.items(depth, out),
+            b'"' => string(self.rest_of(begun)?, out).map(drop),
+            b't' | b'f' | b'n' => {
+                out.extend_from_slice(self.rest_of(begun)?.as_bytes());
+                Ok(())
+            }
+            _ => number(self.rest_of(begun)?, out),
+        }
+    }
+
+    fn items(&mut self, depth: usize, out: &mut Vec<u8>) -> Result<(), CanonicalError> {
+        out.push(b'[');
+        let before = self.at;
+        if self.next() != Some(b']') {
+            self.at = before;
+            loop {
+                self.value(depth + 1, out)?;
+                if self.next() != Some(b',') {
+                    break;
+                }
+                out.push(b',');
+            }
+        }
+        out.push(b']');
+        Ok(())
+    }
+
+    /// The members as they come, and in their order where that is another one.
+    fn members(&mut self, depth: usize, out: &mut Vec<u8>) -> Result<(), CanonicalError> {
+        out.push(b'{');
+        let begins = out.len();
+        let mut members = Vec::new();
+        // A name, or the end of an object without one.
+        while self.next() == Some(b'"') {
+            let from = out.len();
+            let name = string(self.rest_of(b'"')?, out)?;
+            out.push(b':');
+            // The colon.
+            self.next();
+            self.value(depth + 1, out)?;
+            members.push((name, from..out.len()));
+            if self.next() != Some(b',') {
+                break;
+            }
+            out.push(b',');
+        }
+        let order = |a: &Cow<'_, str>, b: &Cow<'_, str>| utf16_order(a, b);
+        let follows = |(a, _): &(Cow<'_, str>, _), (b, _): &(Cow<'_, str>, _)| order(a, b).is_lt();
+        if !members.is_sorted_by(follows) {
+            members.sort_by(|(a, _), (b, _)| order(a, b));
+            // In their order two of one name are neighbours.
+            if !members.is_sorted_by(follows) {
+                return Err(CanonicalError::DuplicateName);
+            }
+            let written = out.split_off(begins);
+            for (index, (_, place)) in members.iter().enumerate() {
                 if index > 0 {
                     out.push(b',');
                 }
-                write(item, depth + 1, out)?;
+                let place = place.start - begins..place.end - begins;
+                out.extend_from_slice(written.get(place).ok_or_else(unexpected)?);
             }
-            out.push(b']');
         }
-        // What has no escapes needs none: the parser has seen that no control character is in it.
-        Some(b'"') if !text.contains('\\') => out.extend_from_slice(text.as_bytes()),
-        Some(b'"') => {
-            let Name(string) = serde_json::from_str(text)?;
-            // serde_json escapes what RFC 8785 section 3.2.2.2 says, and nothing else.
-            serde_json::to_writer(out, string.as_ref())?;
-        }
-        Some(b't' | b'f' | b'n') => out.extend_from_slice(text.as_bytes()),
-        _ => match text.parse::<i64>() {
-            Ok(number) if number.unsigned_abs() <= MAX_SAFE_INTEGER.unsigned_abs() => {
-                out.extend_from_slice(number.to_string().as_bytes());
-            }
-            _ => return Err(CanonicalError::Number(text.chars().take(40).collect())),
-        },
+        out.push(b'}');
+        Ok(())
     }
-    Ok(())
+}
+
+/// Appends a string as it is written here, and tells what it says.
+fn string<'a>(text: &'a str, out: &mut Vec<u8>) -> Result<Cow<'a, str>, CanonicalError> {
+    if !text.contains('\\') {
+        // What has no escapes needs none: the parser has seen that no control character is in it.
+        out.extend_from_slice(text.as_bytes());
+        let said = text.get(1..text.len().saturating_sub(1)).ok_or_else(unexpected)?;
+        return Ok(Cow::Borrowed(said));
+    }
+    let Name(said) = serde_json::from_str(text)?;
+    // serde_json escapes what RFC 8785 section 3.2.2.2 says, and nothing else.
+    serde_json::to_writer(out, said.as_ref())?;
+    Ok(said)
+}
+
+fn number(text: &str, out: &mut Vec<u8>) -> Result<(), CanonicalError> {
+    match text.parse::<i64>() {
+        Ok(number) if number.unsigned_abs() <= MAX_SAFE_INTEGER.unsigned_abs() => {
+            out.extend_from_slice(number.to_string().as_bytes());
+            Ok(())
+        }
+        _ => Err(CanonicalError::Number(text.chars().take(40).collect())),
+    }
+}
+
+/// What can't be in a text that was read as JSON.
+fn unexpected() -> CanonicalError {
+    CanonicalError::Syntax(serde::de::Error::custom("it ends too soon"))
 }
 
 /// RFC 8785 section 3.2.3: by the code units of UTF-16.
