@@ -4,7 +4,8 @@
 //! It reads and changes nothing, needs no key but those that verify signatures, and decodes no event. A
 //! line is held against the hash that is kept of it, which tells what was done to it; and the tree over the
 //! lines themselves against the checkpoints, which tells whether it is the lines or the kept hashes that
-//! are not what they were. One task reads pages, and a thread hashes them meanwhile.
+//! are not what they were. Pages are read and hashed side by side, and a thread holds them against each other in
+//! their order.
 
 use std::{
     collections::BTreeMap,
@@ -23,11 +24,15 @@ use crate::{head::Frontier, journal::read_as_stored, transparency::TransparencyE
 
 mod holding;
 mod reading;
+mod seen;
 
 use self::{
     holding::Holding,
     reading::{Extent, read},
 };
+
+/// So many of each kind are remembered; all are counted.
+const KEPT: usize = 100;
 
 /// What is believed from outside of the database.
 #[derive(Debug, Clone, Default)]

@@ -12,8 +12,10 @@ use crate::{
 };
 
 mod as_stored;
+mod copied;
 
 pub use as_stored::{StoredLine, read_as_stored};
+pub(crate) use copied::{CopiedLine, copy_page, is_readable_otherwise};
 
 /// One event at its place in the book.
 #[derive(Debug, Clone, PartialEq)]
@@ -189,26 +191,10 @@ pub(crate) async fn read_page(
     limit: i64,
     passed_by: &[&str],
 ) -> Result<Vec<RecordedEvent>, JournalError> {
-    let page = sqlx::query(
-        "SELECT array_agg(event_id ORDER BY position) AS ids,
-                min(position) = $1 + 1 AND max(position) = $1 + count(*) AS dense,
-                (SELECT tx::text FROM journal WHERE position = $1 + 1) AS first_tx,
-                (SELECT tx::text FROM journal WHERE position = $2) AS last_tx
-           FROM journal WHERE position > $1 AND position <= $2",
-    )
-    .bind(after)
-    .bind(after.saturating_add(limit))
-    .fetch_one(&mut *conn)
-    .await?;
-    let ids: Vec<i64> = page.try_get::<Option<_>, _>("ids")?.unwrap_or_default();
-    let dense = page.try_get::<Option<bool>, _>("dense")? == Some(true);
-    let first_tx: Option<String> = page.try_get("first_tx")?;
-    let last_tx: Option<String> = page.try_get("last_tx")?;
-    let (Some(first), Some(last), Some(first_tx), Some(last_tx), true) =
-        (ids.first(), ids.last(), first_tx, last_tx, dense)
-    else {
+    let Some(Range { ids, first_tx, last_tx }) = range_of(conn, after, limit).await? else {
         return read_for(conn, after, limit, passed_by).await;
     };
+    let (Some(first), Some(last)) = (ids.first(), ids.last()) else { return Ok(Vec::new()) };
     let rows = sqlx::query(&format!(
         "SELECT {COLUMNS} FROM events e
           WHERE (e.tx, e.id) >= ($1::text::xid8, $2) AND (e.tx, e.id) <= ($4::text::xid8, $5)
@@ -233,6 +219,43 @@ pub(crate) async fn read_page(
         }
     }
     Ok(events)
+}
+
+/// A page of the journal whose positions have no gap.
+struct Range {
+    /// Of the events, in the order of the lines.
+    ids: Vec<i64>,
+    /// The transactions of the first and the last.
+    first_tx: String,
+    last_tx: String,
+}
+
+/// The lines after a position, up to `limit`; nothing where there are none, or one is missing.
+async fn range_of(
+    conn: &mut PgConnection,
+    after: i64,
+    limit: i64,
+) -> Result<Option<Range>, sqlx::Error> {
+    let page = sqlx::query(
+        "SELECT array_agg(event_id ORDER BY position) AS ids,
+                min(position) = $1 + 1 AND max(position) = $1 + count(*) AS dense,
+                (SELECT tx::text FROM journal WHERE position = $1 + 1) AS first_tx,
+                (SELECT tx::text FROM journal WHERE position = $2) AS last_tx
+           FROM journal WHERE position > $1 AND position <= $2",
+    )
+    .bind(after)
+    .bind(after.saturating_add(limit))
+    .fetch_one(&mut *conn)
+    .await?;
+    let ids: Option<Vec<i64>> = page.try_get("ids")?;
+    let dense = page.try_get::<Option<bool>, _>("dense")? == Some(true);
+    let (first_tx, last_tx) = (page.try_get("first_tx")?, page.try_get("last_tx")?);
+    Ok(match (ids, first_tx, last_tx) {
+        (Some(ids), Some(first_tx), Some(last_tx)) if dense => {
+            Some(Range { ids, first_tx, last_tx })
+        }
+        _ => None,
+    })
 }
 
 /// The lines at these positions, which are in order: all of them, or an error that names the first that

@@ -24,7 +24,7 @@ use crate::{
 mod as_kept;
 mod read;
 
-pub(crate) use as_kept::as_kept;
+pub(crate) use as_kept::{Kept, as_kept};
 pub use read::{
     TransparencyError, leaf_hashes, leaves, prove_consistency, prove_inclusion, read_nodes, root,
     size, subtree_hashes, subtree_hashes_of, tile,

@@ -1,46 +1,16 @@
-//! Hashing the lines, and holding them against what was signed.
+//! Holding the lines against what was signed.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::atomic::Ordering,
-};
+use std::{collections::BTreeMap, sync::atomic::Ordering};
 
-use proof::{Audit, Checkpoint, Finding, Hash, Leaf, Line, Node, Tree, hash_of};
+use proof::{Audit, Checkpoint, Finding, Hash, Node, Tree};
 use tokio::sync::mpsc;
 
 use super::{
-    BookReport, KeptHashes, Progress, Refused, Unreadable,
+    BookReport, KEPT, KeptHashes, Progress, Refused, Unreadable,
     reading::{AHEAD, Extent, Page, StoredCheckpoint},
+    seen::Seen,
 };
-use crate::{
-    journal::{RecordedEvent, StoredLine},
-    transparency::leaf,
-};
-
-/// So many of each kind are remembered; all are counted.
-const KEPT: usize = 100;
-
-/// A line as it is held against the hashes.
-struct Seen {
-    position: u64,
-    hash: Hash,
-    /// To be hashed as if it stood elsewhere; nothing where it can't be.
-    event: Option<RecordedEvent>,
-}
-
-impl Line for Seen {
-    fn position(&self) -> u64 {
-        self.position
-    }
-
-    fn hash_at(&self, position: u64) -> Hash {
-        if position == self.position {
-            return self.hash;
-        }
-        let there = self.event.as_ref().map(|event| Leaf { position, ..leaf(event) });
-        there.and_then(|leaf| leaf.hash().ok()).unwrap_or(self.hash)
-    }
-}
+use crate::transparency::Kept;
 
 /// The tree over the lines themselves, as long as there is one line at each position.
 #[derive(Default)]
@@ -52,7 +22,7 @@ struct OwnTree {
     pending: KeptHashes,
 }
 
-/// The work of the thread that hashes.
+/// The work of the thread that holds them against each other.
 pub(super) struct Holding {
     audit: Audit,
     own: Option<OwnTree>,
@@ -157,13 +127,11 @@ impl Holding {
     }
 
     fn page(&mut self, page: Page, hashes: u64) {
-        let Page { first, last, lines, kept, checkpoints } = page;
+        let Page { first, last, lines: seen, unreadable, kept, checkpoints } = page;
         checkpoints.into_iter().for_each(|stored| self.look(stored));
         self.compare();
-        let mut seen = Vec::with_capacity(lines.len());
-        for line in lines {
-            seen.extend(self.see(line));
-        }
+        let room = KEPT.saturating_sub(self.unreadable.len());
+        self.unreadable.extend(unreadable.into_iter().take(room));
         self.grow(first, last, &seen, &kept, hashes);
         self.audit.forgive(self.agrees);
         // Where a hash is missing that must have been there, the line is taken at its word; the
@@ -173,45 +141,16 @@ impl Holding {
         for position in first..=last.min(hashes) {
             while own.next_if(|line| line.position < position).is_some() {}
             let there = own.peek().filter(|line| line.position == position);
-            let known = kept.get(&(0, position - 1)).copied();
+            let known = kept.get(0, position - 1);
             let hash = known.or_else(|| there.map(|line| line.hash));
             of_lines.push(hash.unwrap_or(Hash([0; 32])));
         }
-        let ahead = (last..).map_while(|index| kept.get(&(0, index)).copied()).take(AHEAD as usize);
+        let ahead = (last..).map_while(|index| kept.get(0, index)).take(AHEAD as usize);
         self.audit.window(&seen, &of_lines, &ahead.collect::<Vec<_>>());
     }
 
-    /// Hashes a line; nothing where there is none.
-    fn see(&mut self, line: StoredLine) -> Option<Seen> {
-        let claimed = line.position;
-        let position = u64::try_from(claimed).ok()?;
-        let (hash, event) = match line.event {
-            Ok(event) => (leaf(&event).hash().map_err(|cause| cause.to_string()), Some(event)),
-            Err(cause) => (Err(cause), None),
-        };
-        let is_there = event.is_some();
-        let hash = match hash {
-            Ok(hash) => Some(hash),
-            Err(cause) => {
-                if self.unreadable.len() < KEPT {
-                    self.unreadable.push(Unreadable { position: claimed, cause });
-                }
-                // What can't be hashed was hashed nowhere.
-                is_there.then(|| hash_of(b""))
-            }
-        };
-        Some(Seen { position, hash: hash?, event })
-    }
-
     /// Grows the tree over the lines themselves.
-    fn grow(
-        &mut self,
-        first: u64,
-        last: u64,
-        seen: &[Seen],
-        kept: &HashMap<(u8, u64), Hash>,
-        hashes: u64,
-    ) {
+    fn grow(&mut self, first: u64, last: u64, seen: &[Seen], kept: &Kept, hashes: u64) {
         let is_dense = seen.iter().map(|line| line.position).eq(first..=last);
         if !is_dense {
             self.own = None;
@@ -224,8 +163,8 @@ impl Holding {
                 if (index + 1) << (8 * u32::from(level)) > hashes {
                     return;
                 }
-                match kept.get(&(level, index)) {
-                    Some(known) if *known == hash => {}
+                match kept.get(level, index) {
+                    Some(known) if known == hash => {}
                     Some(_) => pending.wrong += 1,
                     None => pending.missing += 1,
                 }

@@ -1,19 +1,24 @@
-//! Reading the book, its kept hashes and its checkpoints, page by page.
+//! Reading the book, its kept hashes and its checkpoints, page by page, and hashing the lines.
+//!
+//! Several pages are read side by side, each hashed by a thread of its own, and handed on in their order.
 
-use std::collections::HashMap;
-
-use proof::Hash;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use sqlx::{PgConnection, PgPool, Row};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::spawn_blocking};
 
-use super::AuditError;
+use super::{
+    AuditError, Unreadable,
+    seen::{Found, Seen, hashed},
+};
 use crate::{
-    journal::{StoredLine, read_as_stored},
-    transparency::{self, TransparencyError},
+    journal::{copy_page, is_readable_otherwise, read_as_stored},
+    transparency::{self, Kept, TransparencyError},
 };
 
-/// So many lines are read at once.
+/// So many lines are read at once …
 const WIDTH: u64 = 4_096;
+/// … and so many pages side by side, each on a connection of its own.
+pub(super) const LANES: usize = 3;
 /// So many kept hashes behind them, among which lines that were moved are looked for.
 pub(super) const AHEAD: u64 = 256;
 /// So many lines behind the last kept hash are looked at: those that were moved there.
@@ -80,9 +85,10 @@ pub(super) struct Page {
     /// Its positions.
     pub(super) first: u64,
     pub(super) last: u64,
-    pub(super) lines: Vec<StoredLine>,
-    /// By level and index; those of leaves go on behind its last line.
-    pub(super) kept: HashMap<(u8, u64), Hash>,
+    pub(super) lines: Vec<Seen>,
+    pub(super) unreadable: Vec<Unreadable>,
+    /// Those of leaves go on behind its last line.
+    pub(super) kept: Kept,
     /// Of these sizes, in their order.
     pub(super) checkpoints: Vec<StoredCheckpoint>,
 }
@@ -100,35 +106,70 @@ pub(super) async fn read(
     extent: &Extent,
     sender: mpsc::Sender<Page>,
 ) -> Result<(), AuditError> {
-    let (mut book, mut beside) = (pool.acquire().await?, pool.acquire().await?);
     let end = extent.head.max(extent.hashes).min(extent.hashes.saturating_add(BEHIND));
-    let mut after = 0;
-    while after < end {
-        let last = end.min(after + WIDTH);
-        let lines = read_as_stored(&mut book, after.cast_signed(), last.cast_signed());
-        let from = if after == 0 { -1 } else { after.cast_signed() };
-        let others = async {
-            let kept = kept(&mut beside, extent, after, last).await?;
-            let checkpoints =
-                checkpoints(&mut beside, &extent.origins, from, last.cast_signed(), WIDTH).await?;
-            Ok::<_, sqlx::Error>((kept, checkpoints))
-        };
-        let (lines, (kept, checkpoints)) = tokio::try_join!(lines, others)?;
-        let page = Page { first: after + 1, last, lines, kept, checkpoints };
+    let pages = (0..end.div_ceil(WIDTH)).map(|page| page * WIDTH);
+    let mut pages = stream::iter(pages)
+        .map(|after| page(pool, extent, after, end.min(after + WIDTH)))
+        .buffered(LANES);
+    while let Some(page) = pages.try_next().await? {
         if sender.send(page).await.is_err() {
             return Ok(());
         }
-        after = last;
     }
     // Of what is not there any more, if anything is.
     let from = if end == 0 { -1 } else { end.cast_signed() };
-    let checkpoints =
-        checkpoints(&mut beside, &extent.origins, from, extent.signed.cast_signed(), 1).await?;
-    let beyond =
-        Page { first: end + 1, last: end, lines: Vec::new(), kept: HashMap::new(), checkpoints };
+    let checkpoints = checkpoints(
+        &mut *pool.acquire().await?,
+        &extent.origins,
+        from,
+        extent.signed.cast_signed(),
+        1,
+    )
+    .await?;
+    let beyond = Page {
+        first: end + 1,
+        last: end,
+        lines: Vec::new(),
+        unreadable: Vec::new(),
+        kept: Kept::default(),
+        checkpoints,
+    };
     // Whoever does not take it has ended, and says so.
     let _ = sender.send(beyond).await;
     Ok(())
+}
+
+/// The lines after a position up to another, hashed, and what is held against them.
+async fn page(pool: &PgPool, extent: &Extent, after: u64, last: u64) -> Result<Page, AuditError> {
+    let found = lines(pool, after.cast_signed(), last.cast_signed()).await?;
+    let hashing = spawn_blocking(move || hashed(found));
+    let mut connection = pool.acquire().await?;
+    let kept = kept(&mut connection, extent, after, last).await?;
+    let from = if after == 0 { -1 } else { after.cast_signed() };
+    let checkpoints =
+        checkpoints(&mut connection, &extent.origins, from, last.cast_signed(), WIDTH).await?;
+    drop(connection);
+    let (lines, unreadable) = hashing.await?;
+    Ok(Page { first: after + 1, last, lines, unreadable, kept, checkpoints })
+}
+
+/// All at once where they are sound, and one by one where something is wrong with them.
+async fn lines(pool: &PgPool, after: i64, last: i64) -> Result<Found, sqlx::Error> {
+    let mut connection = pool.acquire().await?;
+    match copy_page(&mut connection, after, last).await {
+        Ok(Some(lines)) => return Ok(Found::Copied(lines)),
+        Ok(None) => {}
+        Err(error) => {
+            // In the middle of a COPY.
+            connection.close_on_drop();
+            drop(connection);
+            if !is_readable_otherwise(&error) {
+                return Err(error);
+            }
+            connection = pool.acquire().await?;
+        }
+    }
+    Ok(Found::Stored(read_as_stored(&mut connection, after, last).await?))
 }
 
 /// The kept hashes of the lines after a position, and of the subtrees that become complete with them.
@@ -137,13 +178,14 @@ async fn kept(
     extent: &Extent,
     after: u64,
     last: u64,
-) -> Result<HashMap<(u8, u64), Hash>, sqlx::Error> {
+) -> Result<Kept, sqlx::Error> {
     if !extent.has_kept {
-        return Ok(HashMap::new());
+        return Ok(Kept::default());
     }
-    let mut ranges = vec![(0, after..extent.hashes.min(last + AHEAD))];
-    ranges.extend((1..8).map(|level| (level, after >> (8 * level)..last >> (8 * level))));
-    transparency::as_kept(connection, &ranges).await
+    let leaves = after..extent.hashes.min(last + AHEAD);
+    let above: Vec<_> =
+        (1..8).map(|level| (level, after >> (8 * level)..last >> (8 * level))).collect();
+    transparency::as_kept(connection, leaves, &above).await
 }
 
 /// The checkpoints of sizes after one and up to another: of each log so many, the largest.
