@@ -9,10 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Signed, found, text, verify};
 use crate::{
-    log::{
-        backup::{dump, restore},
-        client::origin_of,
-    },
+    log::client::origin_of,
     support::{database::TestDatabase, server::Setup},
 };
 
@@ -32,8 +29,7 @@ struct Copy {
 
 impl Copy {
     async fn of(signed: &Signed) -> Self {
-        let database = TestDatabase::create().await;
-        restore(&database.url(), &signed.scratch.path().join("dump.sql")).await;
+        let database = signed.database.copy().await;
         let setup = Setup { database_url: Some(database.url()), ..signed.setup.clone() };
         let copy = Self { database, setup };
         copy.run(UNGUARDED).await;
@@ -70,12 +66,6 @@ impl Copy {
     }
 }
 
-async fn dumped() -> Signed {
-    let signed = Signed::ended().await;
-    dump(&signed.database.url(), &signed.scratch.path().join("dump.sql")).await;
-    signed
-}
-
 /// What is done, how the verification ends, and what it names.
 struct Case {
     name: &'static str,
@@ -90,7 +80,7 @@ fn case(name: &'static str, done: &str, exit: i32, finds: impl Into<Vec<Value>>)
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_change_of_the_book_is_found_and_named() {
-    let signed = dumped().await;
+    let signed = Signed::ended().await;
     let untouched = Copy::of(&signed).await;
     let (code, report) = verify(&untouched.setup, &[]).await;
     assert_eq!((code, found(&report)), (0, vec![]), "{report}");
@@ -309,7 +299,7 @@ async fn each_change_of_the_book_is_found_and_named() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_book_that_was_rewritten_with_all_that_stands_for_it_is_found_by_what_was_kept_elsewhere()
 {
-    let signed = dumped().await;
+    let signed = Signed::ended().await;
     let (key, size) = (signed.key(), signed.last.1.size);
     let kept = signed.file("kept.txt", &[signed.first.0.clone(), signed.last.0.clone()].concat());
     let elsewhere = ["--key", key, "--checkpoint", text(&kept)];

@@ -38,12 +38,28 @@ pub struct TestDatabase {
 impl TestDatabase {
     /// A fresh database.
     pub async fn create() -> Self {
+        Self::of(&SERVER.get_or_init(Server::start).await.template).await
+    }
+
+    /// Another one with all that this one has. Whoever is connected to this one is disconnected.
+    pub async fn copy(&self) -> Self {
+        let mut admin = self.server.connect().await.unwrap();
+        sqlx::query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1")
+            .bind(&self.name)
+            .execute(&mut admin)
+            .await
+            .unwrap();
+        admin.close().await.unwrap();
+        Self::of(&self.name).await
+    }
+
+    async fn of(template: &str) -> Self {
         let server = SERVER.get_or_init(Server::start).await;
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
         let name = format!("entrybook_test_{}_{number}", std::process::id());
         let mut admin = server.options.connect().await.unwrap();
         run(&mut admin, &format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await;
-        run(&mut admin, &format!("CREATE DATABASE {name} TEMPLATE {}", server.template)).await;
+        run(&mut admin, &format!("CREATE DATABASE {name} TEMPLATE {template}")).await;
         admin.close().await.unwrap();
         let pool = PgPoolOptions::new()
             .max_connections(10)

@@ -10,7 +10,7 @@ use std::{
     time::Instant,
 };
 
-use super::server::binary;
+use super::server::{binary, building};
 
 /// The version that the next build has. By it, Cargo tells its crates from those of this workspace in
 /// the one target directory, where both find the crates of other people ready.
@@ -81,15 +81,7 @@ pub fn next_binary() -> &'static Path {
         let began = Instant::now();
         let target = next.ancestors().nth(2).unwrap();
         let built = Command::new(env!("CARGO"))
-            .args([
-                "build",
-                "--quiet",
-                "--locked",
-                "--package",
-                "entrybook",
-                "--bin",
-                "entrybook-next",
-            ])
+            .args(building("entrybook-next"))
             .arg("--target-dir")
             .arg(target)
             .current_dir(&copy)

@@ -30,12 +30,18 @@ pub async fn eventually<T>(what: &str, mut done: impl AsyncFnMut() -> Option<T>)
     }
 }
 
+/// What Cargo is to build for a program of the workspace. The example is there for the sake of the features: with
+/// one, those that tests ask for count too, as where the tests are built, and what both need is compiled once.
+pub fn building(program: &str) -> [&str; 8] {
+    ["build", "--quiet", "--locked", "--workspace", "--bin", program, "--example", "gallery"]
+}
+
 /// The binary of this workspace, built once per run; nothing to do where it is fresh.
 pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
         let built = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--locked", "--package", "entrybook", "--bin", "entrybook"])
+            .args(building("entrybook"))
             .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
             .status()
             .unwrap();
