@@ -143,7 +143,8 @@ pub struct History {
     /// How far a search by address can see, where it was one.
     #[schema(required)]
     searched: Option<SearchedView>,
-    /// The cursor of the page after this one.
+    /// The cursor of the page after this one. It is there also where this one is not full, or has no line at all,
+    /// because so many lines were looked through; nothing is left out by going on until it is not.
     #[schema(required, example = "after-117")]
     next: Option<String>,
     /// The cursor of the page before this one.

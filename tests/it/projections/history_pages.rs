@@ -299,6 +299,52 @@ async fn searches_stay_on_indexes() {
     assert!(!lines.contains("Seq Scan"), "{lines}");
 }
 
+/// What is frequent along an index and seldom passes is not looked for to the end of the book: the page says
+/// where to go on, and nothing is left out that way.
+#[tokio::test]
+async fn a_page_goes_so_far_and_no_further_and_the_next_goes_on_there() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    large_book(pool).await;
+    Reader::new(pool).await.read().await;
+    let all: Vec<String> = (0..20).map(|number| format!("network {number}")).collect();
+    let all: Vec<&str> = all.iter().map(String::as_str).collect();
+    // Twenty keys, of which each has its share; and a single one. All sessions began at the book's beginning.
+    let begun = vec!["SessionStarted".to_owned()];
+    let of_several =
+        Filter { sources: networks(&all), event_types: begun.clone(), ..Filter::default() };
+    let of_one = Filter {
+        event_types: vec!["SessionRefreshed".to_owned()],
+        from: Some(dawn() + TimeDelta::minutes(90)),
+        ..Filter::default()
+    };
+    for (filter, passing) in [(of_several, 2_000), (of_one.clone(), 46_601)] {
+        for order in [Order::Newest, Order::Oldest] {
+            let (mut seen, mut cursor, mut broken_off) = (Vec::new(), None, 0);
+            loop {
+                let found = audit_history::page(pool, &filter, order, cursor, 700).await.unwrap();
+                seen.extend(found.rows.iter().map(|row| row.position));
+                broken_off += usize::from(found.broke_off);
+                assert!(!found.broke_off || found.rows.len() < 701 && found.next.is_some());
+                assert!(found.next.is_none_or(|next| Some(next) != cursor), "it goes on");
+                cursor = found.next;
+                if cursor.is_none() {
+                    break;
+                }
+            }
+            let mut sorted = seen.clone();
+            sorted.sort_unstable();
+            sorted.dedup();
+            if order == Order::Newest {
+                sorted.reverse();
+            }
+            assert_eq!(seen, sorted, "in order, and each once");
+            assert_eq!(seen.len(), passing, "{order:?}");
+            assert!(broken_off > 0 || order == Order::Oldest || filter == of_one, "{broken_off}");
+        }
+    }
+}
+
 /// These addresses, or networks, as hashes of some months.
 fn addresses(of: &[&str]) -> Option<Sources> {
     Some(Sources::Addresses(of.iter().map(|text| Index((*text).to_owned())).collect()))
