@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 use sqlx::{Connection as _, Row as _};
 
-use crate::{Scale, cluster::Database};
+use crate::{Part, Scale, cluster::Database};
 
 /// What a table takes, or all of the database.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -32,6 +32,10 @@ const WAL: u64 = 5_000_000_000;
 /// What is needed at the highest, in bytes.
 fn needed(scale: Scale) -> u64 {
     let books: u64 = scale.sizes().iter().map(|events| events * BOOK).sum();
+    if scale.only == Part::Proof {
+        // Nothing is rebuilt but the tree.
+        return books + books / 10 + WAL.min(2 * books);
+    }
     let seconds = scale.append_seconds * scale.append_rounds as u64 * 3;
     // Ours and pgbench's, in a database that is dropped then.
     let appends = 2 * seconds * 12_000 * APPEND;
@@ -112,6 +116,7 @@ mod tests {
         let here = std::env::temp_dir();
         let arguments = |events| Scale {
             events,
+            only: Part::Everything,
             quick: false,
             seed: 1,
             baseline: 0,

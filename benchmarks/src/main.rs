@@ -3,7 +3,7 @@
 //!
 //! Everything is measured in one run, on one made-up history (`entrybook dev history`), on a private
 //! PostgreSQL of its own; what is compared is compared on the same rows with the same settings. It
-//! writes `results.json` and `BENCHMARKS.md` into `target/bench`.
+//! writes `results.json` and `BENCHMARKS.md` into `target/bench`; of the proof alone `proof.json` and `PROOF.md`.
 
 mod appending;
 mod baseline;
@@ -54,6 +54,9 @@ struct Arguments {
     /// measured again
     #[arg(long = "continue")]
     go_on: bool,
+    /// The proof alone, with replay and searches, and neither rebuilds nor appends: its page is PROOF.md
+    #[arg(long, value_name = "PART", default_value = "everything")]
+    only: Part,
     /// Where everything is written
     #[arg(long, value_name = "DIR", default_value = "target/bench")]
     out: PathBuf,
@@ -70,10 +73,35 @@ enum Child {
     Page,
 }
 
+/// What of it is measured.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    #[default]
+    Everything,
+    Proof,
+}
+
+impl Part {
+    fn page(self) -> &'static str {
+        match self {
+            Self::Everything => "BENCHMARKS.md",
+            Self::Proof => "PROOF.md",
+        }
+    }
+
+    fn results(self) -> &'static str {
+        match self {
+            Self::Everything => "results.json",
+            Self::Proof => "proof.json",
+        }
+    }
+}
+
 /// How much is measured.
 #[derive(Debug, Clone, Copy)]
 struct Scale {
     events: u64,
+    only: Part,
     quick: bool,
     seed: u64,
     /// Lines that are replayed by QueryReplay.
@@ -88,10 +116,11 @@ struct Scale {
 
 impl Scale {
     fn of(arguments: &Arguments) -> Self {
-        let (events, seed) = (arguments.events, arguments.seed);
+        let (events, only, seed) = (arguments.events, arguments.only, arguments.seed);
         if arguments.quick {
             Self {
                 events: events.min(100_000),
+                only,
                 quick: true,
                 seed,
                 baseline: events.min(10_000),
@@ -104,6 +133,7 @@ impl Scale {
         } else {
             Self {
                 events,
+                only,
                 quick: false,
                 seed,
                 baseline: events.min(100_000),
@@ -145,7 +175,7 @@ async fn main() -> Result<()> {
             let url = std::env::var("DATABASE_URL").context("DATABASE_URL is not set")?;
             return rebuilding::child(&url, names).await;
         }
-        Some(Child::Page) => return write(&kept(&out)?, &out),
+        Some(Child::Page) => return write(&kept(&out, arguments.only)?, &out, arguments.only),
         None => {}
     }
     let scale = Scale::of(&arguments);
@@ -158,7 +188,7 @@ async fn main() -> Result<()> {
     let cluster = Cluster::start(&data).await?;
     let mut report = Report::new(machine::Machine::of(&cluster), scale.seed);
     if arguments.go_on {
-        report.go_on_from(kept(&out)?, scale.events)?;
+        report.go_on_from(kept(&out, scale.only)?, scale.events)?;
     }
     let measured = tokio::select! {
         measured = measure_all(&cluster, scale, &out, &notices, &mut report) => measured,
@@ -167,8 +197,8 @@ async fn main() -> Result<()> {
     cluster.stop().await?;
     let _ = std::fs::remove_dir_all(&data);
     // What was measured before something failed took hours, too.
-    keep(&report, &out)?;
-    write(&report, &out)?;
+    keep(&report, &out, scale)?;
+    write(&report, &out, scale.only)?;
     measured?;
     for missed in report.missed() {
         say(format!("missed: {missed}"));
@@ -185,21 +215,24 @@ async fn main() -> Result<()> {
 }
 
 /// The figures that there are by now.
-fn keep(report: &Report, out: &Path) -> Result<()> {
-    Ok(std::fs::write(out.join("results.json"), serde_json::to_string_pretty(report)?)?)
+fn keep(report: &Report, out: &Path, scale: Scale) -> Result<()> {
+    Ok(std::fs::write(out.join(scale.only.results()), serde_json::to_string_pretty(report)?)?)
 }
 
-fn kept(out: &Path) -> Result<Report> {
-    let results = out.join("results.json");
+fn kept(out: &Path, part: Part) -> Result<Report> {
+    let results = out.join(part.results());
     let results = std::fs::read(&results)
         .with_context(|| format!("reading {}; run ./bench first", results.display()))?;
     Ok(serde_json::from_slice(&results)?)
 }
 
 /// The page, into a file and for who waits.
-fn write(report: &Report, out: &Path) -> Result<()> {
-    let markdown = report.markdown();
-    std::fs::write(out.join("BENCHMARKS.md"), &markdown)?;
+fn write(report: &Report, out: &Path, part: Part) -> Result<()> {
+    let markdown = match part {
+        Part::Everything => report.markdown(),
+        Part::Proof => report.proof_alone(),
+    };
+    std::fs::write(out.join(part.page()), &markdown)?;
     print(&markdown)
 }
 
@@ -218,31 +251,41 @@ async fn measure_all(
     for (nth, events) in scale.sizes().into_iter().enumerate() {
         let database = cluster.create(&format!("bench_{nth}")).await?;
         let written = fill(&database, scale, events, report).await?;
-        if nth > 0 && !report.sizes.iter().any(|size| size.events == events) {
+        if nth > 0
+            && scale.only == Part::Everything
+            && !report.sizes.iter().any(|size| size.events == events)
+        {
             rebuild(&database, scale, events, report).await?;
         }
-        keep(report, out)?;
+        keep(report, out, scale)?;
         books.push((database, written));
     }
     let (Some((shortest, _)), Some((longest, written))) = (books.first(), books.last()) else {
         bail!("there is no history");
     };
+    if scale.only == Part::Proof {
+        for (database, written) in books.iter().skip(1) {
+            report.proving.push(proving::measure(database, written, out).await?);
+            keep(report, out, scale)?;
+        }
+        report.minutes += began.elapsed().as_secs_f64() / 60.0;
+        return Ok(());
+    }
     if report.copies.is_empty() {
         say("the limit: a bare scan, and COPY");
         limits(longest, out, report).await?;
-        keep(report, out)?;
+        keep(report, out, scale)?;
     }
     if report.baseline.is_empty() {
         say("QueryReplay");
         report.baseline = baseline::measure(longest, scale.baseline).await?;
-        keep(report, out)?;
+        keep(report, out, scale)?;
     }
     longest.settle().await?;
     // From here on no step needs another one, so none is lost to one that fails.
     let mut failed = Failed::default();
     for (database, written) in books.iter().skip(1) {
-        say(format!("verifying and replaying {} events", written.events));
-        report.proving.extend(failed.unless(proving::measure(database, written).await));
+        report.proving.extend(failed.unless(proving::measure(database, written, out).await));
     }
     say("plans");
     let plans = plans::read(longest, notices, book::after(written)).await;
@@ -250,10 +293,10 @@ async fn measure_all(
     let steadily = While::Seconds(scale.lag_seconds);
     let measured = appends(cluster, shortest, scale, report, steadily).await;
     failed.unless(measured);
-    keep(report, out)?;
+    keep(report, out, scale)?;
     say("what the history costs");
     report.costs = failed.unless(costs(&books, scale).await).unwrap_or_default();
-    keep(report, out)?;
+    keep(report, out, scale)?;
     // Last, as no sound history is left; the other books make room for the rebuild.
     let longest = longest.clone();
     for (database, _) in books.drain(..).take(2) {

@@ -1,12 +1,12 @@
-//! What the proof and the replay of a history cost: the whole book held against what is kept of it, and
-//! accounts as they were.
+//! What the proof of a history, its replay and searches of it cost.
 
-use std::{sync::Arc, time::Instant};
+use std::{path::Path, sync::Arc, time::Instant};
 
 use anyhow::{Result, bail};
 use commands::history::{self, Written};
-use domain::Identifier;
+use domain::{Identifier, UserId};
 use projections::{
+    audit_history::{self, ActorKind, Filter, Order},
     book_audit::{Given, Progress, audit_book},
     replay::{self, AsOf},
 };
@@ -15,24 +15,46 @@ use serde::{Deserialize, Serialize};
 use crate::{
     book::{self, Book},
     cluster::Database,
-    measure,
+    measure, rebuilding, say,
 };
 
 /// Accounts that are replayed: the first, who have done the most.
 const PEOPLE: u32 = 50;
+/// The lines of a page.
+const PAGE: i64 = 50;
+/// Pages of each kind.
+const PAGES: u32 = 50;
 
 /// One history.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Proving {
     pub(crate) events: u64,
+    /// All leaves hashed and put into the tree: a rebuild of `transparency`, comparing included, and of it the
+    /// reading, hashing and writing alone.
+    pub(crate) rebuilt_seconds: f64,
+    pub(crate) grown_seconds: f64,
     /// All lines read as they are stored, hashed, and held against the hashes that are kept.
     pub(crate) verified_seconds: f64,
-    /// Medians in microseconds: an account with its sessions at the end of the book, and in its middle.
+    /// Medians in microseconds: an account with its sessions at the end of the book, and in its middle …
     pub(crate) replay_at_end: f64,
     pub(crate) replay_in_the_middle: f64,
+    /// … the first page of who was signed in then, in the middle …
+    pub(crate) signed_in: f64,
+    /// … and pages of the history, by what was looked for.
+    pub(crate) pages: Vec<(String, f64)>,
 }
 
-pub(crate) async fn measure(database: &Database, written: &Written) -> Result<Proving> {
+pub(crate) async fn measure(
+    database: &Database,
+    written: &Written,
+    _out: &Path,
+) -> Result<Proving> {
+    say(format!("hashing {} events", written.events));
+    let tree = rebuilding::measure(database, &["transparency".to_owned()], 1).await?;
+    let grown = |(phase, _): &&(String, f64)| phase == "folding" || phase == "copying";
+    let grown_seconds = tree.phases.iter().filter(grown).map(|(_, seconds)| seconds).sum();
+    database.settle().await?;
+    say(format!("verifying {} events", written.events));
     let book = Book::open(database, 4, book::after(written)).await?;
     let given = Given::default();
     let (report, verified_seconds) =
@@ -41,22 +63,88 @@ pub(crate) async fn measure(database: &Database, written: &Written) -> Result<Pr
         bail!("a sound book was not called sound: {:?}", report.verdict.findings);
     }
     let end = i64::try_from(report.verdict.lines)?;
-    let (mut at_end, mut in_the_middle) = (Vec::new(), Vec::new());
+    say(format!("replaying and searching {} events", written.events));
+    let mut people = Vec::new();
     for number in 1..=PEOPLE {
         let name = Identifier::typed(&history::username(number));
         // A short history has fewer.
-        let Some(user) = book.entrybook.find_account(&name).await? else { break };
+        people.extend(book.entrybook.find_account(&name).await?);
+    }
+    let (mut at_end, mut in_the_middle) = (Vec::new(), Vec::new());
+    for user in people.iter().copied() {
         for (position, times) in [(end, &mut at_end), (end / 2, &mut in_the_middle)] {
             let began = Instant::now();
             replay::state(&book.pool, user, AsOf::Position(position)).await?;
-            times.push(began.elapsed().as_secs_f64() * 1e6);
+            times.push(micros(began));
         }
     }
+    let mut signed_in = Vec::new();
+    let middle = written.began + (written.ended - written.began) / 2;
+    for _ in 0..5 {
+        let began = Instant::now();
+        let page = replay::signed_in(&book.pool, middle, None, 20).await?;
+        signed_in.push(micros(began));
+        if page.rows.is_empty() {
+            bail!("nobody was signed in in the middle of the history");
+        }
+    }
+    let pages = pages(&book, &people).await?;
     book.pool.close().await;
     Ok(Proving {
         events: report.verdict.lines,
+        rebuilt_seconds: tree.seconds,
+        grown_seconds,
         verified_seconds,
         replay_at_end: measure::median(&at_end),
         replay_in_the_middle: measure::median(&in_the_middle),
+        signed_in: measure::median(&signed_in),
+        pages,
     })
+}
+
+/// Pages of the history: the newest, far back in it, and by what an auditor looks for.
+async fn pages(book: &Book, people: &[UserId]) -> Result<Vec<(String, f64)>> {
+    let of_type = |name: &str| Filter { event_types: vec![name.to_owned()], ..Filter::default() };
+    let head = audit_history::reached(&book.pool).await?;
+    let mut pages = Vec::new();
+    for (what, filter, cursor) in [
+        ("the newest", Filter::default(), None),
+        ("in the middle", Filter::default(), Some(head / 2)),
+        ("of a kind of event", of_type("SignInFailed"), Some(head / 2)),
+        (
+            "of an outcome",
+            Filter { outcome: Some("wrong_password".to_owned()), ..Filter::default() },
+            Some(head / 2),
+        ),
+        ("of an account", Filter::default(), None),
+        (
+            "of an account, a kind and a time",
+            Filter { from: Some(chrono::DateTime::UNIX_EPOCH), ..of_type("SessionStarted") },
+            None,
+        ),
+        // Frequent both, and nothing is both: it is looked through as much as a page may.
+        (
+            "of two conditions that never meet",
+            Filter { actor_kind: Some(ActorKind::Anonymous), ..of_type("SessionRefreshed") },
+            None,
+        ),
+    ] {
+        let mut times = Vec::new();
+        for number in 0..PAGES {
+            let mut filter = filter.clone();
+            if what.starts_with("of an account") {
+                let nth = usize::try_from(number)? % people.len().max(1);
+                filter.user = people.get(nth).copied();
+            }
+            let began = Instant::now();
+            audit_history::page(&book.pool, &filter, Order::Newest, cursor, PAGE).await?;
+            times.push(micros(began));
+        }
+        pages.push((what.to_owned(), measure::median(&times)));
+    }
+    Ok(pages)
+}
+
+fn micros(began: Instant) -> f64 {
+    began.elapsed().as_secs_f64() * 1e6
 }

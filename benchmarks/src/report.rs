@@ -20,6 +20,7 @@ use crate::{
 /// What stands at the head of the page, and why a figure is below its target.
 const HEAD: &str = include_str!("../head.md");
 const NOTES: &str = include_str!("../notes.md");
+const PROOF_HEAD: &str = include_str!("../proof-head.md");
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Report {
@@ -276,32 +277,64 @@ impl Report {
         page.0
     }
 
-    /// Verification and replay. How fast leaves are hashed and put into the tree is the rebuild of
-    /// `transparency`.
+    /// The page of a run that measured nothing but this.
+    pub(crate) fn proof_alone(&self) -> String {
+        let mut page = Page(PROOF_HEAD.trim_end().to_owned());
+        self.about(&mut page);
+        self.proof(&mut page);
+        page.0.push('\n');
+        page.0
+    }
+
     fn proof(&self, page: &mut Page) {
         if self.proving.is_empty() {
             return;
         }
-        page.heading("The proof, and replay");
+        page.heading("The proof");
         page.paragraph(
-            "Verified is the database: each line read as it is stored, hashed, held against the hash that is kept of it, and the tree over all of \
-             them. Replayed are the first 50 accounts, who have done the most, with their sessions; medians in milliseconds.",
+            "*Put into the tree*: a rebuild of `transparency`; all lines read, hashed, and the tree's rows written, and then compared with the live \
+             ones and swapped. *Verified* is the database: each line read as it is stored, hashed, held against the hash that is kept of it, and \
+             the tree over all of them.",
         );
         page.table(
-            &["history", "verified", "replay at its end", "in its middle"],
+            &["history", "put into the tree", "of it hashing and writing", "verified"],
             self.proving.iter().map(|one| {
                 vec![
                     number(one.events as f64),
-                    format!(
-                        "{:.1} s, {}/s",
-                        one.verified_seconds,
-                        number(one.events as f64 / one.verified_seconds)
-                    ),
-                    format!("{:.1}", one.replay_at_end / 1e3),
-                    format!("{:.1}", one.replay_in_the_middle / 1e3),
+                    rate(one.events, one.rebuilt_seconds),
+                    rate(one.events, one.grown_seconds),
+                    rate(one.events, one.verified_seconds),
                 ]
             }),
         );
+        page.heading("Replay, and searches");
+        page.paragraph(
+            "Medians in milliseconds, by one client. Replayed are the first 50 accounts, who have done the most, with their sessions; \
+             *signed in* is the first page of who was, in the middle of the history. Pages have 50 lines; the last kind finds none, and looks \
+             through as many lines as a page may.",
+        );
+        let mut head = vec!["what".to_owned()];
+        head.extend(self.proving.iter().map(|one| format!("{} events", number(one.events as f64))));
+        let head: Vec<&str> = head.iter().map(String::as_str).collect();
+        let row = |what: String, of: &dyn Fn(&Proving) -> Option<f64>| {
+            let times = self.proving.iter().map(|one| {
+                of(one).map_or_else(|| "–".to_owned(), |micros| format!("{:.2}", micros / 1e3))
+            });
+            std::iter::once(what).chain(times).collect::<Vec<_>>()
+        };
+        let mut rows = vec![
+            row("replay at the end".to_owned(), &|one| Some(one.replay_at_end)),
+            row("replay in the middle".to_owned(), &|one| Some(one.replay_in_the_middle)),
+            row("signed in".to_owned(), &|one| Some(one.signed_in)),
+        ];
+        for (nth, (what, _)) in self.proving.iter().flat_map(|one| &one.pages).enumerate() {
+            if nth < self.proving.first().map_or(0, |one| one.pages.len()) {
+                rows.push(row(format!("a page {what}"), &|one| {
+                    one.pages.get(nth).map(|(_, micros)| *micros)
+                }));
+            }
+        }
+        page.table(&head, rows.into_iter());
     }
 
     fn about(&self, page: &mut Page) {
