@@ -18,7 +18,6 @@ mod status;
 use std::{
     path::Path,
     sync::{Arc, PoisonError, RwLock},
-    time::Duration,
 };
 
 use chrono::TimeDelta;
@@ -45,8 +44,6 @@ use crate::problem::{ApiError, Kind};
 const STREAM: &str = "log";
 /// Requests that read the log at once: it is open to everybody, and signing in needs connections too.
 const READERS: usize = 4;
-/// How often it is looked whether a line has been signed.
-const LOOK: Duration = Duration::from_millis(100);
 
 /// Why the log could not be asked.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +52,11 @@ pub enum LogError {
     Keys(#[from] LogKeysError),
     #[error("what was signed is not to be read in the memory outside of the database: {0}")]
     Memory(String),
+    #[error(
+        "the checkpoint of {size} lines in the database is not as the log {origin} has signed it: its row was changed, or put there, \
+         or its key is gone"
+    )]
+    Unsigned { origin: String, size: i64 },
     #[error("all keys of the transparency log are retired; make one with `entrybook log rotate`")]
     NoKey,
     #[error("the tree of the transparency log could not be read: {0}")]
@@ -77,11 +79,25 @@ impl From<LogError> for ApiError {
                     "The transparency log has not begun yet. Try again in a moment.",
                 )
             },
-            LogError::Database(error) | LogError::Keys(LogKeysError::Database(error)) => {
-                error.into()
-            }
+            LogError::Database(error)
+            | LogError::Keys(LogKeysError::Database(error))
+            | LogError::Tree(TransparencyError::Database(error)) => error.into(),
             LogError::Storage(error) => error.into(),
-            error => Self::internal(error),
+            // Nothing is wrong with what was asked for, nor with the rest of the service.
+            error @ (LogError::Keys(_)
+            | LogError::Memory(_)
+            | LogError::Unsigned { .. }
+            | LogError::NoKey
+            | LogError::Tree(_)
+            | LogError::Checkpoint(_)) => Self {
+                retry_after: Some(60),
+                cause: Some(Arc::new(error)),
+                ..Self::new(
+                    Kind::Unavailable,
+                    "The transparency log can't be used as it is; /readyz and the log of the server say why. Nothing else of the \
+                     service depends on it.",
+                )
+            },
         }
     }
 }
@@ -205,16 +221,20 @@ impl Log {
     pub async fn refresh(&self) -> Result<(), LogError> {
         let mut connection = self.0.background.acquire().await?;
         match LogKeys::read(&mut connection, self.0.book.keyring()).await? {
-            Some(keys) => self.know(keys).map(drop),
+            Some(keys) => self.know(keys),
             None => Ok(()),
         }
     }
 
-    fn know(&self, keys: LogKeys) -> Result<Arc<Known>, LogError> {
-        let known = Arc::new(Known::of(keys)?);
-        let mut now = self.0.known.write().unwrap_or_else(PoisonError::into_inner);
-        *now = Some(known.clone());
-        Ok(known)
+    /// Tasks read the keys side by side: what was read before another key was made is not put in place of
+    /// what was read after.
+    fn know(&self, keys: LogKeys) -> Result<(), LogError> {
+        let read = Arc::new(Known::of(keys)?);
+        let mut known = self.0.known.write().unwrap_or_else(PoisonError::into_inner);
+        if known.as_ref().is_none_or(|known| known.keys.made_at() <= read.keys.made_at()) {
+            *known = Some(read);
+        }
+        Ok(())
     }
 
     fn known(&self) -> Result<Arc<Known>, LogError> {
@@ -246,11 +266,21 @@ impl Log {
         signer_of(known.keys.signer(self.0.book.clock().now()).ok_or(LogError::NoKey)?)
     }
 
-    /// The newest checkpoint, with the cosignatures that it has got so far.
+    /// The newest checkpoint, with the cosignatures that it has got so far. It is as the log signed it, or
+    /// an error.
     pub async fn latest(&self) -> Result<Option<Signed>, LogError> {
-        let known = self.known()?;
-        let mut connection = self.0.book.pool().acquire().await?;
-        Ok(reading::newest(&mut connection, known.origin()).await?)
+        match self.newest(self.0.book.pool()).await {
+            // Another process may have made the key.
+            Err(LogError::Unsigned { .. }) => {
+                self.refresh().await?;
+                self.newest(self.0.book.pool()).await
+            }
+            read => read,
+        }
+    }
+
+    async fn newest(&self, pool: &PgPool) -> Result<Option<Signed>, LogError> {
+        reading::newest(&mut *pool.acquire().await?, &*self.known()?).await
     }
 
     /// That a line of the book is in the newest checkpoint; nothing if it isn't yet.
@@ -274,22 +304,6 @@ impl Log {
         let hashes = transparency::prove_inclusion(&mut connection, signed.size, index).await?;
         let checkpoint = signed.with_cosignatures();
         Ok(Some(InclusionProof { index, hashes, checkpoint, extra: None }))
-    }
-
-    /// Waits until a line is in a signed checkpoint; nothing if it isn't after that time.
-    pub async fn wait_until_signed(
-        &self,
-        position: u64,
-        timeout: Duration,
-    ) -> Result<Option<Signed>, LogError> {
-        let deadline = tokio::time::Instant::now() + timeout;
-        loop {
-            let signed = self.latest().await?.filter(|signed| signed.size >= position);
-            if signed.is_some() || tokio::time::Instant::now() >= deadline {
-                return Ok(signed);
-            }
-            tokio::time::sleep(LOOK).await;
-        }
     }
 
     /// A turn for a request that reads the log.

@@ -38,8 +38,8 @@ pub enum LogKeysError {
          spaces and without a plus, such as login.example.org/log"
     )]
     InvalidOrigin(String),
-    #[error("there was a log of the name {0} already; take another one, such as {0}2")]
-    Taken(String),
+    #[error("there was a log of the name {taken} already; take another one, such as {free}")]
+    Taken { taken: String, free: String },
     #[error("the transparency log has not begun yet; it does when `entrybook serve` is started")]
     NotBegun,
     #[error("the key {id} was made already and signs from {signs_from} on; wait until then")]
@@ -147,15 +147,19 @@ impl LogKeys {
         check_origin(origin)?;
         let mut transaction = book.pool().begin().await?;
         lock(&mut transaction).await?;
-        let taken: bool = sqlx::query_scalar(
-            "SELECT EXISTS (SELECT FROM log_keys WHERE origin = $1)
-                 OR EXISTS (SELECT FROM checkpoints WHERE origin = $1)",
-        )
-        .bind(origin)
-        .fetch_one(&mut *transaction)
-        .await?;
-        if taken {
-            return Err(LogKeysError::Taken(origin.to_owned()));
+        let is_taken = async |name: &str, connection: &mut PgConnection| {
+            let asked = sqlx::query_scalar::<_, bool>(
+                "SELECT EXISTS (SELECT FROM log_keys WHERE origin = $1)
+                     OR EXISTS (SELECT FROM checkpoints WHERE origin = $1)",
+            );
+            asked.bind(name.to_owned()).fetch_one(connection).await
+        };
+        if is_taken(origin, &mut transaction).await? {
+            let mut free = next_name(origin);
+            while is_taken(&free, &mut transaction).await? {
+                free = next_name(&free);
+            }
+            return Err(LogKeysError::Taken { taken: origin.to_owned(), free });
         }
         add(&mut transaction, book, origin, book.clock().now()).await?;
         let keys = Self::read(&mut transaction, book.keyring()).await?;
@@ -194,6 +198,12 @@ impl LogKeys {
         &self.first
     }
 
+    /// When the newest of them was made: later, if more were read.
+    #[must_use]
+    pub fn made_at(&self) -> Option<DateTime<Utc>> {
+        self.keys.iter().map(|key| key.created_at).max()
+    }
+
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = &LogKey> {
         self.keys.iter()
     }
@@ -214,6 +224,18 @@ pub fn check_origin(origin: &str) -> Result<(), LogKeysError> {
     let fits = (1..=MAX_ORIGIN).contains(&origin.len())
         && !origin.chars().any(|c| c.is_whitespace() || c.is_control() || c == '+');
     if fits { Ok(()) } else { Err(LogKeysError::InvalidOrigin(origin.to_owned())) }
+}
+
+/// A name for the log after this one: `example.org/log`, `example.org/log2`, `example.org/log3`.
+#[must_use]
+pub fn next_name(origin: &str) -> String {
+    let name = origin.trim_end_matches(|c: char| c.is_ascii_digit());
+    let number = origin.strip_prefix(name).and_then(|digits| digits.parse::<u32>().ok());
+    match number.and_then(|number| number.checked_add(1)) {
+        // Digits behind anything else are a port, or of an address.
+        Some(next) if name.ends_with(char::is_alphabetic) => format!("{name}{next}"),
+        Some(_) | None => format!("{origin}2"),
+    }
 }
 
 /// What the wrapping of a key authenticates beside its seed.
@@ -354,6 +376,20 @@ mod tests {
         }
         for name in ["", "a b", "a+b", "a\nb", "a\u{7f}", "a\u{a0}b", &"x".repeat(MAX_ORIGIN + 1)] {
             assert!(check_origin(name).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_next_log_is_numbered() {
+        for (name, next) in [
+            ("example.org/log", "example.org/log2"),
+            ("example.org/log2", "example.org/log3"),
+            ("example.org/log19", "example.org/log20"),
+            ("localhost:8080", "localhost:80802"),
+            ("log4294967295", "log42949672952"),
+            ("7", "72"),
+        ] {
+            assert_eq!(next_name(name), next);
         }
     }
 

@@ -107,8 +107,9 @@ fn told(error: LogError) -> anyhow::Error {
     match error {
         LogError::Keys(error @ LogKeysError::InvalidOrigin(_)) => usage(error.to_string()),
         LogError::Keys(
-            error
-            @ (LogKeysError::Taken(_) | LogKeysError::NotBegun | LogKeysError::Pending { .. }),
+            error @ (LogKeysError::Taken { .. }
+            | LogKeysError::NotBegun
+            | LogKeysError::Pending { .. }),
         ) => Refused(format!("Not done: {error}.")).into(),
         error => error.into(),
     }

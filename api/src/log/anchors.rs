@@ -201,7 +201,11 @@ async fn look(
     loop {
         // With the connection the lock is lost.
         lock.ping().await?;
-        let latest = app.log().latest().await?;
+        let latest = match app.log().latest().await {
+            // Nobody is given it. The signer says what is wrong.
+            Err(LogError::Unsigned { .. }) => None,
+            latest => latest?,
+        };
         let which = |signed: &Option<Signed>| {
             signed.as_ref().map(|signed| (signed.origin.clone(), signed.size))
         };

@@ -15,11 +15,15 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use projections::transparency;
 use proof::Checkpoint;
 use sha2::{Digest, Sha256};
+use tokio::time::sleep;
 
-use super::{Known, Log, LogError, Refuser, Signed, reading::newest, signing::choices};
+use super::{
+    Known, Log, LogError, Refuser, Signed,
+    reading::{newest, root_within},
+    signing::{AGAIN, choices},
+};
 
 /// The folder in the data directory.
 const FOLDER: &str = "log";
@@ -82,9 +86,8 @@ impl Memory {
     /// same, and says so: the table is the record, and this its guard.
     pub(super) async fn keep(&self, known: &Known, signed: &Signed) {
         let (directory, path) = (self.directory.clone(), self.path(known));
-        let (note, size) = (signed.note.clone(), signed.size);
-        let written =
-            tokio::task::spawn_blocking(move || write(&directory, &path, &note, size)).await;
+        let note = signed.note.clone();
+        let written = tokio::task::spawn_blocking(move || write(&directory, &path, &note)).await;
         let problem = match written {
             Ok(Ok(())) => None,
             Ok(Err(error)) => Some(error.to_string()),
@@ -114,8 +117,10 @@ fn is_missing(error: &io::Error) -> bool {
 }
 
 /// Replaces the file, whole or not at all, unless it knows more already: replicas may share a data
-/// directory.
-fn write(directory: &Path, path: &Path, note: &[u8], size: u64) -> io::Result<()> {
+/// directory. Sizes are those that the notes say.
+fn write(directory: &Path, path: &Path, note: &[u8]) -> io::Result<()> {
+    let none = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
+    let size = size_of(note).ok_or_else(|| none("what is to be remembered is no checkpoint"))?;
     fs::create_dir_all(directory)?;
     let lock = File::options()
         .create(true)
@@ -124,9 +129,15 @@ fn write(directory: &Path, path: &Path, note: &[u8], size: u64) -> io::Result<()
         .open(path.with_extension("lock"))?;
     lock.lock()?;
     match fs::read(path) {
-        Ok(before) if size_of(&before).is_none_or(|before| before >= size) => return Ok(()),
-        Err(error) if !is_missing(&error) => return Err(error),
-        Ok(_) | Err(_) => {}
+        Ok(before) => {
+            // What is damaged may be evidence all the same: somebody has to look.
+            let before = size_of(&before).ok_or_else(|| none("what is there is no checkpoint"))?;
+            if before >= size {
+                return Ok(());
+            }
+        }
+        Err(error) if is_missing(&error) => {}
+        Err(error) => return Err(error),
     }
     let new = path.with_extension("new");
     let mut file = File::create(&new)?;
@@ -206,40 +217,59 @@ pub(super) fn disagreement(
     }
 }
 
+/// What was signed last doesn't follow from what is remembered.
+pub(super) fn other_lines(origin: &str, kept: &Checkpoint, lines: u64) -> String {
+    format!(
+        "A server remembers a checkpoint of the log {origin} with {} lines, and the newest of {lines} lines doesn't follow from it. The \
+         database was restored from an older backup and written on, or is not the one that it was. {}",
+        kept.size,
+        choices(origin)
+    )
+}
+
 impl Log {
     /// Remembers what any replica has signed, and stops the log if this one knows better.
     pub(super) async fn remember(&self) -> Result<(), LogError> {
-        let known = self.known()?;
-        let remembered = self.0.memory.read(&known).await?;
-        let last = newest(&mut *self.0.background.acquire().await?, known.origin()).await?;
-        if let Some(text) = disagreement(known.origin(), &remembered, last.as_ref()) {
-            return self.refuse(Refuser::Memory, &text).await;
-        }
-        // What is remembered is evidence: it is replaced by what follows from it, and by nothing else.
-        if let (Remembered::Checkpoint(kept), Some(last)) = (&remembered, &last)
-            && kept.size < last.size
-        {
-            let mut connection = self.0.background.acquire().await?;
-            if transparency::size(&mut connection).await? < kept.size {
-                return Ok(());
-            }
-            if transparency::root(&mut connection, kept.size).await? != kept.root {
-                let text = format!(
-                    "A server remembers a checkpoint of {} lines, and the book had others then: the newest of {} lines doesn't \
-                     follow from it. The database was restored from an older backup and written on, or was changed. {}",
-                    kept.size,
-                    last.size,
-                    choices(known.origin())
-                );
+        if let Some(text) = self.compare_with_memory().await? {
+            // A key, or a tree, may have become another between two questions.
+            sleep(AGAIN).await;
+            self.refresh().await?;
+            if self.compare_with_memory().await?.is_some() {
                 return self.refuse(Refuser::Memory, &text).await;
             }
         }
-        if let Some(last) = last
-            && !matches!(&remembered, Remembered::Checkpoint(kept) if kept.size >= last.size)
-        {
-            self.0.memory.keep(&known, &last).await;
-        }
         Ok(())
+    }
+
+    /// What this replica knows better; else it remembers what is newer.
+    async fn compare_with_memory(&self) -> Result<Option<String>, LogError> {
+        let known = self.known()?;
+        let remembered = self.0.memory.read(&known).await?;
+        let mut connection = self.0.background.acquire().await?;
+        let last = match newest(&mut connection, &known).await {
+            // The signer says so, and it is no reason to forget anything.
+            Err(LogError::Unsigned { .. }) => return Ok(None),
+            last => last?,
+        };
+        if let Some(text) = disagreement(known.origin(), &remembered, last.as_ref()) {
+            return Ok(Some(text));
+        }
+        let Some(last) = last else { return Ok(None) };
+        // What is remembered is evidence: it is replaced by what follows from it, and by nothing else.
+        if let Remembered::Checkpoint(kept) = &remembered {
+            if kept.size >= last.size {
+                return Ok(None);
+            }
+            match root_within(&mut connection, &last, kept.size).await? {
+                None => return Ok(None),
+                Some(root) if root != kept.root => {
+                    return Ok(Some(other_lines(known.origin(), kept, last.size)));
+                }
+                Some(_) => {}
+            }
+        }
+        self.0.memory.keep(&known, &last).await;
+        Ok(None)
     }
 
     /// Why what was signed can't be remembered outside of the database, if it can't.
@@ -293,8 +323,8 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         let directory = scratch.path().join("log");
         assert_eq!(another(&directory, "example.org/log").unwrap(), None);
-        write(&directory, &directory.join("x.checkpoint"), &signed(3, 1).note, 3).unwrap();
-        write(&directory, &directory.join("y.checkpoint"), &signed(9, 1).note, 9).unwrap();
+        write(&directory, &directory.join("x.checkpoint"), &signed(3, 1).note).unwrap();
+        write(&directory, &directory.join("y.checkpoint"), &signed(9, 1).note).unwrap();
         assert_eq!(another(&directory, "example.org/log").unwrap(), Some(9));
         assert_eq!(another(&directory, "example.org/log2").unwrap(), None);
         let told = disagreement("example.org/log", &Remembered::Another(9), None).unwrap();
@@ -306,7 +336,7 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         let directory = scratch.path().join("log");
         let path = directory.join("x.checkpoint");
-        let keep = |size| write(&directory, &path, &signed(size, 1).note, size).unwrap();
+        let keep = |size| write(&directory, &path, &signed(size, 1).note).unwrap();
         let kept = || size_of(&fs::read(&path).unwrap());
         keep(3);
         assert_eq!(kept(), Some(3));
@@ -317,5 +347,11 @@ mod tests {
         fs::write(path.with_extension("new"), "half").unwrap();
         keep(8);
         assert_eq!(kept(), Some(8));
+        // What is no checkpoint is neither put there nor replaced.
+        assert!(write(&directory, &path, b"example.org/log\nmany\n").is_err());
+        assert_eq!(kept(), Some(8));
+        fs::write(&path, "damaged").unwrap();
+        assert!(write(&directory, &path, &signed(9, 1).note).is_err());
+        assert_eq!(fs::read(&path).unwrap(), b"damaged");
     }
 }

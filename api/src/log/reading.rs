@@ -6,11 +6,12 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use proof::Hash;
+use projections::transparency::{self, TransparencyError};
+use proof::{Checkpoint, Hash};
 use sqlx::PgConnection;
 use tokio::sync::Mutex;
 
-use super::{Log, LogError};
+use super::{Known, Log, LogError};
 
 /// For so long one look answers everybody who asks over HTTP …
 const FRESH: Duration = Duration::from_millis(500);
@@ -53,11 +54,13 @@ struct Row {
     cosignatures: Vec<String>,
 }
 
-/// The newest checkpoint of a log.
+/// The newest checkpoint of a log, if it is as one of its keys has signed it. Whoever may write to the
+/// table can put anything there, and what is read here is served, remembered and anchored: so no row is
+/// believed for itself.
 pub(super) async fn newest(
     connection: &mut PgConnection,
-    origin: &str,
-) -> Result<Option<Signed>, sqlx::Error> {
+    known: &Known,
+) -> Result<Option<Signed>, LogError> {
     let row: Option<Row> = sqlx::query_as(
         "SELECT origin, size, root, note, signed_at,
                 ARRAY(SELECT line FROM cosignatures
@@ -66,20 +69,63 @@ pub(super) async fn newest(
                        ORDER BY witness) AS cosignatures
            FROM checkpoints WHERE origin = $1 ORDER BY size DESC LIMIT 1",
     )
-    .bind(origin)
+    .bind(known.origin())
     .fetch_optional(connection)
     .await?;
-    let Some(row) = row else { return Ok(None) };
-    let decode = |what: &str| sqlx::Error::Decode(format!("a checkpoint has no {what}").into());
-    let root: [u8; 32] = row.root.try_into().map_err(|_| decode("root of 32 bytes"))?;
-    Ok(Some(Signed {
-        origin: row.origin,
-        size: u64::try_from(row.size).map_err(|_| decode("size"))?,
-        root: Hash(root),
-        note: row.note,
-        signed_at: row.signed_at,
-        cosignatures: row.cosignatures,
-    }))
+    row.map(|row| row.verify(known)).transpose()
+}
+
+impl Row {
+    fn verify(self, known: &Known) -> Result<Signed, LogError> {
+        let unsigned = || LogError::Unsigned { origin: self.origin.clone(), size: self.size };
+        let believe = |note: &[u8]| Checkpoint::verify(note, &self.origin, &known.verifier_keys);
+        let noted = believe(&self.note).map_err(|_| unsigned())?;
+        if i64::try_from(noted.size).ok() != Some(self.size) || noted.root.0.as_slice() != self.root
+        {
+            return Err(unsigned());
+        }
+        let Checkpoint { origin, size, root } = noted;
+        let Row { note, signed_at, cosignatures, .. } = self;
+        let mut signed = Signed { origin, size, root, note, signed_at, cosignatures };
+        // A line that is none would spoil the note for everybody who reads it.
+        let whole =
+            Checkpoint::verify(&signed.with_cosignatures(), &signed.origin, &known.verifier_keys);
+        if whole.is_err() {
+            signed.cosignatures.clear();
+        }
+        Ok(signed)
+    }
+}
+
+/// The root of the first `size` lines of those that were signed, by the tree. Nothing, where the tree does
+/// not come so far yet, or is not the one that was signed: a damaged tree tells nothing of the past, and
+/// the signer says that it is damaged.
+pub(super) async fn root_within(
+    connection: &mut PgConnection,
+    last: &Signed,
+    size: u64,
+) -> Result<Option<Hash>, LogError> {
+    if size == last.size {
+        return Ok(Some(last.root));
+    }
+    let told = async {
+        if size > last.size || transparency::size(connection).await? < last.size {
+            return Ok(None);
+        }
+        let root = transparency::root(connection, size).await?;
+        let path = transparency::prove_consistency(connection, last.size, size).await?;
+        let follows = proof::is_consistent(path, last.size, last.root, size, root);
+        Ok(follows.then_some(root))
+    };
+    match told.await {
+        Err(error) if is_damage(&error) => Ok(None),
+        told => Ok(told?),
+    }
+}
+
+/// Whether waiting won't mend it.
+pub(super) fn is_damage(error: &TransparencyError) -> bool {
+    !matches!(error, TransparencyError::Database(_) | TransparencyError::NotRegistered)
 }
 
 /// The last look at the newest checkpoint.

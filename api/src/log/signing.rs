@@ -7,15 +7,16 @@
 
 use std::time::Duration;
 
-use projections::transparency::{self, TransparencyError};
+use commands::log_keys::next_name;
+use projections::transparency;
 use proof::Checkpoint;
 use sqlx::{Connection, PgConnection};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::{
     Known, Log, LogError, Refusal, Refuser, Signed, anchors,
-    memory::{Remembered, disagreement},
-    reading::newest,
+    memory::{Remembered, disagreement, other_lines},
+    reading::{is_damage, newest, root_within},
     refusal::{self, Stopped},
 };
 use crate::{processes, state::App};
@@ -25,7 +26,7 @@ pub(super) const NAME: &str = "process:sign_log";
 /// How long it waits before it asks for the lock again, or begins again.
 const TURN: Duration = Duration::from_secs(2);
 /// What looks wrong is looked at once more after that: tables may just have been swapped.
-const AGAIN: Duration = Duration::from_millis(500);
+pub(super) const AGAIN: Duration = Duration::from_millis(500);
 
 /// Signs, whenever it is this replica's turn.
 pub async fn run(app: &App) {
@@ -103,11 +104,7 @@ impl Log {
         }
         let mut transaction = connection.begin().await?;
         sqlx::query("SET LOCAL synchronous_commit = on").execute(&mut *transaction).await?;
-        let mut look = self.look(&mut transaction, &known).await?;
-        if matches!(look, Look::Wrong(..)) {
-            sleep(AGAIN).await;
-            look = self.look(&mut transaction, &known).await?;
-        }
+        let look = self.look_twice(&mut transaction, &known).await?;
         match look {
             Look::Wrong(by, text) => {
                 transaction.rollback().await?;
@@ -145,16 +142,36 @@ impl Log {
     pub async fn check(&self) -> Result<Option<(Refuser, String)>, LogError> {
         let known = self.known()?;
         let mut connection = self.0.background.acquire().await?;
-        Ok(match self.look(&mut connection, &known).await? {
+        Ok(match self.look_twice(&mut connection, &known).await? {
             Look::Wrong(by, text) => Some((by, text)),
             Look::New { .. } | Look::NothingNew { .. } => None,
         })
     }
 
+    /// Looks again where something is wrong: tables may just have been swapped.
+    async fn look_twice(
+        &self,
+        connection: &mut PgConnection,
+        known: &Known,
+    ) -> Result<Look, LogError> {
+        match self.look(connection, known).await? {
+            Look::Wrong(..) => {
+                sleep(AGAIN).await;
+                self.look(connection, known).await
+            }
+            look => Ok(look),
+        }
+    }
+
     async fn look(&self, connection: &mut PgConnection, known: &Known) -> Result<Look, LogError> {
         // The memory first: it is written after the table.
         let remembered = self.0.memory.read(known).await?;
-        let last = newest(connection, known.origin()).await?;
+        let last = match newest(connection, known).await {
+            Err(error @ LogError::Unsigned { .. }) => {
+                return Ok(Look::Wrong(Refuser::Tree, unsigned(known.origin(), &error)));
+            }
+            last => last?,
+        };
         match examine(connection, known, &remembered, last).await {
             // A hash that should be there isn't, or the like.
             Err(LogError::Tree(error)) if is_damage(&error) => {
@@ -169,11 +186,6 @@ impl Log {
             other => other,
         }
     }
-}
-
-/// Whether waiting won't mend it.
-fn is_damage(error: &TransparencyError) -> bool {
-    !matches!(error, TransparencyError::Database(_) | TransparencyError::NotRegistered)
 }
 
 /// Whether all that was signed still holds, and what is to be signed next.
@@ -191,15 +203,6 @@ async fn examine(
         |text: String| Ok(Look::Wrong(Refuser::Tree, format!("{text} {}", choices(origin))));
     let size = transparency::size(connection).await?;
     if let Some(last) = &last {
-        let stored = Checkpoint { origin: origin.to_owned(), size: last.size, root: last.root };
-        let noted = Checkpoint::verify(&last.note, origin, &known.verifier_keys);
-        if noted.ok().as_ref() != Some(&stored) {
-            return wrong(format!(
-                "The checkpoint of {} lines in the database is not as the log {origin} has signed it: its row was changed, or \
-                 its key is gone.",
-                last.size
-            ));
-        }
         let lines: i64 = sqlx::query_scalar("SELECT coalesce(max(position), 0) FROM journal")
             .fetch_one(&mut *connection)
             .await?;
@@ -217,17 +220,17 @@ async fn examine(
             return wrong(changed(origin, last.size));
         }
     }
-    if let Remembered::Checkpoint(before) = remembered
-        && last.as_ref().is_some_and(|last| before.size < last.size)
-        && transparency::root(connection, before.size).await? != before.root
+    if let (Remembered::Checkpoint(before), Some(last)) = (remembered, &last)
+        && before.size < last.size
     {
-        let text = format!(
-            "The first {} lines of the log {origin} are not those that a server remembers to have signed. The database was \
-             restored from another one, or lines of it were changed. {}",
-            before.size,
-            choices(origin)
-        );
-        return Ok(Look::Wrong(Refuser::Memory, text));
+        match root_within(connection, last, before.size).await? {
+            None => return wrong(changed(origin, last.size)),
+            Some(root) if root != before.root => {
+                let text = other_lines(origin, before, last.size);
+                return Ok(Look::Wrong(Refuser::Memory, text));
+            }
+            Some(_) => {}
+        }
     }
     let signed = last.as_ref().map_or(0, |last| last.size);
     if size <= signed {
@@ -244,6 +247,15 @@ async fn examine(
     Ok(Look::New { last, checkpoint })
 }
 
+/// The newest row of the table is not what the log has signed.
+pub(super) fn unsigned(origin: &str, error: &LogError) -> String {
+    format!(
+        "In the newest row of the table of checkpoints, {error}. Nothing of it is believed. A row that was never signed can be removed by \
+         whoever owns the table, and it signs again. {}",
+        choices(origin)
+    )
+}
+
 fn changed(origin: &str, size: u64) -> String {
     format!(
         "The tree of the log {origin} is not the one of which {size} lines were signed: rows of it were changed, or lines of \
@@ -256,7 +268,8 @@ fn changed(origin: &str, size: u64) -> String {
 pub(super) fn choices(origin: &str) -> String {
     format!(
         "Nothing is signed any more, and signing in goes on. Choose: restore the backup that has all of it; or, if it is lost, \
-         begin a new log with `entrybook log begin --origin {origin}2` and tell those who verify the old one."
+         begin a new log with `entrybook log begin --origin {}` and tell those who verify the old one.",
+        next_name(origin)
     )
 }
 

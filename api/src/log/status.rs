@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sqlx::PgPool;
 
-use super::{Log, LogError, Refusal, Signed, reading::newest, refusal};
+use super::{Log, LogError, Refusal, Refuser, Signed, reading::newest, refusal, signing::unsigned};
 
 /// A line that waits so much longer than a checkpoint may take is worth a word.
 const LATE: Duration = Duration::from_secs(60);
@@ -68,9 +68,23 @@ impl Status {
 impl Log {
     /// How it stands. Give a pool that requests can't use up.
     pub async fn status(&self, pool: &PgPool) -> Result<Status, LogError> {
-        let origin = self.origin()?;
+        let known = self.known()?;
+        let origin = known.origin().to_owned();
         let mut connection = pool.acquire().await?;
-        let signed = newest(&mut connection, &origin).await?;
+        let mut refusal = refusal::read(&mut connection, &origin).await?;
+        let signed = match newest(&mut connection, &known).await {
+            // The signer says so too, when it looks next.
+            Err(error @ LogError::Unsigned { .. }) => {
+                refusal.get_or_insert_with(|| Refusal {
+                    text: unsigned(&origin, &error),
+                    origin: origin.clone(),
+                    by: Refuser::Tree,
+                    since: self.0.book.clock().now(),
+                });
+                None
+            }
+            signed => signed?,
+        };
         let size = signed.as_ref().map_or(0, |signed| signed.size);
         let lines: i64 = sqlx::query_scalar("SELECT coalesce(max(position), 0) FROM journal")
             .fetch_one(&mut *connection)
@@ -84,7 +98,7 @@ impl Log {
         .fetch_optional(&mut *connection)
         .await?;
         Ok(Status {
-            refusal: refusal::read(&mut connection, &origin).await?,
+            refusal,
             origin,
             signed,
             lines: lines.unsigned_abs(),
@@ -99,7 +113,6 @@ mod tests {
     use chrono::TimeDelta;
 
     use super::*;
-    use crate::log::Refuser;
 
     #[test]
     fn what_keeps_it_from_signing_is_told_first_and_files_never() {

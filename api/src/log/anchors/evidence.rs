@@ -3,14 +3,13 @@
 //! Nobody else stops the log by his bare word: what he shows must be signed by a key of the log, or by the
 //! witness that was chosen to be believed.
 
-use projections::transparency;
 use proof::Checkpoint;
 
-use super::super::{LogError, signing::choices};
+use super::super::{LogError, reading::root_within, signing::choices};
 use crate::state::App;
 
 /// What can't be, if both this checkpoint and the book are: the text for a refusal. It names nobody,
-/// because anybody may read it.
+/// because anybody may read it. Nothing, where the tree is damaged: that tells nothing of the book.
 pub(super) async fn contradiction(
     app: &App,
     theirs: &Checkpoint,
@@ -32,8 +31,11 @@ pub(super) async fn contradiction(
             choices(&origin)
         )));
     }
+    let Some(latest) = latest else { return Ok(None) };
     let mut connection = app.background().acquire().await?;
-    let root = transparency::root(&mut connection, theirs.size).await?;
+    let Some(root) = root_within(&mut connection, &latest, theirs.size).await? else {
+        return Ok(None);
+    };
     if root == theirs.root {
         return Ok(None);
     }

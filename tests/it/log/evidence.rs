@@ -1,0 +1,191 @@
+//! What is kept outside of the database, and what somebody who may write to the database does about it.
+
+use std::path::Path;
+
+use ::proof::Checkpoint;
+use sqlx::{Connection, PgConnection, PgPool};
+
+use super::client::{all_is_signed, fast, keys, log_ends, log_json, newest, remembered, warning};
+use crate::support::{
+    database::TestDatabase,
+    http::Api,
+    scratch,
+    server::{Server, Setup, eventually},
+};
+
+fn api(server: &Server) -> Api {
+    Api::new(server.url(""))
+}
+
+/// The only file that remembers, when it says this.
+async fn is_remembered(data_dir: &Path, note: &[u8]) {
+    eventually("it is remembered", async || {
+        let file = remembered(data_dir).pop()?;
+        (std::fs::read(file).ok()? == note).then_some(())
+    })
+    .await;
+}
+
+async fn notes(pool: &PgPool) -> Vec<Vec<u8>> {
+    let notes = sqlx::query_scalar("SELECT note FROM checkpoints ORDER BY size");
+    notes.fetch_all(pool).await.unwrap()
+}
+
+/// A row that is larger than the newest, with a note that was signed once, would be remembered and anchored
+/// in place of what was signed since, and the book could be set back to that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_that_was_put_there_is_neither_shown_nor_remembered_nor_anchored() {
+    let (database, scratch) = (TestDatabase::create().await, scratch());
+    let file = scratch.path().join("anchors.txt");
+    let setup = fast(Setup::on(&database.url(), &scratch.path().join("data")))
+        .known_as("http://localhost:8080")
+        .with("ENTRYBOOK_LOG_ANCHOR_FILE", file.to_str().unwrap());
+    let server = setup.start().await;
+    for name in ["ada", "ben", "cleo"] {
+        server.register(name).await;
+        all_is_signed(&api(&server), database.pool()).await;
+    }
+    let (note, signed) = all_is_signed(&api(&server), database.pool()).await;
+    is_remembered(&setup.data_dir, &note).await;
+    let anchored = eventually("it is anchored", async || {
+        let text = std::fs::read(&file).ok()?;
+        text.ends_with(&[&note[..], b"\n"].concat()).then_some(text)
+    })
+    .await;
+
+    // With no more rights than the application has.
+    let mut connection = PgConnection::connect(&database.url()).await.unwrap();
+    sqlx::raw_sql("SET ROLE entrybook_app").execute(&mut connection).await.unwrap();
+    let first = notes(database.pool()).await.swap_remove(0);
+    for planted in [first, note.clone(), b"garbage".to_vec()] {
+        sqlx::query(
+            "INSERT INTO checkpoints (origin, size, root, note)
+             SELECT $1, max(size) + 1000000000000, decode(repeat('07', 32), 'hex'), $2 FROM checkpoints",
+        )
+        .bind(&signed.origin)
+        .bind(planted)
+        .execute(&mut connection)
+        .await
+        .unwrap();
+        let told = eventually("it is found out", async || warning(&api(&server)).await).await;
+        println!("{told}");
+        assert!(told.contains("is not as the log localhost:8080/log has signed it"), "{told}");
+        eventually("it is not shown", async || {
+            (api(&server).get("/log/checkpoint").send().await.status == 503).then_some(())
+        })
+        .await;
+        let refused = api(&server).get("/log/proof/1").send().await.problem(503, "unavailable");
+        println!("{refused:?}");
+        let status = log_json(&setup, &["status"], 5).await;
+        assert_eq!(status["stopped"]["by"], "tree", "{status}");
+        // Each replica looks every tenth of a second at what it should remember.
+        server.sign_in("ada").await;
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        is_remembered(&setup.data_dir, &note).await;
+        assert_eq!(std::fs::read(&file).unwrap(), anchored);
+    }
+    // Whoever owns the table takes it away, and it signs again.
+    sqlx::raw_sql(
+        "RESET ROLE;
+         ALTER TABLE checkpoints DISABLE TRIGGER append_only;
+         DELETE FROM checkpoints WHERE size > 1000000000;
+         ALTER TABLE checkpoints ENABLE ALWAYS TRIGGER append_only",
+    )
+    .execute(&mut connection)
+    .await
+    .unwrap();
+    eventually("it signs again", async || {
+        let (_, checkpoint) = newest_shown(&server).await?;
+        (checkpoint.size > signed.size).then_some(())
+    })
+    .await;
+    eventually("nothing is wrong", async || warning(&api(&server)).await.is_none().then_some(()))
+        .await;
+}
+
+/// The newest checkpoint, where one is shown.
+async fn newest_shown(server: &Server) -> Option<(Vec<u8>, Checkpoint)> {
+    let answer = api(server).get("/log/checkpoint").send().await;
+    if answer.status != 200 {
+        return None;
+    }
+    newest(&api(server)).await
+}
+
+/// What spoils a note for whoever reads it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_that_is_no_cosignature_is_left_out() {
+    let (database, scratch) = (TestDatabase::create().await, scratch());
+    let setup = fast(Setup::on(&database.url(), &scratch.path().join("data")));
+    let server = setup.start().await;
+    let (_, signed) = all_is_signed(&api(&server), database.pool()).await;
+    sqlx::query(
+        "INSERT INTO cosignatures (origin, size, witness, line) VALUES ($1, $2, 'x', E'x\\n\\ny')",
+    )
+    .bind(&signed.origin)
+    .bind(signed.size as i64)
+    .execute(database.pool())
+    .await
+    .unwrap();
+    tokio::time::sleep(std::time::Duration::from_millis(600)).await;
+    let (note, _) = newest(&api(&server)).await.unwrap();
+    assert!(!String::from_utf8(note).unwrap().contains("x\n\ny"));
+}
+
+/// A row of the tree that was damaged, where a server and a file remember what was signed before it: nobody
+/// has set the book back, and the advice is another.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_tree_is_not_taken_for_a_book_that_was_set_back() {
+    let (database, scratch) = (TestDatabase::create().await, scratch());
+    let file = scratch.path().join("anchors.txt");
+    let setup = fast(Setup::on(&database.url(), &scratch.path().join("data")))
+        .known_as("http://localhost:8080")
+        .with("ENTRYBOOK_LOG_ANCHOR_FILE", file.to_str().unwrap());
+    let server = setup.start().await;
+    for name in ["ada", "ben", "cleo"] {
+        server.register(name).await;
+        all_is_signed(&api(&server), database.pool()).await;
+    }
+    assert!(server.stop().await.success());
+    // What a crash may have left: they know of an older one than the table.
+    let notes = notes(database.pool()).await;
+    let older = &notes[notes.len() / 2];
+    std::fs::write(remembered(&setup.data_dir).pop().unwrap(), older).unwrap();
+    std::fs::write(&file, [&older[..], b"\n"].concat()).unwrap();
+    let right: Vec<u8> =
+        sqlx::query_scalar("SELECT hash FROM ledger.transparency_v1 WHERE node = 1")
+            .fetch_one(database.pool())
+            .await
+            .unwrap();
+    sqlx::raw_sql(
+        "UPDATE ledger.transparency_v1 SET hash = decode(repeat('07', 32), 'hex') WHERE node = 1",
+    )
+    .execute(database.pool())
+    .await
+    .unwrap();
+    let server = setup.start().await;
+    let told = eventually("it is found out", async || warning(&api(&server)).await).await;
+    println!("{told}");
+    assert!(told.contains("rows of it were changed"), "{told}");
+    assert!(!told.contains("older backup"), "{told}");
+    assert_eq!(log_json(&setup, &["status"], 5).await["stopped"]["by"], "tree");
+    // Who asks is told that it is the log's fault, not theirs.
+    sqlx::raw_sql("DELETE FROM ledger.transparency_v1 WHERE node = 1")
+        .execute(database.pool())
+        .await
+        .unwrap();
+    let refused = api(&server).get("/log/proof/1").send().await.problem(503, "unavailable");
+    assert!(refused["detail"].as_str().unwrap().contains("/readyz"), "{refused}");
+    // So nothing is left to be decided when it is right again.
+    sqlx::query("INSERT INTO ledger.transparency_v1 (node, hash) VALUES (1, $1)")
+        .bind(&right)
+        .execute(database.pool())
+        .await
+        .unwrap();
+    server.register("dan").await;
+    all_is_signed(&api(&server), database.pool()).await;
+    eventually("nothing is wrong", async || warning(&api(&server)).await.is_none().then_some(()))
+        .await;
+    assert!(!keys(&api(&server)).await.is_empty());
+    log_ends(&setup, &["status"], 0).await;
+}
