@@ -152,14 +152,19 @@ fn warn(error: &Interrupted) {
 }
 
 /// The connection that holds the lock, if no other replica does. It is the pool's no more, so that
-/// the lock goes with it whatever ends the process.
+/// the lock goes with it whatever ends the process, and within half a minute of its machine.
 pub(crate) async fn turn(pool: &PgPool, name: &str) -> Result<Option<PgConnection>, sqlx::Error> {
     let mut connection = pool.acquire().await?;
     let held: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock(hashtext($1))")
         .bind(name)
         .fetch_one(&mut *connection)
         .await?;
-    Ok(held.then(|| connection.detach()))
+    if !held {
+        return Ok(None);
+    }
+    let mut connection = connection.detach();
+    projections::end_with_us(&mut connection).await?;
+    Ok(Some(connection))
 }
 
 /// Follows the journal and sweeps, as long as the lock is held.

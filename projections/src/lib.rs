@@ -139,7 +139,9 @@ pub use projection::{
     Projection, Start, StopKind, Table,
 };
 pub use projector::{Projector, ProjectorError, Receipt};
-pub use rebuild::{Options, Outcome, RebuildError, Rebuilt, Unfinished, rebuild, verify};
+pub use rebuild::{
+    Options, Outcome, RebuildError, Rebuilt, Unfinished, end_with_us, rebuild, verify,
+};
 pub use replicas::{Heartbeat, Identity, Pruned, Replica, prune, replicas};
 pub use restore::{Adoption, adopt_cluster};
 pub use revocations::{Destroyed, Revocations, Verdict};

@@ -436,20 +436,27 @@ impl Rebuild {
 /// A connection of the build's own: its locks go with it, however the build ends.
 pub(crate) async fn connect(pool: &PgPool) -> Result<PgConnection, sqlx::Error> {
     let mut conn = pool.acquire().await?.detach();
-    // So that a long statement, and the right to build, don't outlive a process that was killed.
-    // There are systems where it can't be had; there they do.
+    end_with_us(&mut conn).await?;
+    Ok(conn)
+}
+
+/// Has the database end a connection, and give back its locks, soon after the process or the machine at
+/// its other end is gone. Left to itself it waits two hours for a machine that went without a word.
+pub async fn end_with_us(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
+    // So that a long statement doesn't outlive a process that was killed, with the locks that it holds.
+    // There are systems where it can't be had; there it does.
     let _ = sqlx::query("SELECT set_config('client_connection_check_interval', '1s', false)")
-        .execute(&mut conn)
+        .execute(&mut *conn)
         .await;
-    // Nor a machine that is gone without a word.
+    // Nor a machine that is gone.
     sqlx::query(
         "SELECT set_config('tcp_keepalives_idle', '10', false),
                 set_config('tcp_keepalives_interval', '5', false),
                 set_config('tcp_keepalives_count', '3', false)",
     )
-    .execute(&mut conn)
+    .execute(conn)
     .await?;
-    Ok(conn)
+    Ok(())
 }
 
 /// Gives the right to build back. The server would do so some time after the connection is closed.

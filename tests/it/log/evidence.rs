@@ -189,3 +189,25 @@ async fn a_damaged_tree_is_not_taken_for_a_book_that_was_set_back() {
     assert!(!keys(&api(&server)).await.is_empty());
     log_ends(&setup, &["status"], 0).await;
 }
+
+/// The locks of those who sign, anchor and end sessions are held by idle connections. How soon a machine is
+/// missed that went without a word can't be tried here; that it is asked for can.
+#[tokio::test]
+async fn a_connection_that_holds_a_lock_is_not_kept_for_a_machine_that_is_gone() {
+    let database = TestDatabase::create().await;
+    let mut connection = PgConnection::connect(&database.url()).await.unwrap();
+    projections::end_with_us(&mut connection).await.unwrap();
+    let (local, idle, interval, count, check): (bool, String, String, String, String) =
+        sqlx::query_as(
+            "SELECT inet_client_addr() IS NULL, current_setting('tcp_keepalives_idle'),
+                    current_setting('tcp_keepalives_interval'), current_setting('tcp_keepalives_count'),
+                    current_setting('client_connection_check_interval')",
+        )
+        .fetch_one(&mut connection)
+        .await
+        .unwrap();
+    // By a socket of the file system there is no machine between.
+    let expected = if local { ["0", "0", "0"] } else { ["10", "5", "3"] };
+    assert_eq!([idle.as_str(), &interval, &count], expected);
+    assert_eq!(check, "1s");
+}
