@@ -120,7 +120,8 @@ impl Services {
             entropy.clone(),
             service_settings(config),
         );
-        let log = Log::open(book.clone(), background.clone(), &config.data_dir).await?;
+        let anchors = config.anchors.clone();
+        let log = Log::open(book.clone(), background.clone(), &config.data_dir, anchors).await?;
         let sequencer = Sequencer::new(background.clone());
         let projector = Projector::new(background.clone(), projections::all(), sequencer.head());
         projector.ensure().await.context("The read tables could not be made")?;

@@ -9,6 +9,7 @@
 //! and any verb, tells the same.
 
 pub mod anchors;
+mod footing;
 mod memory;
 mod reading;
 mod refusal;
@@ -31,8 +32,9 @@ use proof::{CheckpointError, InclusionProof, NoteSigner};
 use sqlx::PgPool;
 use tokio::sync::Semaphore;
 
-use self::{memory::Memory, reading::Recent};
+use self::{anchors::AnchorSettings, footing::Footing, memory::Memory, reading::Recent};
 pub use self::{
+    memory::Remembered,
     reading::Signed,
     refusal::{Refusal, Refuser},
     signing::{Outcome, remember, run},
@@ -111,7 +113,9 @@ struct Inner {
     /// For what goes on without a request: those can't use it up.
     background: PgPool,
     known: RwLock<Option<Arc<Known>>>,
+    anchors: AnchorSettings,
     memory: Memory,
+    footing: Footing,
     recent: Recent,
     readers: Arc<Semaphore>,
 }
@@ -139,15 +143,19 @@ fn signer_of(key: &LogKey) -> Result<NoteSigner, LogError> {
 }
 
 impl Log {
-    /// The log of this book; its memory outside of the database is in this directory.
+    /// The log of this book; its memory outside of the database is in this directory, and with those who
+    /// anchor it.
     pub async fn open(
         book: Entrybook,
         background: PgPool,
         directory: &Path,
+        anchors: AnchorSettings,
     ) -> Result<Self, LogError> {
         let log = Self(Arc::new(Inner {
             known: RwLock::default(),
             memory: Memory::new(directory),
+            footing: Footing::default(),
+            anchors,
             recent: Recent::default(),
             readers: Arc::new(Semaphore::new(READERS)),
             background,

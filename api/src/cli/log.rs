@@ -57,8 +57,11 @@ enum Verb {
     },
     /// Let the log sign again, after you found out why it stopped
     #[command(
-        long_about = "Lets the transparency log sign again, after a witness was wrong, or a server remembered what never was. The signer looks \
-            at everything first, and stops again where something is wrong still."
+        long_about = "Lets the transparency log sign again, after a witness was wrong, or a server remembered what never was. Take away first what \
+            was wrong: the witness or the anchor file from the settings, or the file of that server's memory, which `entrybook log status` \
+            names there. The signer looks at everything first, and stops again where something is wrong still.\n\n\
+            On a machine that remembers nothing, and has witnesses or an anchor file that can't be asked, it takes what the database says was \
+            signed for all that was: be sure that the database is not an older one."
     )]
     Resume,
     /// Watch the logs of other machines, and cosign what is consistent
@@ -158,6 +161,12 @@ async fn begin(services: &Services, name: &str, out: &mut Out) -> anyhow::Result
 }
 
 async fn resume(services: &Services, out: &mut Out) -> anyhow::Result<()> {
+    if let Some(lines) = services.log.take_for_signed().await.map_err(told)? {
+        out.line(format!(
+            "Nothing was remembered here: from now on that the {lines} lines were signed that the database says. The server here signs again \
+             within some seconds."
+        ))?;
+    }
     let Some(refusal) = services.log.refusal().await.map_err(told)? else {
         return Ok(out.line("Nothing keeps the log from signing.")?);
     };

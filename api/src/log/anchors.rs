@@ -67,6 +67,11 @@ impl AnchorSettings {
         self.witnesses.is_empty() && self.file.is_none() && self.url.is_none()
     }
 
+    /// Whether one of them can tell what was signed, beside whoever signs.
+    pub(super) fn remember(&self) -> bool {
+        !self.witnesses.is_empty() || self.file.is_some()
+    }
+
     /// Reads what they name, so that what can't work is told at the start.
     pub fn check(&self) -> Result<(), ClientError> {
         Client::new(self.ca_file.as_deref()).map(|_| ())
@@ -90,6 +95,10 @@ enum AnchorError {
     Answered { status: u16, text: String },
     #[error("it refuses the checkpoint, and shows none that it contradicts ({0})")]
     Unproved(String),
+    #[error("{0}")]
+    Shown(String),
+    #[error("it did not answer within {} seconds", ASKED.as_secs())]
+    Silent,
     #[error("it knows what can't be: the log signs nothing more")]
     Contradicted,
     #[error("{0}")]
@@ -112,28 +121,55 @@ trait Anchor: Send {
     async fn take(&mut self, signed: &Signed) -> Result<(), AnchorError>;
 }
 
+/// What was heard of those who keep checkpoints.
+#[derive(Debug, Default)]
+pub(super) struct Heard {
+    /// One has shown a checkpoint that the book agrees with, and none has shown another.
+    pub(super) agrees: bool,
+    /// Why the others said nothing that counts, for the log of this process: it names them.
+    pub(super) failures: Vec<String>,
+}
+
 /// Asks what was anchored, before this replica signs anything: it may remember nothing itself. Who doesn't
 /// answer soon is not waited for.
-pub async fn ask(app: &App) {
+pub(super) async fn ask(app: &App) -> Heard {
     let settings = &app.settings().anchors;
-    let Ok(client) = Client::new(settings.ca_file.as_deref()) else { return };
-    let witnesses = settings.witnesses.iter().map(|address| {
+    let client = match Client::new(settings.ca_file.as_deref()) {
+        Ok(client) => client,
+        Err(error) => return Heard { agrees: false, failures: vec![error.to_string()] },
+    };
+    let witnesses = settings.witnesses.iter().map(async |address| {
         let witness = witness::Witness::new(app, &client, address);
-        async move { witness.ask().await }
+        (witness.name(), soon(witness.ask()).await)
     });
     let file = async {
-        match &settings.file {
-            Some(path) => file::AnchorFile::new(app, path).ask().await.map(|_| ()),
-            None => Ok(()),
-        }
+        let file = file::AnchorFile::new(app, settings.file.as_deref()?);
+        let shown = soon(file.ask()).await;
+        Some((file.name(), shown.map(|shown| shown.is_some_and(|(_, agrees)| agrees))))
     };
-    let asked = tokio::time::timeout(ASKED, join(join_all(witnesses), file)).await;
-    let failed = asked
-        .ok()
-        .and_then(|(witnesses, file)| witnesses.into_iter().chain([file]).find_map(Result::err));
-    if let Some(error) = failed {
-        tracing::debug!("what was anchored before could not be looked at: {error}");
+    let (witnesses, file) = join(join_all(witnesses), file).await;
+    let (mut heard, mut contradicted) = (Heard::default(), false);
+    for (name, answer) in witnesses.into_iter().chain(file) {
+        match answer {
+            Ok(true) => heard.agrees = true,
+            Ok(false) => {
+                heard.failures.push(format!("{name}: nothing that can be told of the book"))
+            }
+            Err(error) => {
+                if matches!(error, AnchorError::Contradicted) {
+                    tracing::warn!("{name} contradicts the book: {error}");
+                    contradicted = true;
+                }
+                heard.failures.push(format!("{name}: {error}"));
+            }
+        }
     }
+    heard.agrees &= !contradicted;
+    heard
+}
+
+async fn soon<T>(asking: impl Future<Output = Result<T, AnchorError>>) -> Result<T, AnchorError> {
+    tokio::time::timeout(ASKED, asking).await.unwrap_or(Err(AnchorError::Silent))
 }
 
 /// Anchors, whenever it is this replica's turn.

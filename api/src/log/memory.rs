@@ -30,7 +30,7 @@ const FOLDER: &str = "log";
 
 /// What the file says.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Remembered {
+pub enum Remembered {
     Nothing,
     Checkpoint(Checkpoint),
     /// No key that this database knows has signed it.
@@ -191,7 +191,8 @@ pub(super) fn disagreement(
         Remembered::Nothing => None,
         Remembered::Unbelieved => Some(format!(
             "{newest}, and a server remembers one that no key of this database has signed. Either the database was \
-             restored from a backup that is older than the key, or the file of that memory was damaged. {choices}"
+             restored from a backup that is older than the key, or the file of that memory was damaged. {choices} If it was damaged, \
+             remove it on that server, where `entrybook log status` names it, and run `entrybook log resume` there."
         )),
         Remembered::Another(size) => Some(format!(
             "A server remembers {size} lines of another log of the name {origin}, which began with another key. Either the database was \
@@ -268,8 +269,16 @@ impl Log {
                 Some(_) => {}
             }
         }
-        self.0.memory.keep(&known, &last).await;
+        if self.is_firm() {
+            self.0.memory.keep(&known, &last).await;
+        }
         Ok(None)
+    }
+
+    /// What is remembered here, and in which file.
+    pub async fn remembered(&self) -> Result<(PathBuf, Remembered), LogError> {
+        let known = self.known()?;
+        Ok((self.0.memory.path(&known), self.0.memory.read(&known).await?))
     }
 
     /// Why what was signed can't be remembered outside of the database, if it can't.

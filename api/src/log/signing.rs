@@ -15,6 +15,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::{
     Known, Log, LogError, Refusal, Refuser, Signed, anchors,
+    footing::is_firm,
     memory::{Remembered, disagreement, other_lines},
     reading::{is_damage, newest, root_within},
     refusal::{self, Stopped},
@@ -28,23 +29,34 @@ const TURN: Duration = Duration::from_secs(2);
 /// What looks wrong is looked at once more after that: tables may just have been swapped.
 pub(super) const AGAIN: Duration = Duration::from_millis(500);
 
-/// Signs, whenever it is this replica's turn.
+/// Signs, whenever it is this replica's turn. One that doesn't know enough leaves it to others.
 pub async fn run(app: &App) {
+    let mut told = Vec::new();
     loop {
-        match processes::turn(app.background(), NAME).await {
-            Ok(Some(mut lock)) => {
-                anchors::ask(app).await;
-                if let Err(error) = follow(app, &mut lock).await {
-                    tracing::warn!(
-                        "the transparency log could not be signed, and is tried again: {error}"
-                    );
-                }
-                let _ = lock.close().await;
+        match is_firm(app, &mut told).await {
+            Ok(true) => take_turn(app).await,
+            Ok(false) => {}
+            Err(error) => {
+                tracing::warn!("what the transparency log has signed can't be known: {error}");
             }
-            Ok(None) => {}
-            Err(error) => tracing::warn!("nobody knows whose turn it is to sign the log: {error}"),
         }
         sleep(TURN).await;
+    }
+}
+
+async fn take_turn(app: &App) {
+    match processes::turn(app.background(), NAME).await {
+        Ok(Some(mut lock)) => {
+            anchors::ask(app).await;
+            if let Err(error) = follow(app, &mut lock).await {
+                tracing::warn!(
+                    "the transparency log could not be signed, and is tried again: {error}"
+                );
+            }
+            let _ = lock.close().await;
+        }
+        Ok(None) => {}
+        Err(error) => tracing::warn!("nobody knows whose turn it is to sign the log: {error}"),
     }
 }
 
@@ -146,6 +158,14 @@ impl Log {
             Look::Wrong(by, text) => Some((by, text)),
             Look::New { .. } | Look::NothingNew { .. } => None,
         })
+    }
+
+    /// Says what the database alone shows to be wrong, where this replica signs nothing that would show it.
+    pub(super) async fn tell_damage(&self) -> Result<(), LogError> {
+        match self.check().await? {
+            Some((by @ Refuser::Tree, text)) => self.refuse(by, &text).await,
+            Some((Refuser::Memory | Refuser::Witness, _)) | None => Ok(()),
+        }
     }
 
     /// Looks again where something is wrong: tables may just have been swapped.

@@ -21,6 +21,8 @@ pub struct Status {
     /// When the first line was written that is not signed yet.
     pub waiting_since: Option<DateTime<Utc>>,
     pub refusal: Option<Refusal>,
+    /// Whether this process signs nothing, because it remembers nothing and nobody has said what was signed.
+    pub waits: bool,
     /// Why what was signed can't be remembered outside of the database.
     pub memory_problem: Option<String>,
 }
@@ -46,6 +48,14 @@ impl Status {
     pub fn warning(&self, now: DateTime<Utc>, interval: Duration) -> Option<String> {
         if let Some(refusal) = &self.refusal {
             return Some(refusal.text.clone());
+        }
+        if self.waits {
+            return Some(
+                "this server remembers nothing of what the log has signed, and none of its witnesses, nor its anchor file, has shown yet \
+                 that the database is not an older one. Until then it signs nothing, and signing in goes on. See to it that one of them \
+                 can be asked; or, if none is left and the database is the newest that there is, run `entrybook log resume` on this server"
+                    .to_owned(),
+            );
         }
         let late = |since: &DateTime<Utc>| (now - *since).to_std().unwrap_or_default();
         let waits = self.waiting_since.as_ref().map(late);
@@ -103,6 +113,7 @@ impl Log {
             signed,
             lines: lines.unsigned_abs(),
             waiting_since,
+            waits: self.waits(),
             memory_problem: self.memory_problem(),
         })
     }
@@ -123,6 +134,7 @@ mod tests {
             lines: 7,
             waiting_since: Some(now - TimeDelta::seconds(60)),
             refusal: None,
+            waits: false,
             memory_problem: None,
         };
         let second = Duration::from_secs(1);
@@ -134,13 +146,15 @@ mod tests {
         assert!(told(&forgetful).is_some_and(|told| !told.contains("/var")));
         let late = Status { waiting_since: Some(now - TimeDelta::seconds(63)), ..forgetful };
         assert!(told(&late).is_some_and(|told| told.starts_with("7 lines")));
+        let alone = Status { waits: true, ..late.clone() };
+        assert!(told(&alone).is_some_and(|told| told.contains("log resume")));
         let refusal = Refusal {
             origin: fine.origin.clone(),
             by: Refuser::Tree,
             text: "changed".into(),
             since: now,
         };
-        let refused = Status { refusal: Some(refusal), ..late };
+        let refused = Status { refusal: Some(refusal), ..alone };
         assert_eq!(told(&refused).as_deref(), Some("changed"));
     }
 }

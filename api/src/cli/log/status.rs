@@ -3,9 +3,10 @@
 use super::super::{Exit, Out, with_services};
 use super::told;
 use crate::config::Config;
-use crate::log::{Refusal, Signed, Status};
+use crate::log::{Refusal, Remembered, Signed, Status};
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
+use std::path::Path;
 
 #[derive(Debug, clap::Args)]
 #[command(
@@ -17,7 +18,7 @@ use serde_json::{Value, json};
 )]
 pub(super) struct Arguments {
     /// Answer in JSON: {"origin", "size", "root", "signed_at", "cosignatures", "unsigned", "keys": [{"key", "signs_from", "retired_at"}],
-    /// "stopped": {"by", "text", "since"}, "memory_problem"}
+    /// "stopped": {"by", "text", "since"}, "memory": {"lines", "file"}, "memory_problem"}
     #[arg(long, verbatim_doc_comment)]
     json: bool,
 }
@@ -48,6 +49,7 @@ pub(super) async fn run(
                 since: None,
             }),
         };
+        let (file, remembered) = log.remembered().await.map_err(told)?;
         let keys = log.keys().map_err(told)?;
         let exit = if stopped.is_some() { Exit::Unhealthy } else { Exit::Done };
         let signed = status.signed.as_ref();
@@ -69,6 +71,7 @@ pub(super) async fn run(
                 "stopped": stopped.as_ref().map(|stopped| {
                     json!({"by": stopped.by, "text": stopped.text, "since": stopped.since})
                 }),
+                "memory": {"lines": lines_of(&remembered), "file": file},
                 "memory_problem": status.memory_problem,
             }))?;
             return Ok(exit);
@@ -76,6 +79,8 @@ pub(super) async fn run(
         for line in in_words(&status, &stopped) {
             out.line(line)?;
         }
+        let is_anchored = !config.anchors.witnesses.is_empty() || config.anchors.file.is_some();
+        out.line(format!("memory    {}", memory(&file, &remembered, &status, is_anchored)))?;
         for (key, line) in keys {
             out.line(format!("key       {line} (signs from {})", time(key.signs_from)))?;
         }
@@ -96,13 +101,45 @@ fn in_words(status: &Status, stopped: &Option<Stopped>) -> Vec<String> {
     }
     lines.push(format!("unsigned  {} lines", status.numbers().unsigned));
     if let Some(problem) = &status.memory_problem {
-        lines.push(format!("memory    can't be written: {problem}"));
+        lines.push(format!("unkept    the memory can't be written: {problem}"));
     }
     if let Some(stopped) = stopped {
         let since = stopped.since.map(|since| format!("since {}: ", time(since)));
         lines.push(format!("STOPPED   {}{}", since.unwrap_or_default(), stopped.text));
     }
     lines
+}
+
+/// How many lines of this log are remembered on this machine to have been signed.
+fn lines_of(remembered: &Remembered) -> Option<u64> {
+    match remembered {
+        Remembered::Checkpoint(checkpoint) => Some(checkpoint.size),
+        Remembered::Nothing | Remembered::Unbelieved | Remembered::Another(_) => None,
+    }
+}
+
+/// What this machine remembers, and what that means.
+fn memory(file: &Path, remembered: &Remembered, status: &Status, is_anchored: bool) -> String {
+    let place = file.display();
+    match remembered {
+        Remembered::Checkpoint(checkpoint) => format!("{} lines, in {place}", checkpoint.size),
+        Remembered::Nothing if status.signed.is_none() => format!("nothing yet, to be in {place}"),
+        Remembered::Nothing if is_anchored => format!(
+            "nothing in {place}: a server here signs when a witness, or the anchor file, has shown that the database is not an older one, or \
+             after `entrybook log resume`"
+        ),
+        Remembered::Nothing => format!(
+            "nothing in {place}: that the database was restored from an older backup would not be found out here. A server remembers what \
+             is signed from its start on; witnesses remember without it"
+        ),
+        Remembered::Unbelieved => format!(
+            "{place} holds what no key of this database has signed; if it is damaged, remove it, and run `entrybook log resume`"
+        ),
+        Remembered::Another(lines) => {
+            let folder = file.parent().unwrap_or(file).display();
+            format!("{lines} lines of another log of this name, in {folder}")
+        }
+    }
 }
 
 fn time(at: DateTime<Utc>) -> String {

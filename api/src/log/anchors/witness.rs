@@ -9,7 +9,7 @@ use proof::{AddCheckpoint, Checkpoint, Hash};
 use super::{
     Anchor, AnchorError, WitnessAddress,
     client::{Answer, Client},
-    evidence::contradiction,
+    evidence::{Evidence, weigh},
 };
 use crate::{log::Signed, state::App, witness::id_of};
 
@@ -75,35 +75,37 @@ impl Witness {
         Ok(())
     }
 
-    /// What it has cosigned last of this log, and whether a key of the log that we know has signed it; else
-    /// its own has.
-    async fn shown(&self, origin: &str) -> Result<(Checkpoint, bool), String> {
+    /// What it has cosigned last of this log, if a key of the log has signed that. What bears its own
+    /// signature alone is its bare word.
+    async fn shown(&self, origin: &str) -> Result<Checkpoint, String> {
         let url = format!("{}/{}/checkpoint", self.address.url, id_of(origin));
         let shown = self.client.get(&url).await.map_err(|error| error.to_string())?;
         if !shown.status.is_success() {
             return Err(format!("asked for it, it answered {}", shown.status));
         }
         let keys = self.app.log().verifier_keys();
-        if let Ok(theirs) = Checkpoint::verify(&shown.body, origin, &keys) {
-            return Ok((theirs, true));
-        }
-        self.address.key.find(&shown.body).map_err(|error| {
-            format!("what it shows is signed neither by the log nor by itself: {error}")
-        })?;
-        let theirs = Checkpoint::read(&shown.body).map_err(|error| error.to_string())?;
-        Ok((theirs, false))
+        Checkpoint::verify(&shown.body, origin, &keys).map_err(|error| {
+            match (self.address.key.find(&shown.body), Checkpoint::read(&shown.body)) {
+                (Ok(_), Ok(theirs)) => format!(
+                    "it shows a checkpoint of {} lines that it has cosigned itself and no key of this log has signed",
+                    theirs.size
+                ),
+                _ => format!("what it shows is signed neither by the log nor by itself: {error}"),
+            }
+        })
     }
 
-    /// Looks whether it knows better, before anything is signed. What another key has signed may be of an
-    /// older log of this name.
-    pub(super) async fn ask(&self) -> Result<(), AnchorError> {
+    /// Looks whether it knows better, before anything is signed; whether it keeps what the book agrees with.
+    pub(super) async fn ask(&self) -> Result<bool, AnchorError> {
         let shown = self.shown(&self.app.log().origin()?).await;
-        if let Ok((theirs, true)) = shown
-            && let Some(text) = contradiction(&self.app, &theirs).await?
-        {
-            self.app.log().note_refusal(&text).await?;
+        match weigh(&self.app, &shown.map_err(AnchorError::Shown)?).await? {
+            Evidence::Agrees => Ok(true),
+            Evidence::Nothing => Ok(false),
+            Evidence::Contradicts(text) => {
+                self.app.log().note_refusal(&text).await?;
+                Err(AnchorError::Contradicted)
+            }
         }
-        Ok(())
     }
 
     /// It refuses what we say. Whoever is wrong, it shows what it has cosigned.
@@ -112,15 +114,20 @@ impl Witness {
             AnchorError::Unproved(format!("{} {}; {cause}", answer.status.as_u16(), answer.shown()))
         };
         let theirs = match self.shown(&signed.origin).await {
-            Ok((theirs, _)) => theirs,
+            Ok(theirs) => theirs,
             Err(cause) => return unproved(cause),
         };
-        match contradiction(&self.app, &theirs).await {
-            Ok(Some(text)) => match self.app.log().note_refusal(&text).await {
+        match weigh(&self.app, &theirs).await {
+            Ok(Evidence::Contradicts(text)) => match self.app.log().note_refusal(&text).await {
                 Ok(()) => AnchorError::Contradicted,
                 Err(error) => error.into(),
             },
-            Ok(None) => unproved(format!("the {} lines that it shows are ours", theirs.size)),
+            Ok(Evidence::Agrees) => {
+                unproved(format!("the {} lines that it shows are ours", theirs.size))
+            }
+            Ok(Evidence::Nothing) => {
+                unproved(format!("whether the {} lines are ours can't be told now", theirs.size))
+            }
             Err(error) => error.into(),
         }
     }
