@@ -24,6 +24,7 @@ use std::{
 use chrono::TimeDelta;
 use commands::{
     Entrybook, Origin, StorageError,
+    keyring::KeyringError,
     log_keys::{LogKey, LogKeys, LogKeysError},
 };
 use domain::ServiceEvent;
@@ -52,6 +53,8 @@ const READERS: usize = 4;
 pub enum LogError {
     #[error(transparent)]
     Keys(#[from] LogKeysError),
+    #[error("the keys of the transparency log can't be used: {0}")]
+    KeysUnusable(String),
     #[error("what was signed is not to be read in the memory outside of the database: {0}")]
     Memory(String),
     #[error(
@@ -71,6 +74,42 @@ pub enum LogError {
     Database(#[from] sqlx::Error),
 }
 
+impl LogError {
+    /// Whether the keys are at fault, and not the way to them: then waiting won't mend it.
+    fn is_of_keys(&self) -> bool {
+        match self {
+            Self::Keys(LogKeysError::Keyring(KeyringError::Database(_))) => false,
+            Self::Keys(LogKeysError::Damaged { .. } | LogKeysError::Keyring(_))
+            | Self::KeysUnusable(_)
+            | Self::Checkpoint(_) => true,
+            Self::Keys(
+                LogKeysError::InvalidOrigin(_)
+                | LogKeysError::Taken { .. }
+                | LogKeysError::NotBegun
+                | LogKeysError::Pending { .. }
+                | LogKeysError::Database(_),
+            )
+            | Self::Memory(_)
+            | Self::Unsigned { .. }
+            | Self::NoKey
+            | Self::Tree(_)
+            | Self::Storage(_)
+            | Self::Database(_) => false,
+        }
+    }
+
+    /// What anybody may read of it.
+    #[must_use]
+    pub fn warning(&self) -> &'static str {
+        if self.is_of_keys() {
+            "a key of the transparency log can't be read, so that nothing is signed until its row of log_keys is restored from a backup; the \
+             log of this server says which. Signing in goes on"
+        } else {
+            "the transparency log cannot be looked at"
+        }
+    }
+}
+
 impl From<LogError> for ApiError {
     fn from(error: LogError) -> Self {
         match error {
@@ -87,6 +126,7 @@ impl From<LogError> for ApiError {
             LogError::Storage(error) => error.into(),
             // Nothing is wrong with what was asked for, nor with the rest of the service.
             error @ (LogError::Keys(_)
+            | LogError::KeysUnusable(_)
             | LogError::Memory(_)
             | LogError::Unsigned { .. }
             | LogError::NoKey
@@ -113,6 +153,8 @@ struct Inner {
     /// For what goes on without a request: those can't use it up.
     background: PgPool,
     known: RwLock<Option<Arc<Known>>>,
+    /// Why the keys can't be read, if they can't.
+    problem: RwLock<Option<String>>,
     anchors: AnchorSettings,
     memory: Memory,
     footing: Footing,
@@ -153,6 +195,7 @@ impl Log {
     ) -> Result<Self, LogError> {
         let log = Self(Arc::new(Inner {
             known: RwLock::default(),
+            problem: RwLock::default(),
             memory: Memory::new(directory),
             footing: Footing::default(),
             anchors,
@@ -161,15 +204,31 @@ impl Log {
             background,
             book,
         }));
-        log.refresh().await?;
+        match log.refresh().await {
+            // Nobody who signs in needs it.
+            Err(error) if error.is_of_keys() => {
+                tracing::error!(
+                    "the transparency log can't be used, and nothing is signed: {error}"
+                );
+            }
+            read => read?,
+        }
         Ok(log)
     }
 
     /// Begins the log under this name where none has begun, and sees to it that the book says of each
     /// key when it came, even where a process ended before it could.
     pub async fn ensure(&self, origin: &str, by: &Origin) -> Result<(), LogError> {
-        let (keys, begun) = LogKeys::read_or_begin(&self.0.book, origin).await?;
-        self.know(keys)?;
+        let begun = match LogKeys::read_or_begin(&self.0.book, origin).await.map_err(LogError::from)
+        {
+            Ok((keys, begun)) => self.know(keys).map(|()| begun),
+            Err(error) => Err(error),
+        };
+        let begun = match begun {
+            // It was told when it was opened.
+            Err(error) if error.is_of_keys() => return Ok(()),
+            begun => begun?,
+        };
         if begun {
             tracing::info!("the transparency log {origin} begins");
         }
@@ -227,6 +286,17 @@ impl Log {
 
     /// Reads the keys anew: another process may have made one.
     pub async fn refresh(&self) -> Result<(), LogError> {
+        let read = self.read_keys().await;
+        let mut problem = self.0.problem.write().unwrap_or_else(PoisonError::into_inner);
+        match &read {
+            Ok(()) => *problem = None,
+            Err(error) if error.is_of_keys() => *problem = Some(error.to_string()),
+            Err(_) => {}
+        }
+        read
+    }
+
+    async fn read_keys(&self) -> Result<(), LogError> {
         let mut connection = self.0.background.acquire().await?;
         match LogKeys::read(&mut connection, self.0.book.keyring()).await? {
             Some(keys) => self.know(keys),
@@ -247,7 +317,15 @@ impl Log {
 
     fn known(&self) -> Result<Arc<Known>, LogError> {
         let known = self.0.known.read().unwrap_or_else(PoisonError::into_inner);
-        known.clone().ok_or(LogError::Keys(LogKeysError::NotBegun))
+        known.clone().ok_or_else(|| match self.keys_problem() {
+            Some(problem) => LogError::KeysUnusable(problem),
+            None => LogKeysError::NotBegun.into(),
+        })
+    }
+
+    /// Why the keys can't be read, if they can't.
+    fn keys_problem(&self) -> Option<String> {
+        self.0.problem.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The name of the log.

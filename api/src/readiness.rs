@@ -146,7 +146,7 @@ async fn log(app: &App) -> Check {
         Ok(status) => status.warning(app.now(), app.settings().log_interval),
         Err(error) => {
             tracing::warn!("the transparency log cannot be looked at: {error}");
-            Some("the transparency log cannot be looked at".to_owned())
+            Some(error.warning().to_owned())
         }
     };
     match warning {

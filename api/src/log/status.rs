@@ -78,6 +78,9 @@ impl Status {
 impl Log {
     /// How it stands. Give a pool that requests can't use up.
     pub async fn status(&self, pool: &PgPool) -> Result<Status, LogError> {
+        if let Some(problem) = self.keys_problem() {
+            return Err(LogError::KeysUnusable(problem));
+        }
         let known = self.known()?;
         let origin = known.origin().to_owned();
         let mut connection = pool.acquire().await?;

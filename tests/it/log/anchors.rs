@@ -240,9 +240,28 @@ async fn a_restored_backup_that_has_grown_past_the_witness_is_found_out_by_its_r
     };
     let server = setup.start().await;
     register(&server, &["cleo", "dan", "eva", "finn", "gus", "hal"]).await;
+    let size = stored(restored.pool()).await;
+    let told = eventually("it waits for the witness", async || warning(&api(&server)).await).await;
+    println!("{told}");
+    assert!(told.contains("remembers nothing") && told.contains("log resume"), "{told}");
+    assert!(!told.contains("witness.example"), "anybody may read it: {told}");
+    eventually("the log says who was asked", async || {
+        server.log().contains("witness.example/w1 at http://").then_some(())
+    })
+    .await;
+    assert!(super::client::remembered(&setup.data_dir).is_empty(), "nobody knows it yet");
+    let status = log_ends(&setup, &["status"], 0).await;
+    assert!(status.contains("memory    nothing in ") && status.contains("log resume"), "{status}");
+    assert_eq!(stored(restored.pool()).await, size, "nothing was signed");
+
+    // Somebody who says that it is the newest that there is, and is wrong.
+    let said = log_ends(&setup, &["resume"], 0).await;
+    assert!(said.contains(&format!("that the {size} lines were signed")), "{said}");
     let (_, forked) = all_is_signed(&api(&server), restored.pool()).await;
     assert!(forked.size > seen.size, "{forked:?} and {seen:?}");
     assert_eq!(warning(&api(&server)).await, None);
+    let status = log_ends(&setup, &["status"], 0).await;
+    assert!(status.contains("lines, in "), "{status}");
 
     let _witness = place.start(&log_keys).await;
     let told = found_out(&server).await;
@@ -348,6 +367,36 @@ async fn nobody_stops_the_log_or_cosigns_it_by_his_bare_word() {
         .await
         .unwrap();
     assert_eq!(kept, 0);
+}
+
+/// What it shows bears its own signature, and is of nobody's log.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_witness_stops_no_log_by_what_it_has_signed_itself() {
+    let (database, scratch) = (TestDatabase::create().await, scratch());
+    let stranger = ::proof::NoteSigner::from_seed("localhost:8080/log", &[9; 32]).unwrap();
+    let note = Checkpoint {
+        origin: "localhost:8080/log".into(),
+        size: 1_000_000,
+        root: ::proof::Hash([1; 32]),
+    };
+    let note = note.sign(&[&stranger]).unwrap();
+    let own = CosignatureSigner::from_seed("witness.example/w2", &[8; 32]).unwrap();
+    let time = std::num::NonZeroU64::new(1_767_000_000).unwrap();
+    let shown = [&note[..], own.cosign(&note, time).unwrap().as_bytes()].concat();
+    let answers = vec![(409, "text/x.tlog.size", b"1000000\n".to_vec())];
+    let mut impostor = Impostor::start(scratch.path(), answers, shown).await;
+    impostor.place.key = own.verifier().clone();
+    let setup = fast(Setup::on(&database.url(), &scratch.path().join("data")))
+        .known_as("http://localhost:8080")
+        .with("ENTRYBOOK_LOG_WITNESSES", &impostor.place.setting());
+    let server = setup.start().await;
+    eventually("the log says what it shows", async || {
+        server.log().contains("no key of this log has signed").then_some(())
+    })
+    .await;
+    register(&server, &["ada"]).await;
+    all_is_signed(&api(&server), database.pool()).await;
+    assert_eq!(warning(&api(&server)).await, None);
 }
 
 /// The checkpoints of an anchor file.

@@ -5,7 +5,10 @@ use std::path::Path;
 use ::proof::Checkpoint;
 use sqlx::{Connection, PgConnection, PgPool};
 
-use super::client::{all_is_signed, fast, keys, log_ends, log_json, newest, remembered, warning};
+use super::{
+    client::{all_is_signed, fast, keys, log_ends, log_json, newest, remembered, warning},
+    witness::Place,
+};
 use crate::support::{
     database::TestDatabase,
     http::Api,
@@ -188,6 +191,101 @@ async fn a_damaged_tree_is_not_taken_for_a_book_that_was_set_back() {
         .await;
     assert!(!keys(&api(&server)).await.is_empty());
     log_ends(&setup, &["status"], 0).await;
+}
+
+/// A machine that lost its data directory, on a book that is the newest: it waits until the witness has said so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_remembers_nothing_signs_when_a_witness_has_shown_that_nothing_is_lost() {
+    let (database, scratch) = (TestDatabase::create().await, scratch());
+    let place = Place::make(scratch.path());
+    let setup = fast(Setup::on(&database.url(), &scratch.path().join("data")))
+        .with("ENTRYBOOK_LOG_WITNESSES", &place.setting());
+    let server = setup.start().await;
+    let keys = keys(&api(&server)).await;
+    let witness = place.start(&keys).await;
+    server.register("ada").await;
+    let (_, signed) = all_is_signed(&api(&server), database.pool()).await;
+    eventually("the witness has it", async || {
+        (place.remembered(&signed.origin)?.size >= signed.size).then_some(())
+    })
+    .await;
+    assert!(server.stop().await.success());
+    witness.kill();
+    std::fs::remove_dir_all(setup.data_dir.join("log")).unwrap();
+
+    let server = setup.start().await;
+    let told = eventually("it waits", async || warning(&api(&server)).await).await;
+    assert!(told.contains("remembers nothing"), "{told}");
+    let before = notes(database.pool()).await.len();
+    server.register("ben").await;
+    server.sign_in("ada").await;
+    assert_eq!(notes(database.pool()).await.len(), before, "nothing is signed");
+    let _witness = place.start(&keys).await;
+    let (note, after) = all_is_signed(&api(&server), database.pool()).await;
+    assert!(after.size > signed.size);
+    is_remembered(&setup.data_dir, &note).await;
+    assert_eq!(warning(&api(&server)).await, None);
+}
+
+/// What is no checkpoint any more stops the log, and whoever removes it lets it go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_memory_that_is_damaged_is_named_and_can_be_removed() {
+    let (database, scratch) = (TestDatabase::create().await, scratch());
+    let setup = fast(Setup::on(&database.url(), &scratch.path().join("data")));
+    let server = setup.start().await;
+    all_is_signed(&api(&server), database.pool()).await;
+    let file = eventually("it is remembered", async || remembered(&setup.data_dir).pop()).await;
+    std::fs::write(&file, b"localhost/log\n\0\0\0").unwrap();
+    let told = eventually("it is found out", async || warning(&api(&server)).await).await;
+    println!("{told}");
+    assert!(told.contains("If it was damaged, remove it on that server"), "{told}");
+    assert!(!told.contains(scratch.path().to_str().unwrap()), "anybody may read it: {told}");
+    let status = log_ends(&setup, &["status"], 5).await;
+    assert!(status.contains(file.to_str().unwrap()), "{status}");
+    // It is still there: it stops again.
+    log_ends(&setup, &["resume"], 0).await;
+    eventually("it is found out again", async || warning(&api(&server)).await).await;
+    std::fs::remove_file(&file).unwrap();
+    log_ends(&setup, &["resume"], 0).await;
+    server.register("ada").await;
+    let (note, _) = all_is_signed(&api(&server), database.pool()).await;
+    is_remembered(&setup.data_dir, &note).await;
+    assert_eq!(warning(&api(&server)).await, None);
+}
+
+/// Nobody who signs in needs the log.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_starts_without_a_log_where_its_key_was_damaged() {
+    let (database, scratch) = (TestDatabase::create().await, scratch());
+    let setup = fast(Setup::on(&database.url(), &scratch.path().join("data")));
+    let server = setup.start().await;
+    server.register("ada").await;
+    all_is_signed(&api(&server), database.pool()).await;
+    assert!(server.stop().await.success());
+    let right: Vec<u8> = sqlx::query_scalar("SELECT wrapped FROM log_keys")
+        .fetch_one(database.pool())
+        .await
+        .unwrap();
+    let change = async |wrapped: &[u8]| {
+        sqlx::query("UPDATE log_keys SET wrapped = $1")
+            .bind(wrapped)
+            .execute(database.pool())
+            .await
+            .unwrap();
+    };
+    change(&[7; 60]).await;
+    let server = setup.start().await;
+    server.sign_in("ada").await;
+    let told = eventually("it is told", async || warning(&api(&server)).await).await;
+    println!("{told}");
+    assert!(told.contains("row of log_keys is restored"), "{told}");
+    api(&server).get("/log/checkpoint").send().await.problem(503, "unavailable");
+    let status = log_ends(&setup, &["status"], 1).await;
+    assert!(status.contains("the keys of the transparency log can't be used"), "{status}");
+    change(&right).await;
+    all_is_signed(&api(&server), database.pool()).await;
+    eventually("nothing is wrong", async || warning(&api(&server)).await.is_none().then_some(()))
+        .await;
 }
 
 /// The locks of those who sign, anchor and end sessions are held by idle connections. How soon a machine is
