@@ -19,6 +19,11 @@ pub enum StorageError {
     /// upgrade this one.
     #[error("stream {stream} can't be read: {cause}")]
     Newer { stream: String, cause: String },
+    /// An event that could never be a line of the transparency log. Nothing was written.
+    #[error(
+        "an event of stream {stream} can't be a line of the book, so it was not written: {cause}"
+    )]
+    Unprovable { stream: String, cause: String },
     #[error("the database can't be brought up to date: {0}")]
     Migration(String),
     #[error("the key ring failed: {0}")]
@@ -43,6 +48,7 @@ impl StorageError {
             | Self::Hashing(_)
             | Self::Unreadable { .. }
             | Self::Newer { .. }
+            | Self::Unprovable { .. }
             | Self::Migration(_)
             | Self::Database(_) => false,
         }

@@ -22,7 +22,7 @@ use sha2::Sha256;
 use sqlx::{PgPool, Row, postgres::PgRow, types::Json};
 use zeroize::Zeroizing;
 
-use crate::{StorageError, connections::Connections, keyring::NewKey};
+use crate::{StorageError, connections::Connections, keyring::NewKey, provable::provable};
 
 /// A stream gets a snapshot whenever it has grown by so many events.
 pub const SNAPSHOT_EVERY: u64 = 32;
@@ -270,6 +270,10 @@ impl Store {
             events.iter().map(serde_json::to_value).collect::<Result<_, _>>().map_err(|cause| {
                 StorageError::Unreadable { stream: A::TYPE.to_owned(), cause: cause.to_string() }
             })?;
+        let names = types.iter().chain(&versions).map(String::len).sum();
+        for payload in &payloads {
+            provable(A::TYPE, &loaded.id, names, payload, metadata)?;
+        }
         let claims = A::claims(events);
         let owner: Option<UserId> = loaded.id.parse().ok();
         let snapshot = (last / SNAPSHOT_EVERY > loaded.sequence / SNAPSHOT_EVERY)
@@ -339,6 +343,8 @@ impl Store {
             stream: A::TYPE.to_owned(),
             cause: cause.to_string(),
         })?;
+        let names = event.event_type().len() + event.event_version().len();
+        provable(A::TYPE, &loaded.id, names, &payload, metadata)?;
         let (kinds, indexes) = columns(held);
         let query = sqlx::query(APPEND_DESTROYING)
             .bind(A::TYPE)

@@ -6,6 +6,10 @@
 
 use super::{Key, Sources};
 use domain::ServerSettings;
+use sha2::{Digest, Sha256};
+
+/// The most bytes of one value that are told as they are.
+const LONGEST: usize = 1000;
 
 /// Told as they were written.
 const TOLD: [&str; 26] = [
@@ -45,15 +49,26 @@ const WITNESSES: &str = "log_witnesses";
 pub(super) fn settings(sources: &Sources) -> ServerSettings {
     let value = |name: &str| {
         let (text, _) = sources.get(Key::named(name)?)?;
-        Some(text.to_owned())
+        Some(shortened(text))
     };
     let told = TOLD.into_iter().filter_map(|name| Some((name.to_owned(), value(name)?)));
     let set = SET.into_iter().filter_map(|name| {
         value(name)?;
         Some((name.to_owned(), "set".to_owned()))
     });
-    let witnesses = value(WITNESSES).map(|text| (WITNESSES.to_owned(), without_addresses(&text)));
+    let written = Key::named(WITNESSES).and_then(|key| sources.get(key));
+    let witnesses =
+        written.map(|(text, _)| (WITNESSES.to_owned(), shortened(&without_addresses(text))));
     told.chain(set).chain(witnesses).collect()
+}
+
+/// An event has a bound, and whoever wants to know whether a long value was changed can tell.
+fn shortened(text: &str) -> String {
+    if text.len() <= LONGEST {
+        return text.to_owned();
+    }
+    let digest: String = Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{} bytes, of the SHA-256 {digest}", text.len())
 }
 
 fn without_addresses(text: &str) -> String {
@@ -89,6 +104,15 @@ mod tests {
         assert_eq!(told.get("refresh_lifetime").map(String::as_str), Some("24h"));
         assert!(!format!("{told:?}").contains("secret"), "{told:?}");
         assert!(told.keys().all(|name| KEYS.iter().any(|key| key.name == name)));
+    }
+
+    #[test]
+    fn a_long_value_is_told_by_its_digest() {
+        assert_eq!(shortened("10.0.0.0/8"), "10.0.0.0/8");
+        assert_eq!(shortened(&"x".repeat(LONGEST)).len(), LONGEST);
+        let (one, other) = (shortened(&"x".repeat(70_000)), shortened(&"y".repeat(70_000)));
+        assert!(one.starts_with("70000 bytes, of the SHA-256 ") && one.len() < 100, "{one}");
+        assert_ne!(one, other);
     }
 
     #[test]

@@ -557,3 +557,21 @@ async fn a_snapshot_sees_one_tree() {
 async fn run_on(conn: &mut PgConnection, statement: &str) {
     sqlx::raw_sql(statement).execute(conn).await.unwrap();
 }
+
+/// The longest event that the store takes, wherever it stands.
+#[test]
+fn whatever_may_be_appended_has_a_leaf() {
+    let payload = format!("\"{}\"", "x".repeat(commands::MAX_EVENT - 2));
+    let leaf = Leaf {
+        position: (1 << 53) - 1,
+        stream_type: "",
+        stream_id: "",
+        sequence: (1 << 53) - 1,
+        event_type: "",
+        event_version: "",
+        payload: &payload,
+        metadata: "{}",
+        recorded_at: chrono::DateTime::UNIX_EPOCH,
+    };
+    leaf.to_bytes().unwrap();
+}
