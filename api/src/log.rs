@@ -9,6 +9,7 @@
 //! and any verb, tells the same.
 
 pub mod anchors;
+pub mod checkup;
 mod footing;
 mod memory;
 mod reading;
@@ -39,7 +40,7 @@ pub use self::{
     reading::Signed,
     refusal::{Refusal, Refuser},
     signing::{Outcome, remember, run},
-    status::{Numbers, Status},
+    status::{Numbers, Status, Witnessed},
 };
 use crate::problem::{ApiError, Kind};
 
@@ -159,6 +160,7 @@ struct Inner {
     memory: Memory,
     footing: Footing,
     recent: Recent,
+    cosigned: Recent,
     readers: Arc<Semaphore>,
 }
 
@@ -200,6 +202,7 @@ impl Log {
             footing: Footing::default(),
             anchors,
             recent: Recent::default(),
+            cosigned: Recent::default(),
             readers: Arc::new(Semaphore::new(READERS)),
             background,
             book,
@@ -346,6 +349,14 @@ impl Log {
         Ok(known.keys.iter().cloned().zip(known.verifier_keys.iter().cloned()).collect())
     }
 
+    /// The keys of all logs that this book ever had, each with the line by which others know it.
+    pub async fn keys_of_all_logs(&self) -> Result<Vec<(LogKey, String)>, LogError> {
+        let mut connection = self.0.background.acquire().await?;
+        let keys = LogKeys::of_all_logs(&mut connection, self.0.book.keyring()).await?;
+        let line = |key: LogKey| signer_of(&key).map(|signer| (key, signer.verifier_key()));
+        keys.into_iter().map(line).collect()
+    }
+
     /// The key that signs now.
     pub fn signer(&self) -> Result<NoteSigner, LogError> {
         let known = self.known()?;
@@ -369,9 +380,9 @@ impl Log {
         reading::newest(&mut *pool.acquire().await?, &*self.known()?).await
     }
 
-    /// That a line of the book is in the newest checkpoint; nothing if it isn't yet.
+    /// That a line of the book is in a checkpoint; nothing if it isn't yet.
     pub async fn proof(&self, position: u64) -> Result<Option<InclusionProof>, LogError> {
-        match self.latest().await? {
+        match self.for_proof(position).await? {
             Some(signed) => self.proof_in(&signed, position).await,
             None => Ok(None),
         }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use axum::http::{Method, StatusCode};
+use chrono::{DateTime, Utc};
 use prometheus_client::{
     encoding::text::{encode_eof, encode_registry},
     metrics::{
@@ -92,7 +93,7 @@ pub async fn scrape(app: &App) -> ApiResult<String> {
     register_projections(&mut sampled, &projections, &builds);
     register_processes(&mut sampled, processes);
     if let Ok(log) = app.log().status(app.background()).await {
-        register_log(&mut sampled, &log);
+        register_log(&mut sampled, &log, app.now());
     }
     let mut text = String::new();
     encode_registry(&mut text, &app.metrics().registry)
@@ -277,7 +278,25 @@ fn stream_type(stopped: &Stopped) -> &'static str {
 }
 
 /// What of the book is signed, and whether anything keeps the rest from it.
-fn register_log(registry: &mut Registry, status: &log::Status) {
+fn register_log(registry: &mut Registry, status: &log::Status, now: DateTime<Utc>) {
+    let (lines, seconds) = (Family::<Labels, Gauge>::default(), Family::<Labels, Gauge>::default());
+    // Witnesses are those of the settings, whatever stands in the database.
+    for one in &status.witnesses {
+        let labels = vec![("witness", one.witness.clone())];
+        lines.get_or_create(&labels).set(i64::try_from(one.lag).unwrap_or(i64::MAX));
+        let waits = one.waiting_since.map_or(0, |since| (now - since).num_seconds().max(0));
+        seconds.get_or_create(&labels).set(waits);
+    }
+    registry.register(
+        "log_witness_lag_lines",
+        "Signed lines that a witness of the settings has not cosigned; at least so many, where it is long away",
+        lines,
+    );
+    registry.register(
+        "log_witness_lag_seconds",
+        "How long ago the first checkpoint was signed that it has not cosigned, nor any after it",
+        seconds,
+    );
     let numbers = status.numbers();
     let whole = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
     let signed_at = status.signed.as_ref().map_or(0, |signed| signed.signed_at.timestamp());

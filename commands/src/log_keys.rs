@@ -101,25 +101,28 @@ impl LogKeys {
         connection: &mut PgConnection,
         keyring: &Keyring,
     ) -> Result<Option<Self>, LogKeysError> {
-        let rows: Vec<Row> = sqlx::query_as(
-            "SELECT id, origin, wrapped, master_key, created_at, signs_from, retired_at
-               FROM log_keys
-              WHERE origin = (SELECT origin FROM log_keys ORDER BY created_at DESC, id LIMIT 1)
-              ORDER BY created_at, id",
+        let mut keys = open(
+            connection,
+            keyring,
+            "WHERE origin = (SELECT origin FROM log_keys ORDER BY created_at DESC, id LIMIT 1)",
         )
-        .fetch_all(connection)
         .await?;
-        let mut keys = Vec::with_capacity(rows.len());
-        for row in rows {
-            keys.push(row.open(keyring)?);
-        }
         let Some(LogKey { origin, id, .. }) = keys.first() else { return Ok(None) };
         let (origin, first) = (origin.clone(), id.clone());
         keys.sort_by(|a, b| (a.signs_from, &a.id).cmp(&(b.signs_from, &b.id)));
         Ok(Some(Self { keys, origin, first }))
     }
 
-    /// The same, and begins the log where none has begun. However many processes do so at once, one
+    /// The keys of all logs that this book ever had, the oldest first: what the earlier ones have signed is
+    /// still to be checked.
+    pub async fn of_all_logs(
+        connection: &mut PgConnection,
+        keyring: &Keyring,
+    ) -> Result<Vec<LogKey>, LogKeysError> {
+        open(connection, keyring, "").await
+    }
+
+    /// The same as [`read`](Self::read), and begins the log where none has begun. However many processes do so at once, one
     /// log begins. Tells whether it was this one.
     pub async fn read_or_begin(
         book: &Entrybook,
@@ -241,6 +244,20 @@ pub fn next_name(origin: &str) -> String {
 /// What the wrapping of a key authenticates beside its seed.
 pub(crate) fn wrapping_id(origin: &str, id: &str) -> String {
     format!("l:{origin}:{id}")
+}
+
+async fn open(
+    connection: &mut PgConnection,
+    keyring: &Keyring,
+    which: &'static str,
+) -> Result<Vec<LogKey>, LogKeysError> {
+    let rows: Vec<Row> = sqlx::query_as(&format!(
+        "SELECT id, origin, wrapped, master_key, created_at, signs_from, retired_at
+           FROM log_keys {which} ORDER BY created_at, id"
+    ))
+    .fetch_all(connection)
+    .await?;
+    rows.into_iter().map(|row| row.open(keyring)).collect()
 }
 
 /// One process at a time makes keys.

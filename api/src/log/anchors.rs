@@ -17,7 +17,7 @@ use async_trait::async_trait;
 use axum::http::Uri;
 use futures_util::future::{join, join_all};
 use projections::transparency::TransparencyError;
-use proof::{CheckpointError, CosignatureVerifier};
+use proof::{Checkpoint, CheckpointError, CosignatureVerifier};
 use sqlx::{Connection, PgConnection};
 use tokio::{
     sync::watch,
@@ -65,6 +65,14 @@ pub struct WitnessAddress {
 impl AnchorSettings {
     fn is_empty(&self) -> bool {
         self.witnesses.is_empty() && self.file.is_none() && self.url.is_none()
+    }
+
+    /// The witnesses, as their cosignatures are kept.
+    pub(super) fn shorts(&self) -> Vec<String> {
+        let mut shorts: Vec<_> = self.witnesses.iter().map(|one| one.key.short()).collect();
+        shorts.sort_unstable();
+        shorts.dedup();
+        shorts
     }
 
     /// Whether one of them can tell what was signed, beside whoever signs.
@@ -119,6 +127,23 @@ trait Anchor: Send {
 
     /// Takes the newest checkpoint. Doing it again changes nothing.
     async fn take(&mut self, signed: &Signed) -> Result<(), AnchorError>;
+}
+
+/// What each witness shows of a log, for whoever looks into it.
+pub(super) async fn shown(
+    settings: &AnchorSettings,
+    origin: &str,
+    keys: &[String],
+) -> Vec<(WitnessAddress, Result<Checkpoint, String>)> {
+    let client = Client::new(settings.ca_file.as_deref()).map_err(|error| error.to_string());
+    let asked = settings.witnesses.iter().map(async |address| {
+        let shown = match &client {
+            Ok(client) => witness::shown(client, address, origin, keys).await,
+            Err(error) => Err(error.clone()),
+        };
+        (address.clone(), shown)
+    });
+    join_all(asked).await
 }
 
 /// What was heard of those who keep checkpoints.

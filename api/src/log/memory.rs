@@ -26,7 +26,7 @@ use super::{
 };
 
 /// The folder in the data directory.
-const FOLDER: &str = "log";
+pub(super) const FOLDER: &str = "log";
 
 /// What the file says.
 #[derive(Debug, Clone, PartialEq)]

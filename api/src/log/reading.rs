@@ -54,6 +54,35 @@ struct Row {
     cosignatures: Vec<String>,
 }
 
+/// How many checkpoints are looked through for one that all witnesses have cosigned: who is away for longer
+/// is not waited for.
+const LOOKED_THROUGH: i64 = 100;
+
+/// The newest checkpoint that all of these have cosigned, by the keys that their lines stand under.
+async fn newest_cosigned(
+    connection: &mut PgConnection,
+    known: &Known,
+    witnesses: &[String],
+) -> Result<Option<Signed>, LogError> {
+    let row: Option<Row> = sqlx::query_as(
+        "SELECT origin, size, root, note, signed_at, ARRAY(
+                    SELECT line FROM cosignatures
+                     WHERE cosignatures.origin = latest.origin AND cosignatures.size = latest.size
+                     ORDER BY witness) AS cosignatures
+           FROM (SELECT * FROM checkpoints WHERE origin = $1 ORDER BY size DESC LIMIT $3) AS latest
+          WHERE (SELECT count(*) FROM cosignatures
+                  WHERE cosignatures.origin = latest.origin AND cosignatures.size = latest.size
+                    AND witness = ANY ($2)) = cardinality($2)
+          ORDER BY size DESC LIMIT 1",
+    )
+    .bind(known.origin())
+    .bind(witnesses)
+    .bind(LOOKED_THROUGH)
+    .fetch_optional(connection)
+    .await?;
+    row.map(|row| row.verify(known)).transpose()
+}
+
 /// The newest checkpoint of a log, if it is as one of its keys has signed it. Whoever may write to the
 /// table can put anything there, and what is read here is served, remembered and anchored: so no row is
 /// believed for itself.
@@ -187,6 +216,30 @@ impl Log {
     /// replica may have shown more already.
     pub async fn recent_of(&self, lines: u64) -> Result<Option<Signed>, LogError> {
         self.0.recent.covering(&self.origin()?, lines, async || self.latest().await).await
+    }
+
+    /// The checkpoint to prove a line with: a proof is kept, so rather one that all witnesses have cosigned, if
+    /// there is one among the last that covers the line. Else the newest, which may not cover it.
+    pub async fn for_proof(&self, lines: u64) -> Result<Option<Signed>, LogError> {
+        let witnesses = self.0.anchors.shorts();
+        if !witnesses.is_empty() {
+            let look = async || {
+                let mut connection = self.0.background.acquire().await?;
+                newest_cosigned(&mut connection, &*self.known()?, &witnesses).await
+            };
+            let signed = self.0.cosigned.covering(&self.origin()?, lines, look).await?;
+            if let Some(signed) = signed.filter(|signed| signed.size >= lines) {
+                return Ok(Some(signed));
+            }
+        }
+        self.recent_of(lines).await
+    }
+
+    /// Looks again when it is asked next: there is a cosignature more.
+    pub(super) fn forget_recent(&self) {
+        for recent in [&self.0.recent, &self.0.cosigned] {
+            *recent.seen.write().unwrap_or_else(PoisonError::into_inner) = None;
+        }
     }
 }
 

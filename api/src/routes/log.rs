@@ -42,8 +42,8 @@ pub fn root() -> OpenApiRouter<App> {
 
 /// The newest signed checkpoint of the book.
 ///
-/// A C2SP checkpoint (a signed note), with the cosignatures of witnesses that there are. It is not older than the newest line by more
-/// than a few seconds, unless `/readyz` says why. Beside it are the tiles of C2SP tlog-tiles, under `/log/tile/`.
+/// A C2SP checkpoint (a signed note), with the cosignatures of witnesses that there are so far: the newest may have none yet. It is not
+/// older than the newest line by more than a few seconds, unless `/readyz` says why. Beside it are the tiles of C2SP tlog-tiles, under `/log/tile/`.
 #[utoipa::path(
     get, path = "/log/checkpoint", tag = "log", operation_id = "log_checkpoint",
     responses(
@@ -70,9 +70,10 @@ async fn keys(State(app): State<App>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, TEXT)], text)
 }
 
-/// The proof that a line is in the newest checkpoint.
+/// The proof that a line is in a checkpoint.
 ///
-/// A C2SP tlog-proof: it can be kept, and checked without asking here again. The line itself is the leaf that the proof is of; auditors
+/// A C2SP tlog-proof, of the newest checkpoint that all witnesses have cosigned, if one of the last covers the line, else of the newest:
+/// it can be kept, and checked without asking here again. The line itself is the leaf that the proof is of; auditors
 /// fetch it from `/log/tile/entries/`.
 #[utoipa::path(
     get, path = "/log/proof/{position}", tag = "log", operation_id = "log_proof",
@@ -88,7 +89,8 @@ async fn prove(
 ) -> ApiResult<Response> {
     let Path(position) = position.map_err(|_| ApiError::not_found())?;
     // First: who asks for what there is not takes nobody's turn.
-    let signed = covering(&app, position).await?;
+    let signed = app.log().for_proof(position).await?.filter(|signed| signed.size >= position);
+    let signed = signed.ok_or_else(ApiError::not_found)?;
     let _turn = turn(&app).await?;
     let proof = app.log().proof_in(&signed, position).await?.ok_or_else(ApiError::not_found)?;
     Ok(([(header::CONTENT_TYPE, TEXT)], proof.to_text()).into_response())

@@ -3,6 +3,8 @@
 mod anchors;
 pub mod backup;
 pub mod client;
+mod evidence;
+mod lagging;
 mod serving;
 mod signing;
 mod tree;

@@ -137,7 +137,11 @@ async fn of_database(config: &Config, database: &Database) -> Vec<Check> {
         Ok(_) => {
             checks.push(Check::ok("migrations", "all applied"));
             checks.push(append_only(database, &pool).await);
-            checks.push(keys(config, &pool).await);
+            let (check, keyring) = keys(config, &pool).await;
+            checks.push(check);
+            if let Some(keyring) = keyring {
+                checks.extend(super::log::checks(config, &pool, &keyring, SystemClock.now()).await);
+            }
             checks.push(sequencer(&pool).await);
             checks.extend(read_tables(&pool).await);
         }
@@ -300,30 +304,50 @@ async fn append_only(database: &Database, pool: &PgPool) -> Check {
     }
 }
 
-async fn keys(config: &Config, pool: &PgPool) -> Check {
-    let name = "master key";
+/// The key ring too, where it is opened.
+async fn keys(config: &Config, pool: &PgPool) -> (Check, Option<Keyring>) {
+    let (id, keyring) = match keyring(config, pool).await {
+        Ok(opened) => opened,
+        Err(check) => return (check, None),
+    };
+    let check = match keyring.wrapped_by().await {
+        Ok(wrapped_by) if wrapped_by.keys().any(|other| *other != id) => Check::warn(
+            MASTER_KEY,
+            format!("it is being changed: not all keys are wrapped by {id} yet"),
+            "Run: entrybook keys rewrap",
+        ),
+        Ok(_) => Check::ok(MASTER_KEY, format!("{id} opens the keys of this database")),
+        Err(error) => Check::broken(MASTER_KEY, error),
+    };
+    (check, Some(keyring))
+}
+
+const MASTER_KEY: &str = "master key";
+
+async fn keyring(config: &Config, pool: &PgPool) -> Result<(String, Keyring), Check> {
+    let name = MASTER_KEY;
     match sqlx::query_scalar::<_, bool>("SELECT EXISTS (SELECT FROM sealing_keys)")
         .fetch_one(pool)
         .await
     {
-        Err(error) => return Check::broken(name, error),
+        Err(error) => return Err(Check::broken(name, error)),
         Ok(false) => {
-            return Check::warn(
+            return Err(Check::warn(
                 name,
                 "the database has no keys yet",
                 "`entrybook serve` makes them.",
-            );
+            ));
         }
         Ok(true) => {}
     }
     let key = match master_key_of(config) {
         Ok(Some(key)) => key,
         Ok(None) => {
-            return Check::fail(
+            return Err(Check::fail(
                 name,
                 "it is missing",
                 "Put it back from your backup, or give it with ENTRYBOOK_MASTER_KEY_FILE.",
-            );
+            ));
         }
         Err(error) => {
             let advice = if error.is::<ConfigError>() {
@@ -331,32 +355,24 @@ async fn keys(config: &Config, pool: &PgPool) -> Check {
             } else {
                 "Look at the file."
             };
-            return Check::fail(name, super::super::exit::words(&error), advice);
+            return Err(Check::fail(name, super::super::exit::words(&error), advice));
         }
     };
     let id = key.id().to_owned();
     let keys = match previous_master_key_of(config) {
         Ok(previous) => MasterKeys::new(key, previous),
         Err(error) => {
-            return Check::fail(name, super::super::exit::words(&error), "Look at the file.");
+            return Err(Check::fail(name, super::super::exit::words(&error), "Look at the file."));
         }
     };
     match Keyring::load(pool.clone(), keys, Arc::new(SystemEntropy)).await {
-        Ok(keyring) => match keyring.wrapped_by().await {
-            Ok(wrapped_by) if wrapped_by.keys().any(|other| *other != id) => Check::warn(
-                name,
-                format!("it is being changed: not all keys are wrapped by {id} yet"),
-                "Run: entrybook keys rewrap",
-            ),
-            Ok(_) => Check::ok(name, format!("{id} opens the keys of this database")),
-            Err(error) => Check::broken(name, error),
-        },
-        Err(error @ KeyringError::WrongMasterKey { .. }) => Check::fail(
+        Ok(keyring) => Ok((id, keyring)),
+        Err(error @ KeyringError::WrongMasterKey { .. }) => Err(Check::fail(
             name,
             error.to_string(),
             "Look for it where you keep copies: a master.key, or what ENTRYBOOK_MASTER_KEY was when the database was made.",
-        ),
-        Err(error) => Check::broken(name, error),
+        )),
+        Err(error) => Err(Check::broken(name, error)),
     }
 }
 

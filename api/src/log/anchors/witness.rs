@@ -72,27 +72,12 @@ impl Witness {
         .bind(cosignature.line.trim_end())
         .execute(self.app.background())
         .await?;
+        self.app.log().forget_recent();
         Ok(())
     }
 
-    /// What it has cosigned last of this log, if a key of the log has signed that. What bears its own
-    /// signature alone is its bare word.
     async fn shown(&self, origin: &str) -> Result<Checkpoint, String> {
-        let url = format!("{}/{}/checkpoint", self.address.url, id_of(origin));
-        let shown = self.client.get(&url).await.map_err(|error| error.to_string())?;
-        if !shown.status.is_success() {
-            return Err(format!("asked for it, it answered {}", shown.status));
-        }
-        let keys = self.app.log().verifier_keys();
-        Checkpoint::verify(&shown.body, origin, &keys).map_err(|error| {
-            match (self.address.key.find(&shown.body), Checkpoint::read(&shown.body)) {
-                (Ok(_), Ok(theirs)) => format!(
-                    "it shows a checkpoint of {} lines that it has cosigned itself and no key of this log has signed",
-                    theirs.size
-                ),
-                _ => format!("what it shows is signed neither by the log nor by itself: {error}"),
-            }
-        })
+        shown(&self.client, &self.address, origin, &self.app.log().verifier_keys()).await
     }
 
     /// Looks whether it knows better, before anything is signed; whether it keeps what the book agrees with.
@@ -167,6 +152,33 @@ impl Anchor for Witness {
         }
         Err(AnchorError::Answered { status: 409, text: "another size each time".to_owned() })
     }
+}
+
+/// What a witness has cosigned last of this log, if a key of the log has signed that. What bears its own
+/// signature alone is its bare word.
+pub(super) async fn shown(
+    client: &Client,
+    address: &WitnessAddress,
+    origin: &str,
+    keys: &[String],
+) -> Result<Checkpoint, String> {
+    let url = format!("{}/{}/checkpoint", address.url, id_of(origin));
+    let shown = client.get(&url).await.map_err(|error| error.to_string())?;
+    if !shown.status.is_success() {
+        return Err(format!(
+            "asked for the checkpoint that it keeps, it answered {}",
+            shown.status
+        ));
+    }
+    Checkpoint::verify(&shown.body, origin, keys).map_err(|error| {
+        match (address.key.find(&shown.body), Checkpoint::read(&shown.body)) {
+            (Ok(_), Ok(theirs)) => format!(
+                "it shows a checkpoint of {} lines that it has cosigned itself and no key of this log has signed",
+                theirs.size
+            ),
+            _ => format!("what it shows is signed neither by the log nor by itself: {error}"),
+        }
+    })
 }
 
 /// The size that the witness knows.
