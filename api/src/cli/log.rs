@@ -24,10 +24,14 @@ enum Verb {
     #[command(
         long_about = "Prints the verifier keys of the transparency log, the oldest first, one a line. Give them to whoever checks the log, by \
             a way that does not go through this service: who has them can't be shown another book.",
-        after_help = "Examples:\n  entrybook log key\n  entrybook audit verify export.jsonl --key \"$(entrybook log key)\""
+        after_help = "Examples:\n  entrybook log key\n  entrybook audit verify export.jsonl --key \"$(entrybook log key)\"\n  \
+            entrybook log key --all"
     )]
     Key {
-        /// Answer in JSON: [{"key", "id", "signs_from", "retired_at"}]
+        /// Those of the logs before the present one, too: what they have signed is still to be checked
+        #[arg(long)]
+        all: bool,
+        /// Answer in JSON: [{"key", "id", "origin", "signs_from", "retired_at"}]
         #[arg(long)]
         json: bool,
     },
@@ -47,7 +51,8 @@ enum Verb {
     #[command(
         long_about = "Begins a new transparency log of the same book: under another name, with a key of its own. That is for a database which \
             was restored from an older backup, when what was signed after that backup is lost. The old log signs nothing more, and what it \
-            has signed of the lost lines stays with those who were shown it: tell them. It is an event of the book.",
+            has signed of the lost lines stays with those who were shown it: tell them. Caches in front of the service keep tiles of the old \
+            log for up to a week: empty them. It is an event of the book.",
         after_help = "Example:\n  entrybook log begin --origin login.example.org/log2"
     )]
     Begin {
@@ -91,8 +96,9 @@ pub(super) async fn run(
         Verb::Status(arguments) => return status::run(config, &arguments, out).await,
         // It needs no database.
         Verb::Witness(arguments) => witness::run(&arguments, out).await?,
-        Verb::Key { json } => {
-            with_services(config, async |services| print_keys(services, json, out)).await?
+        Verb::Key { all, json } => {
+            with_services(config, async |services| print_keys(services, all, json, out).await)
+                .await?
         }
         Verb::Rotate { after } => {
             with_services(config, async |services| rotate(services, after, out).await).await?
@@ -118,8 +124,17 @@ fn told(error: LogError) -> anyhow::Error {
     }
 }
 
-fn print_keys(services: &Services, json: bool, out: &mut Out) -> anyhow::Result<()> {
-    let keys = services.log.keys().map_err(told)?;
+async fn print_keys(
+    services: &Services,
+    all: bool,
+    json: bool,
+    out: &mut Out,
+) -> anyhow::Result<()> {
+    let keys = match all {
+        true => services.log.keys_of_all_logs().await,
+        false => services.log.keys(),
+    };
+    let keys = keys.map_err(told)?;
     if json {
         let keys: Vec<_> = keys
             .iter()
@@ -127,6 +142,7 @@ fn print_keys(services: &Services, json: bool, out: &mut Out) -> anyhow::Result<
                 json!({
                     "key": line,
                     "id": key.id,
+                    "origin": key.origin,
                     "signs_from": key.signs_from,
                     "retired_at": key.retired_at,
                 })
@@ -155,9 +171,10 @@ async fn begin(services: &Services, name: &str, out: &mut Out) -> anyhow::Result
     services.log.begin(name, &origin(services)).await.map_err(told)?;
     services.post().await?;
     out.line(format!(
-        "The log {name} begins. Tell whoever checked the old one, and give them its key:"
+        "The log {name} begins. Empty the caches that keep /log/tile/: its tiles are at the addresses of the old one's. Tell whoever \
+         checked that, and give them the new key (`entrybook log key --all` prints the old ones):"
     ))?;
-    print_keys(services, false, out)
+    print_keys(services, false, false, out).await
 }
 
 async fn resume(services: &Services, out: &mut Out) -> anyhow::Result<()> {
