@@ -14,6 +14,8 @@ use serde::Serialize;
 
 use crate::{Checkpoint, Hash, Tree};
 
+mod search;
+
 /// A line as it is found. It can be hashed as if it stood elsewhere, to tell where it belongs.
 pub trait Line {
     /// The position that it claims.
@@ -21,6 +23,11 @@ pub trait Line {
 
     /// Its hash, were it at this position.
     fn hash_at(&self, position: u64) -> Hash;
+
+    /// Whose place it takes, where its place does not follow from the position that it claims: in a file.
+    fn stands_at(&self) -> u64 {
+        self.position()
+    }
 }
 
 /// Something that is wrong.
@@ -107,6 +114,10 @@ pub struct Verdict {
     pub proved: u64,
     /// Lines behind the last that was hashed. In a book that grows they wait for their hash.
     pub unhashed: u64,
+    /// How many checkpoints were held against the book.
+    pub held: u64,
+    /// The sizes of those that could not be: they lie among lines that are left out.
+    pub unheld: Vec<u64>,
 }
 
 impl Verdict {
@@ -121,16 +132,36 @@ impl Verdict {
 const KEPT: usize = 100;
 /// So many lines are remembered that claim positions far ahead.
 const EARLY: usize = 10_000;
-/// How far from its place a line is looked for.
-const REACH: u64 = 256;
+/// How far behind its place, or before it, a line that was moved is known again at the least. Whoever gives
+/// windows gives as many hashes ahead of each.
+pub const REACH: u64 = 1_024;
+/// So many lines can be looked for everywhere, before the book pays for it by being long.
+const SEARCHES: u64 = 1 << 18;
+/// And so many places more are looked at for each line of the book.
+const SEARCHES_A_LINE: u64 = 4;
 
 /// A place in the book, as it was hashed.
 struct Place {
     hash: Hash,
-    /// The position that its line claims, once it is found.
-    found: Option<u64>,
+    found: Option<Found>,
     /// How many lines claim this position that are of no place.
     strangers: u32,
+}
+
+/// The line of a place.
+#[derive(Debug, Clone, Copy)]
+struct Found {
+    /// The position that it claims.
+    claimed: u64,
+    /// Whose place it takes.
+    stands_at: u64,
+}
+
+/// A line that claims a position which is not in reach yet.
+#[derive(Debug, Clone, Copy)]
+struct Early {
+    hash: Hash,
+    stands_at: u64,
 }
 
 /// An audit from the first line, in windows of lines. Memory does not grow with the book.
@@ -138,14 +169,19 @@ pub struct Audit {
     tree: Tree,
     checkpoints: VecDeque<Checkpoint>,
     agrees: u64,
+    held: u64,
+    unheld: Vec<u64>,
     forked: bool,
     /// Places in reach of the window that is looked at, the first of them at `base`.
     places: VecDeque<Place>,
     base: u64,
-    /// How many lines of no place claim a position that is not in reach yet.
-    early: BTreeMap<u64, u32>,
+    /// Lines that claim positions which are not in reach yet, and how many there are.
+    early: BTreeMap<u64, Vec<Early>>,
+    early_lines: usize,
     /// By how much the last lines were moved.
     shift: i64,
+    /// How many places may be looked at for lines that are not where they say.
+    searches: u64,
     lines: u64,
     findings: Vec<Finding>,
     wrong: u64,
@@ -168,11 +204,15 @@ impl Audit {
             tree: Tree::default(),
             checkpoints: checkpoints.into(),
             agrees: 0,
+            held: 0,
+            unheld: Vec::new(),
             forked: false,
             places: VecDeque::new(),
             base: 1,
             early: BTreeMap::new(),
+            early_lines: 0,
             shift: 0,
+            searches: SEARCHES,
             lines: 0,
             findings: Vec::new(),
             wrong: 0,
@@ -194,13 +234,13 @@ impl Audit {
         let from = self.tree.size() + 1;
         for (position, hash) in (from..).zip(hashes.iter().chain(ahead)) {
             if position > known {
-                let strangers = self.early.remove(&position).unwrap_or_default();
-                self.places.push_back(Place { hash: *hash, found: None, strangers });
+                self.places.push_back(Place { hash: *hash, found: None, strangers: 0 });
+                self.arrive(position, *hash);
             }
         }
-        for line in lines {
-            self.look(line);
-        }
+        let more = SEARCHES_A_LINE.saturating_mul(lines.len() as u64);
+        self.searches = self.searches.saturating_add(more).min(SEARCHES);
+        self.look(lines);
         self.lines += lines.len() as u64;
         for hash in hashes {
             self.tree.push(*hash, |_| {});
@@ -211,48 +251,78 @@ impl Audit {
         }
     }
 
-    /// Finds the place of a line.
-    fn look(&mut self, line: &impl Line) {
-        let claimed = line.position();
-        match self.place_of(line) {
-            Some(place) => {
-                self.shift = claimed.wrapping_sub(place).cast_signed();
-                match self.at(place) {
-                    Some(at) if at.found.is_none() => at.found = Some(claimed),
-                    // The same line twice.
-                    _ => self.find(Finding::Inserted { position: claimed }),
-                }
+    /// A place comes into reach that lines have claimed before.
+    fn arrive(&mut self, position: u64, hash: Hash) {
+        let Some(claiming) = self.early.remove(&position) else { return };
+        self.early_lines -= claiming.len();
+        for Early { hash: own, stands_at } in claiming {
+            let is_its = own == hash;
+            let Some(place) = self.at(position) else { return };
+            if is_its && place.found.is_none() {
+                place.found = Some(Found { claimed: position, stands_at });
+            } else if is_its {
+                self.find(Finding::Inserted { position });
+            } else {
+                place.strangers += 1;
             }
-            None if claimed < self.base => self.find(Finding::Inserted { position: claimed }),
-            None => {
-                if let Some(at) = self.at(claimed) {
-                    at.strangers += 1;
-                } else if self.early.len() < EARLY {
-                    *self.early.entry(claimed).or_default() += 1;
-                } else {
-                    self.find(Finding::Inserted { position: claimed });
-                }
+        }
+    }
+
+    /// Finds the places of lines: where each says, moved as the one before it, or near by.
+    fn look<L: Line>(&mut self, lines: &[L]) {
+        let mut missed = Vec::new();
+        for line in lines {
+            let claimed = line.position();
+            let as_before = claimed.wrapping_sub(self.shift.cast_unsigned());
+            if self.fits(line, claimed) {
+                self.put(line, claimed);
+            } else if as_before != claimed && self.fits(line, as_before) {
+                self.put(line, as_before);
+            } else {
+                missed.push(Some(line));
             }
+        }
+        let last_missed = missed.last().copied().flatten().map(Line::position);
+        let shift = self.shift;
+        self.search(&mut missed);
+        // The next window begins behind the last line of this one.
+        if last_missed != lines.last().map(Line::position) {
+            self.shift = shift;
+        }
+        missed.into_iter().flatten().for_each(|line| self.stranger(line));
+    }
+
+    fn fits(&mut self, line: &impl Line, place: u64) -> bool {
+        self.at(place).is_some_and(|at| at.hash == line.hash_at(place))
+    }
+
+    fn put(&mut self, line: &impl Line, place: u64) {
+        let (claimed, stands_at) = (line.position(), line.stands_at());
+        self.shift = claimed.wrapping_sub(place).cast_signed();
+        match self.at(place) {
+            Some(at) if at.found.is_none() => at.found = Some(Found { claimed, stands_at }),
+            // The same line twice.
+            _ => self.find(Finding::Inserted { position: claimed }),
+        }
+    }
+
+    /// A line of no place.
+    fn stranger(&mut self, line: &impl Line) {
+        let position = line.position();
+        if let Some(at) = self.at(position) {
+            at.strangers += 1;
+        } else if position >= self.base && self.early_lines < EARLY {
+            let (hash, stands_at) = (line.hash_at(position), line.stands_at());
+            self.early.entry(position).or_default().push(Early { hash, stands_at });
+            self.early_lines += 1;
+        } else {
+            self.find(Finding::Inserted { position });
         }
     }
 
     fn at(&mut self, position: u64) -> Option<&mut Place> {
         let index = position.checked_sub(self.base)?;
         self.places.get_mut(usize::try_from(index).ok()?)
-    }
-
-    /// Where a line belongs by its hash: where it says, moved as the one before it, or near by.
-    fn place_of(&mut self, line: &impl Line) -> Option<u64> {
-        let claimed = line.position();
-        let as_before = claimed.wrapping_sub(self.shift.cast_unsigned());
-        for place in [claimed, as_before] {
-            if self.at(place).is_some_and(|at| at.hash == line.hash_at(place)) {
-                return Some(place);
-            }
-        }
-        let near = claimed.saturating_sub(REACH)..=claimed.saturating_add(REACH);
-        let mut places = (self.base..).zip(&self.places).filter(|(place, _)| near.contains(place));
-        places.find(|(place, at)| at.hash == line.hash_at(*place)).map(|(place, _)| place)
     }
 
     /// The next lines are left out: these are the hashes of the complete subtrees over them, as
@@ -269,8 +339,9 @@ impl Audit {
         self.base = self.tree.size() + 1;
         // Nothing that claims to be of what is left out is.
         let later = self.early.split_off(&self.base);
-        for (position, many) in std::mem::replace(&mut self.early, later) {
-            (0..many).for_each(|_| self.find(Finding::Inserted { position }));
+        for (position, claiming) in std::mem::replace(&mut self.early, later) {
+            self.early_lines -= claiming.len();
+            claiming.iter().for_each(|_| self.find(Finding::Inserted { position }));
         }
         (self.moving, self.deleting, self.shift) = (None, None, 0);
         self.compare();
@@ -282,7 +353,10 @@ impl Audit {
         let position = self.base;
         self.base += 1;
         match found {
-            Some(claimed) if claimed != position => self.moved(position, claimed),
+            Some(Found { claimed, .. }) if claimed != position => self.moved(position, claimed),
+            Some(Found { stands_at, .. }) if stands_at != position => {
+                self.moved(position, stands_at);
+            }
             Some(_) => self.moving = None,
             None if strangers > 0 => self.find(Finding::Edited { position }),
             None => self.deleted(position),
@@ -324,10 +398,14 @@ impl Audit {
     fn compare(&mut self) {
         while self.checkpoints.front().is_some_and(|next| next.size <= self.tree.size()) {
             let Some(checkpoint) = self.checkpoints.pop_front() else { break };
-            let is_reached = checkpoint.size == self.tree.size();
-            if is_reached && checkpoint.root == self.tree.root() {
+            if checkpoint.size < self.tree.size() {
+                self.unheld.push(checkpoint.size);
+                continue;
+            }
+            self.held += 1;
+            if checkpoint.root == self.tree.root() {
                 self.agrees = checkpoint.size;
-            } else if is_reached && !self.forked {
+            } else if !self.forked {
                 self.forked = true;
                 let (agrees, differs) = (self.agrees, checkpoint.size);
                 self.find(Finding::Forked { agrees, differs });
@@ -387,7 +465,7 @@ impl Audit {
         while self.base <= self.tree.size() {
             self.settle();
         }
-        let unhashed: u64 = self.early.values().map(|many| u64::from(*many)).sum();
+        let unhashed = self.early_lines as u64;
         let (mut lines, hashed) = (self.tree.size(), self.tree.size());
         // A run of deleted lines up to the last one is an end that was cut off.
         let run = self.deleting.and_then(|index| Some((index, self.findings.get(index)?)));
@@ -403,8 +481,8 @@ impl Audit {
         if lines < size {
             self.find(Finding::CutTail { lines, size });
         }
-        let Self { lines, findings, wrong, agrees, .. } = self;
-        Verdict { lines, findings, wrong, proved: agrees, unhashed }
+        let Self { lines, findings, wrong, agrees, held, unheld, .. } = self;
+        Verdict { lines, findings, wrong, proved: agrees, unhashed, held, unheld }
     }
 }
 

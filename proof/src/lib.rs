@@ -17,7 +17,7 @@ pub mod tile_path;
 mod tree;
 mod witness;
 
-pub use audit::{Audit, Finding, Line, Verdict};
+pub use audit::{Audit, Finding, Line, REACH, Verdict};
 pub use canonical::{CanonicalError, canonical_json};
 pub use checkpoint::{Checkpoint, CheckpointError, is_verifier_key};
 pub use cosignature::{Cosignature, CosignatureSigner, CosignatureVerifier};
