@@ -42,17 +42,15 @@ impl Checkpoint {
     }
 
     /// Reads a note, and believes it if one of the keys of its log has signed it. A key is a line such as
-    /// `example.org/book+1234abcd+AR…`.
+    /// `example.org/book+1234abcd+AR…`; those of other logs count for nothing.
     pub fn verify(note: &[u8], origin: &str, keys: &[String]) -> Result<Self, CheckpointError> {
-        let note = believe(note, &verifiers(keys)?)?;
-        let head = Head::from_bytes(note.text()).map_err(|_| CheckpointError::Malformed)?;
-        if head.origin() != origin {
-            return Err(CheckpointError::OtherLog {
-                found: head.origin().to_owned(),
-                expected: origin.to_owned(),
-            });
+        let says = Self::read(note)?;
+        if says.origin != origin {
+            let expected = origin.to_owned();
+            return Err(CheckpointError::OtherLog { found: says.origin, expected });
         }
-        Ok(Self { origin: head.origin().to_owned(), size: head.size(), root: *head.hash() })
+        believe(note, &verifiers(origin, keys)?)?;
+        Ok(says)
     }
 }
 
@@ -62,13 +60,17 @@ pub fn is_verifier_key(text: &str) -> bool {
     StandardVerifier::new(text).is_ok()
 }
 
-pub(crate) fn verifiers(keys: &[String]) -> Result<VerifierList, CheckpointError> {
-    let verifiers = keys.iter().map(|key| {
-        StandardVerifier::new(key)
-            .map(|verifier| Box::new(verifier) as Box<dyn Verifier>)
-            .map_err(|_| CheckpointError::Key(key.clone()))
-    });
-    Ok(VerifierList::new(verifiers.collect::<Result<_, _>>()?))
+/// Those of the keys that are of the log `origin`: they bear its name. Whoever checks two logs has the keys
+/// of both, and neither may sign for the other.
+pub(crate) fn verifiers(origin: &str, keys: &[String]) -> Result<VerifierList, CheckpointError> {
+    let mut verifiers: Vec<Box<dyn Verifier>> = Vec::new();
+    for key in keys {
+        let verifier = StandardVerifier::new(key).map_err(|_| CheckpointError::Key(key.clone()))?;
+        if verifier.name() == origin {
+            verifiers.push(Box::new(verifier));
+        }
+    }
+    Ok(VerifierList::new(verifiers))
 }
 
 /// The note, if one of those has signed it.
@@ -87,6 +89,7 @@ pub(crate) mod tests {
     use signed_note::StandardSigner;
 
     use super::*;
+    use crate::NoteSigner;
 
     /// The keys of the example in the documentation of Go's golang.org/x/mod/sumdb/note.
     pub(crate) const SIGNER: &str =
@@ -119,5 +122,19 @@ pub(crate) mod tests {
         assert!(matches!(refused, Err(CheckpointError::Malformed)), "{refused:?}");
         let refused = Checkpoint::verify(&note, "PeterNeumann", &["x".into()]);
         assert!(matches!(refused, Err(CheckpointError::Key(_))), "{refused:?}");
+    }
+
+    #[test]
+    fn no_log_signs_for_another() {
+        let (ours, theirs) = ["example.org/ours", "example.org/theirs"]
+            .map(|name| NoteSigner::from_seed(name, &[1; 32]).expect("a signer"))
+            .into();
+        let keys = [ours.verifier_key(), theirs.verifier_key()];
+        let checkpoint = Checkpoint { origin: "example.org/ours".into(), ..checkpoint() };
+        let note = checkpoint.sign(&[&theirs]).expect("signed");
+        let refused = Checkpoint::verify(&note, "example.org/ours", &keys);
+        assert!(matches!(refused, Err(CheckpointError::Unsigned)), "{refused:?}");
+        let note = checkpoint.sign(&[&theirs, &ours]).expect("signed");
+        Checkpoint::verify(&note, "example.org/ours", &keys).expect("ours is among them");
     }
 }

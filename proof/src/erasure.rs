@@ -101,9 +101,10 @@ impl ErasureReceipt {
     /// Checks all of it: the note, that the line tells of this erasure, and that it is in the log. A key
     /// is a line such as `example.org/log+1234abcd+AR…`.
     pub fn verify(&self, keys: &[String]) -> Result<Erasure, ReceiptError> {
-        let note = believe(self.note.as_bytes(), &verifiers(keys)?)?;
+        let note = Note::from_bytes(self.note.as_bytes()).map_err(|_| ReceiptError::Malformed)?;
         let text = std::str::from_utf8(note.text()).map_err(|_| ReceiptError::Malformed)?;
         let erasure = Erasure::parse(text).ok_or(ReceiptError::Malformed)?;
+        believe(self.note.as_bytes(), &verifiers(&erasure.origin, keys)?)?;
         if hash_of(self.event.as_bytes()) != erasure.leaf {
             return Err(ReceiptError::OtherEvent);
         }

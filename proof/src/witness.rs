@@ -84,7 +84,7 @@ impl AddCheckpoint {
     pub fn judge(&self, keys: &[String], last: Option<(u64, Hash)>) -> Result<Accepted, Refusal> {
         let note = note(&self.checkpoint)?;
         let head = head(&note)?;
-        let known = verifiers(keys).map_err(|_| Refusal::Unsigned)?;
+        let known = verifiers(head.origin(), keys).map_err(|_| Refusal::Unsigned)?;
         let (signatures, _) = note.verify(&known).map_err(|error| match error {
             signed_note::NoteError::InvalidSignature { .. } => Refusal::Forged,
             _ => Refusal::Unsigned,

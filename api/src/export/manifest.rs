@@ -54,7 +54,7 @@ impl Manifest {
 
     /// Reads one, and believes it if one of the keys has signed it.
     pub fn verify(note: &str, keys: &[String]) -> Result<Self, ManifestError> {
-        let text = String::from_utf8(export::signed(note, keys)?);
+        let text = String::from_utf8(export::signed(note, note.split('\n').nth(1).unwrap_or_default(), keys)?);
         let read = Self::read(&text.map_err(|_| ManifestError::Malformed)?);
         read.ok_or(ManifestError::Malformed)
     }

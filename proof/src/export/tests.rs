@@ -1,9 +1,11 @@
+use chrono::DateTime;
 use signed_note::StandardSigner;
 
 use super::*;
 use crate::{
-    Finding,
+    Checkpoint, Finding, Leaf, MAX_LEAF,
     checkpoint::tests::{KEY, SIGNER},
+    hash_of,
 };
 
 const ORIGIN: &str = "PeterNeumann";
@@ -42,9 +44,13 @@ fn export(many: u64, wanted: impl Fn(u64) -> bool) -> Vec<Vec<u8>> {
 }
 
 /// The rest of one.
-fn export_from(mut writer: Writer, many: u64, wanted: impl Fn(u64) -> bool) -> Vec<u8> {
+fn export_from(writer: Writer, many: u64, wanted: impl Fn(u64) -> bool) -> Vec<u8> {
+    export_of(writer, &leaves(many), wanted)
+}
+
+fn export_of(mut writer: Writer, leaves: &[Vec<u8>], wanted: impl Fn(u64) -> bool) -> Vec<u8> {
     let signer = StandardSigner::new(SIGNER).expect("a key");
-    let leaves = leaves(many);
+    let many = leaves.len() as u64;
     let hashes: Vec<Hash> = leaves.iter().map(|leaf| hash_of(leaf)).collect();
     let mut bytes = Vec::new();
     let mut position = writer.next();
@@ -138,6 +144,7 @@ fn what_was_done_to_a_file_is_told() {
     swapped.swap(number, number + 1);
     let report = read(&swapped);
     assert_eq!(report.completeness, Completeness::Altered);
+    assert_eq!(sorted(&report), [moved(300, 1), moved(301, -1)]);
 
     for lines in [1, 100, whole.len() - 1] {
         let report = read(&whole[..lines]);
@@ -246,5 +253,150 @@ fn garbage_is_told_and_harms_nobody() {
             reader.line(&garbage);
         }
         assert!(!reader.end().is_sound(), "{garbage:?}");
+    }
+}
+
+fn moved(line: u64, by: i64) -> Finding {
+    Finding::Moved { first: line, last: line, by }
+}
+
+fn sorted(report: &Report) -> Vec<Finding> {
+    let mut findings = report.verdict.findings.clone();
+    findings.sort_by_key(|finding| format!("{finding:?}"));
+    findings
+}
+
+#[test]
+fn lines_that_changed_places_in_the_file_are_named() {
+    let whole = export(3_000, |_| true);
+    // Within a run, from one run into another, and further than a window.
+    for (one, other) in [(40, 50), (40, 300), (1, 256), (700, 1_400), (1_000, 2_000)] {
+        let mut swapped = whole.clone();
+        swapped.swap(at(&whole, one), at(&whole, other));
+        let by = (other - one) as i64;
+        let report = read(&swapped);
+        assert_eq!(report.completeness, Completeness::Altered);
+        let mut expected = [moved(one, by), moved(other, -by)];
+        expected.sort_by_key(|finding| format!("{finding:?}"));
+        assert_eq!(sorted(&report), expected);
+    }
+    // One that was taken out and put back further on.
+    let mut later = whole.clone();
+    let line = later.remove(at(&whole, 10));
+    later.insert(at(&whole, 20), line);
+    let others = Finding::Moved { first: 11, last: 20, by: -1 };
+    assert_eq!(sorted(&read(&later)), [moved(10, 10), others]);
+    // What is gone moves nothing.
+    let mut both = whole.clone();
+    both.swap(at(&whole, 40), at(&whole, 50));
+    both.remove(at(&whole, 45));
+    let gone = Finding::Deleted { first: 45, last: 45 };
+    let found = sorted(&read(&both));
+    assert!(found.contains(&gone) && found.len() <= 4, "{found:?}");
+}
+
+#[test]
+fn many_lines_that_were_deleted_from_a_file_and_the_others_renumbered_are_named() {
+    let many = 3_000;
+    let mut file = export(many, |_| true);
+    let numbers: Vec<usize> = (1..=many).map(|position| at(&file, position)).collect();
+    // Line p says now what line p + 300 said.
+    let (changed, last) = (numbers[39..].iter(), many - 300);
+    for (number, position) in changed.zip(40..) {
+        let said = if position <= last { position + 300 } else { 0 };
+        file[*number] = match said {
+            0 => Vec::new(),
+            said => [leaf_of(position, said).as_slice(), b"\n"].concat(),
+        };
+    }
+    file.retain(|line| !line.is_empty());
+    let found = sorted(&read(&file));
+    let moved = Finding::Moved { first: 340, last: many, by: -300 };
+    assert_eq!(found, [Finding::Deleted { first: 40, last: 339 }, moved]);
+}
+
+/// A line that says what that of another position said, with its own number.
+fn leaf_of(position: u64, said: u64) -> Vec<u8> {
+    let text = String::from_utf8(leaf(said, said)).expect("UTF-8");
+    text.replace(&format!("\"position\":{said},"), &format!("\"position\":{position},")).into()
+}
+
+#[test]
+fn what_is_signed_and_no_leaf_is_not_readable() {
+    let text = String::from_utf8(leaf(2, 2)).expect("UTF-8");
+    let long = format!(r#"{{"said":"{}"}}"#, "x".repeat(MAX_LEAF));
+    for other in [
+        text.replace(r#""said":2"#, r#""said":2,"said":3"#),
+        text.replace(r#""said":2"#, r#""said": 2"#),
+        text.replace(r#""said":2"#, r#""said":2.0"#),
+        text.replace(r#""said":2"#, r#""z":1,"said":2"#),
+        text.replace("00.000000Z", "00Z"),
+        text.replace("\"v\":1", "\"v\":2"),
+        text.replace(r#"{"said":2}"#, &long),
+    ] {
+        assert_ne!(other, text);
+        let mut leaves = leaves(3);
+        leaves[1] = other.clone().into_bytes();
+        let (writer, mut bytes) = Writer::new(ORIGIN, None).expect("begun");
+        bytes.extend(export_of(writer, &leaves, |_| true));
+        let file: Vec<_> = bytes.split_inclusive(|b| *b == b'\n').map(<[u8]>::to_vec).collect();
+        let report = read(&file);
+        assert_eq!(report.unreadable, [4], "{}", &other[..200]);
+        assert_eq!(report.completeness, Completeness::Whole);
+        assert!(!report.is_sound());
+    }
+}
+
+#[test]
+fn a_checkpoint_among_lines_that_are_left_out_is_told() {
+    let hashes: Vec<Hash> = leaves(600).iter().map(|leaf| hash_of(leaf)).collect();
+    let kept: Vec<_> = [100, 400]
+        .map(|size| Checkpoint {
+            origin: ORIGIN.into(),
+            size: size as u64,
+            root: root_of(&hashes[..size]),
+        })
+        .into();
+    for (every, held, unheld) in [(1, 3, vec![]), (2, 3, vec![]), (300, 1, vec![100, 400])] {
+        let file = export(600, |position| position % every == 0);
+        let mut reader = Reader::new(vec![KEY.into()], kept.clone());
+        file.iter().for_each(|line| reader.line(line));
+        let report = reader.end();
+        assert_eq!((report.verdict.held, report.verdict.unheld), (held, unheld), "{every}");
+    }
+}
+
+#[test]
+fn a_new_key_is_known_by_a_line_that_a_checkpoint_proves() {
+    let named = |origin: &str, key: &str| {
+        let payload = format!(r#"{{"LogKeyAdded":{{"key":"{key}","origin":"{origin}"}}}}"#);
+        let line = Leaf {
+            position: 10,
+            stream_type: "Service",
+            stream_id: "log",
+            sequence: 2,
+            event_type: "LogKeyAdded",
+            event_version: "1",
+            recorded_at: DateTime::UNIX_EPOCH,
+            payload: &payload,
+            metadata: "{}",
+        };
+        line.to_bytes().expect("a leaf")
+    };
+    let old = crate::NoteSigner::from_seed(ORIGIN, &[3; 32]).expect("a signer").verifier_key();
+    for (origin, size, known) in [(ORIGIN, 10, true), (ORIGIN, 9, false), ("another", 20, false)] {
+        let mut leaves = leaves(20);
+        leaves[9] = named(origin, KEY);
+        let hashes: Vec<Hash> = leaves.iter().map(|leaf| hash_of(leaf)).collect();
+        let (writer, mut bytes) = Writer::new(ORIGIN, None).expect("begun");
+        bytes.extend(export_of(writer, &leaves, |_| true));
+        // Signed by the old key, and kept by somebody.
+        let kept =
+            Checkpoint { origin: ORIGIN.into(), size, root: root_of(&hashes[..size as usize]) };
+        let mut reader = Reader::new(vec![old.clone()], vec![kept]);
+        bytes.split_inclusive(|byte| *byte == b'\n').for_each(|line| reader.line(line));
+        let report = reader.end();
+        assert!(matches!(report.completeness, Completeness::NotSigned(_)), "{report:?}");
+        assert_eq!(report.new_keys == [KEY], known, "{origin}, {size}: {report:?}");
     }
 }

@@ -1,0 +1,293 @@
+//! Reading an export: every line is held against the hashes in the file, and these against what was signed.
+
+use sha2::{Digest as _, Sha256};
+
+use super::{
+    Completeness, Control, Header, Looked, MOST, RUN, VERSION,
+    found::{Found, LeafLine},
+    look, manifest, signed, split,
+};
+use crate::{Audit, Checkpoint, Hash, MAX_LEAF, REACH, Verdict, subtrees};
+
+/// So many bytes of lines that are not as they were hashed are held at once …
+const HELD: usize = 1 << 22;
+/// … and so many lines of one run.
+const CROWD: usize = 4 * RUN;
+/// Of so many new keys is remembered which line names them.
+const KEYS: usize = 1_000;
+
+/// What reading an export came to.
+#[derive(Debug)]
+pub struct Report {
+    pub header: Option<Header>,
+    /// Of the lines that it holds.
+    pub verdict: Verdict,
+    /// How many lines of the book its filter leaves out.
+    pub left_out: u64,
+    pub completeness: Completeness,
+    /// Lines of the file that are none of an export, by their number: the first of them.
+    pub unreadable: Vec<u64>,
+    /// Why the checkpoint at its end is not believed.
+    pub checkpoint: Option<String>,
+    /// Keys of the log that are not among those that were given, and are named by lines which a believed
+    /// checkpoint proves: whoever trusts the given ones may trust these.
+    pub new_keys: Vec<String>,
+}
+
+impl Report {
+    /// Everything that it holds is proved, and it is all there.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        self.verdict.is_sound()
+            && self.verdict.unhashed == 0
+            && self.completeness == Completeness::Whole
+            && self.unreadable.is_empty()
+            && self.checkpoint.is_none()
+    }
+}
+
+/// Reads an export, line by line.
+pub struct Reader {
+    keys: Vec<String>,
+    audit: Audit,
+    header: Option<Header>,
+    /// How many lines of the book were read or left out, those of the run included.
+    size: u64,
+    /// The run that is read.
+    run: Run,
+    /// Runs that were read, and those before them: lines that were moved are looked for in both.
+    window: Run,
+    before: Run,
+    /// How much text they hold.
+    held: usize,
+    left_out: u64,
+    lines: u64,
+    digest: Sha256,
+    number: u64,
+    unreadable: Vec<u64>,
+    /// Keys that lines name, and their positions.
+    named: Vec<(u64, String)>,
+    end: Option<(String, String, Vec<u8>)>,
+    behind_end: bool,
+}
+
+/// Lines, and the hashes that stand before them.
+#[derive(Default)]
+struct Run {
+    first: u64,
+    hashes: Vec<Hash>,
+    lines: Vec<Found>,
+}
+
+impl Run {
+    /// Tells of each line whose place it takes. Those of this run follow each other as they were hashed, also
+    /// where some are gone.
+    fn order(&mut self) {
+        let (first, end) = (self.first, self.first + self.hashes.len() as u64);
+        let is_own = |found: &Found| (first..end).contains(&found.position);
+        let mut own: Vec<u64> =
+            self.lines.iter().filter(|found| is_own(found)).map(|found| found.position).collect();
+        let is_in_order = own.len() == self.lines.len() && own.is_sorted();
+        if is_in_order || self.hashes.is_empty() {
+            return;
+        }
+        own.sort_unstable();
+        let mut own = own.into_iter();
+        for (found, place) in self.lines.iter_mut().zip(first..) {
+            let next = if is_own(found) { own.next() } else { None };
+            found.stands_at = next.unwrap_or(place);
+        }
+    }
+}
+
+impl Reader {
+    /// `keys` are those whose signatures are believed; `checkpoints` come from elsewhere, and are held
+    /// against the book beside the one in the file.
+    #[must_use]
+    pub fn new(keys: Vec<String>, checkpoints: Vec<Checkpoint>) -> Self {
+        Self {
+            keys,
+            audit: Audit::new(checkpoints),
+            header: None,
+            size: 0,
+            run: Run::default(),
+            window: Run::default(),
+            before: Run::default(),
+            held: 0,
+            left_out: 0,
+            lines: 0,
+            digest: Sha256::default(),
+            number: 0,
+            unreadable: Vec::new(),
+            named: Vec::new(),
+            end: None,
+            behind_end: false,
+        }
+    }
+
+    /// The next line of the file, with its line feed.
+    pub fn line(&mut self, line: &[u8]) {
+        self.take(line, look(line));
+    }
+
+    /// The same of a line that was looked at already.
+    pub fn take(&mut self, line: &[u8], looked: Looked) {
+        self.number += 1;
+        self.behind_end |= self.end.is_some();
+        let text = line.strip_suffix(b"\n").unwrap_or(line);
+        if let Looked(Some(leaf)) = looked {
+            self.digest.update(line);
+            self.leaf(text, leaf);
+            return;
+        }
+        self.close_run();
+        match serde_json::from_slice(text) {
+            Ok(Control::Export(header)) if self.number == 1 && header.v == VERSION => {
+                self.header = Some(header);
+            }
+            Ok(Control::Run { first, hashes }) if first == self.size + 1 => match split(&hashes) {
+                Some(hashes) if hashes.len() <= RUN => {
+                    self.size += hashes.len() as u64;
+                    self.run = Run { first, hashes, lines: Vec::with_capacity(RUN) };
+                }
+                _ => self.unreadable(),
+            },
+            Ok(Control::Gap { first, last, hashes }) if first == self.size + 1 => {
+                self.gap(last, &hashes);
+            }
+            Ok(Control::End { manifest, checkpoint }) if self.end.is_none() => {
+                // Of all that stands before it.
+                let digest = self.digest.clone().finalize().to_vec();
+                self.end = Some((manifest, checkpoint, digest));
+            }
+            _ => self.unreadable(),
+        }
+        self.digest.update(line);
+    }
+
+    fn leaf(&mut self, text: &[u8], leaf: LeafLine) {
+        self.lines += 1;
+        if self.run.first == 0 {
+            // No run was begun.
+            self.run.first = self.size + 1;
+        }
+        if leaf.position.is_none() {
+            self.unreadable();
+        }
+        // Its place in the run is what an unreadable one claims.
+        let next = self.run.first + self.run.lines.len() as u64;
+        let position = leaf.position.unwrap_or(next);
+        let hashed = position.checked_sub(self.run.first).and_then(|index| {
+            usize::try_from(index).ok().and_then(|index| self.run.hashes.get(index))
+        });
+        let mut kept = None;
+        if hashed == Some(&leaf.hash) {
+            self.name(position, leaf.key);
+        } else if leaf.position.is_some() && text.len() <= MAX_LEAF {
+            self.held += text.len();
+            kept = str::from_utf8(text).ok().map(Into::into);
+        }
+        self.run.lines.push(Found { position, stands_at: position, hash: leaf.hash, text: kept });
+        // A file with more lines than hashes must not fill the memory.
+        if self.run.lines.len() > CROWD || self.held > HELD {
+            self.close_run();
+            self.close_windows();
+        }
+    }
+
+    /// A line that was hashed names a key.
+    fn name(&mut self, position: u64, named: Option<(String, String)>) {
+        let Some((origin, key)) = named else { return };
+        let is_its = self.header.as_ref().is_some_and(|header| header.origin == origin);
+        if is_its && self.named.len() < KEYS {
+            self.named.push((position, key));
+        }
+    }
+
+    fn gap(&mut self, last: u64, hashes: &str) {
+        let cuts: Vec<_> = subtrees(self.size, last.min(MOST)).collect();
+        match split(hashes) {
+            Some(hashes) if hashes.len() == cuts.len() && !cuts.is_empty() && last <= MOST => {
+                let cuts = cuts.into_iter().map(|(_, height)| height);
+                let hashes: Vec<_> = cuts.zip(hashes).collect();
+                self.left_out += last - self.size;
+                self.size = last;
+                self.close_windows();
+                self.audit.gap(&hashes);
+            }
+            _ => self.unreadable(),
+        }
+    }
+
+    fn close_run(&mut self) {
+        let mut run = std::mem::take(&mut self.run);
+        run.order();
+        self.window.hashes.append(&mut run.hashes);
+        self.window.lines.append(&mut run.lines);
+        if self.window.hashes.len() as u64 >= REACH {
+            self.next_window();
+        }
+    }
+
+    /// Looks at the lines before the last: among the hashes of the last, too, for what was moved.
+    fn next_window(&mut self) {
+        let window = std::mem::take(&mut self.window);
+        let Run { hashes, lines, .. } = std::mem::replace(&mut self.before, window);
+        if !(hashes.is_empty() && lines.is_empty()) {
+            self.audit.window(&lines, &hashes, &self.before.hashes);
+        }
+    }
+
+    fn close_windows(&mut self) {
+        self.next_window();
+        self.next_window();
+        self.held = 0;
+    }
+
+    fn unreadable(&mut self) {
+        if self.unreadable.len() < RUN {
+            self.unreadable.push(self.number);
+        }
+    }
+
+    /// What it has come to.
+    #[must_use]
+    pub fn end(mut self) -> Report {
+        self.close_run();
+        self.close_windows();
+        let origin = self.header.as_ref().map(|header| header.origin.clone()).unwrap_or_default();
+        let (completeness, checkpoint) = match &self.end {
+            None => (Completeness::CutOff, None),
+            Some((manifest_note, note, digest)) => {
+                let expected =
+                    manifest(&origin, self.size, self.lines, self.audit.tree().root(), digest);
+                let completeness = match signed(manifest_note, &origin, &self.keys) {
+                    Err(error) => Completeness::NotSigned(error.to_string()),
+                    Ok(text) if text == expected.as_bytes() && !self.behind_end => {
+                        Completeness::Whole
+                    }
+                    Ok(_) => Completeness::Altered,
+                };
+                let refused = match Checkpoint::verify(note.as_bytes(), &origin, &self.keys) {
+                    Ok(checkpoint) if checkpoint.size == self.size => {
+                        self.audit.hold_against(checkpoint);
+                        None
+                    }
+                    Ok(checkpoint) => Some(format!(
+                        "it is of {} lines, and the export goes up to line {}",
+                        checkpoint.size, self.size
+                    )),
+                    Err(error) => Some(error.to_string()),
+                };
+                (completeness, refused)
+            }
+        };
+        let Self { header, left_out, unreadable, named, keys, .. } = self;
+        let verdict = self.audit.end();
+        let is_new = |(position, key): &(u64, String)| {
+            *position <= verdict.proved && !keys.contains(key) && verdict.is_sound()
+        };
+        let new_keys = named.into_iter().filter(is_new).map(|(_, key)| key).collect();
+        Report { header, verdict, left_out, completeness, unreadable, checkpoint, new_keys }
+    }
+}
