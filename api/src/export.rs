@@ -37,7 +37,7 @@ pub(crate) use self::sending::send;
 pub use self::{
     bounds::{Exports, Running},
     manifest::{Manifest, ManifestError},
-    resume::{Begun, CannotResume},
+    resume::CannotResume,
     table::{TableReader, TableReport},
 };
 use self::{jsonl::Lines, table::Rows};
@@ -45,6 +45,7 @@ use crate::{
     log::{Log, LogError, Signed},
     problem::{ApiError, Kind},
     readings,
+    sources::Seen,
 };
 
 /// How long the history may be behind what is signed before an export begins …
@@ -111,11 +112,25 @@ pub struct Asked {
 }
 
 impl Asked {
+    /// `seen` is how far a search for a place can see, where the filter has one: the other lines are left
+    /// out, wherever they came from, and so the file says it.
     #[must_use]
-    pub fn new(format: Format, filter: Filter, after: u64) -> Self {
+    pub fn new(format: Format, filter: Filter, seen: Option<&Seen>, after: u64) -> Self {
         let mut named = readings::asked(&filter);
-        if let Some(named) = named.as_object_mut().filter(|_| after > 0) {
-            named.insert("after".to_owned(), after.into());
+        if let Some(named) = named.as_object_mut() {
+            if after > 0 {
+                named.insert("after".to_owned(), after.into());
+            }
+            if let Some(Seen { months, left_out }) = seen {
+                let (first, last) =
+                    months.map(|(first, last)| (first.to_string(), last.to_string())).unzip();
+                let searched = serde_json::json!({
+                    "first_month": first,
+                    "last_month": last,
+                    "older_left_out": left_out,
+                });
+                named.insert("searched".to_owned(), searched);
+            }
         }
         let named = readings::text_of(&named).map(|_| named);
         Self { format, filter, named, after }
@@ -202,6 +217,8 @@ pub struct Export {
     asked: Asked,
     /// The last line that was looked at.
     position: u64,
+    /// How many bytes were written.
+    bytes: u64,
     body: Body,
     step: Step,
 }
@@ -245,7 +262,7 @@ impl Export {
             Format::Csv | Format::Ocsf => Body::Rows(Rows::new(&source, &asked)),
         };
         let position = asked.after.min(size);
-        Ok(Self { source, asked, position, body, step: Step::Begin })
+        Ok(Self { source, asked, position, bytes: 0, body, step: Step::Begin })
     }
 
     /// The last line that it may hold.
@@ -299,12 +316,13 @@ impl Export {
                     self.step = Step::Done;
                     match &mut self.body {
                         Body::Lines(lines) => lines.end(&self.source)?,
-                        Body::Rows(rows) => rows.end(&self.source, &self.asked)?,
+                        Body::Rows(rows) => rows.end(&self.source, &self.asked).await?,
                     }
                 }
                 Step::Done => return Ok(None),
             };
             if !part.is_empty() {
+                self.bytes += part.len() as u64;
                 return Ok(Some(part));
             }
         }

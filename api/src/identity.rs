@@ -24,6 +24,8 @@ use crate::{
 pub struct Identity {
     pub user_id: UserId,
     pub session_id: SessionId,
+    /// The version of the account that it was proved for: what cuts sessions off later has a larger one.
+    pub user_version: u64,
     pub roles: Roles,
     /// Whether the browser proved it by itself, so that the request may be another site's wish.
     pub via_cookie: bool,
@@ -61,6 +63,7 @@ impl Identity {
             Verdict::Valid { roles } => Ok(Self {
                 user_id: claims.sub,
                 session_id: claims.sid,
+                user_version: claims.uv,
                 roles: roles.unwrap_or_else(|| claims.role.into_iter().collect()),
                 via_cookie,
             }),

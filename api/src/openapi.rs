@@ -204,6 +204,7 @@ mod tests {
         POST /api/v1/admin/users/{id}/roles: 200 400 401 403 404 408 409 413 415 422 500 503
         GET /api/v1/audit: 200 400 401 403 422 429 500 503
         GET /api/v1/audit/export: 200 400 401 403 422 429 500 503
+        POST /api/v1/audit/export: 200 400 401 403 408 413 415 422 429 500 503
         POST /api/v1/audit/holders: 200 400 401 403 408 413 415 422 429 500 503
         POST /api/v1/audit/search: 200 400 401 403 408 413 415 422 429 500 503
         GET /api/v1/audit/signed-in: 200 400 401 403 422 429 500 503

@@ -69,7 +69,7 @@ pub fn router(app: &App) -> Router<App> {
         .route(paths::PROFILE, get(account::show_profile).post(account::submit_profile))
         .route(paths::MY_HISTORY, get(history::show_mine))
         .route(paths::HISTORY, get(history::show_everyone))
-        .route(paths::HISTORY_EXPORT, get(history::export))
+        .route(paths::HISTORY_EXPORT, post(history::export))
         .route(paths::AUDIT_STATE, get(state::show))
         .route(paths::USERS, get(users::show))
         .route(paths::USER_DISABLE, post(users::disable))
@@ -198,6 +198,7 @@ async fn who(
             Ok(live) => Ok(Some(Identity {
                 user_id: live.user_id,
                 session_id: live.session_id,
+                user_version: live.user.version,
                 roles: live.user.roles,
                 via_cookie: true,
             })),
@@ -222,6 +223,7 @@ fn identity_of(signed_in: &SignedIn) -> Identity {
     Identity {
         user_id: signed_in.account.id,
         session_id: signed_in.session_id,
+        user_version: signed_in.account.version,
         roles: signed_in.account.roles.clone(),
         via_cookie: true,
     }

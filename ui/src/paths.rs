@@ -25,7 +25,7 @@ pub const PROFILE: &str = "/profile";
 pub const MY_HISTORY: &str = "/my-history";
 /// GET as [`MY_HISTORY`], and `user`, `actor`.
 pub const HISTORY: &str = "/history";
-/// GET as [`HISTORY`]: the lines as a file, in the format `id` (`jsonl`, `csv` or `ocsf`).
+/// POST as [`HISTORY`]: the lines as a file, in the format `id` (`jsonl`, `csv` or `ocsf`).
 pub const HISTORY_EXPORT: &str = "/history/export/{id}";
 /// GET `user`, `at` (a time, or the number of a line), `against` (likewise), `after` (an id, where there
 /// is no `user`); each may be empty.

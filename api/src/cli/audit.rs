@@ -9,7 +9,7 @@ use super::{Exit, Out, Refused, origin, with_services};
 use crate::bootstrap::Services;
 use crate::config::Config;
 use crate::readings::{self, Reading};
-use crate::sources::{self, SourcesError};
+use crate::sources::{self, Seen, SourcesError};
 use anyhow::Context;
 use chrono::{DateTime, NaiveDate, Utc};
 use commands::CLI_READER;
@@ -141,7 +141,7 @@ const PAGE: i64 = 1_000;
 
 async fn tail(services: &Services, tail: &Tail, out: &mut Out) -> anyhow::Result<()> {
     services.catch_up().await?;
-    let filter = filter(services, &tail.wanted).await?;
+    let (filter, _) = filter(services, &tail.wanted).await?;
     let reading = if tail.follow { Reading::Followed } else { Reading::Searched };
     record(services, reading, readings::asked(&filter)).await?;
     let mut opener = Opener::new(services);
@@ -208,7 +208,8 @@ async fn record(services: &Services, reading: Reading, filter: Value) -> anyhow:
     )
 }
 
-async fn filter(services: &Services, wanted: &Wanted) -> anyhow::Result<Filter> {
+/// What is asked for, and how far a search for a place can see.
+async fn filter(services: &Services, wanted: &Wanted) -> anyhow::Result<(Filter, Option<Seen>)> {
     for name in &wanted.types {
         if !ui::EVENT_TYPES.contains(&name.as_str()) {
             return Err(super::usage(format!(
@@ -231,6 +232,7 @@ async fn filter(services: &Services, wanted: &Wanted) -> anyhow::Result<Filter> 
     if let Some(by) = &wanted.by {
         filter.actor_user = Some(person(services, by).await?);
     }
+    let mut searched = None;
     if let Some(address) = &wanted.address {
         let seen = sources::narrow(&services.book, address.trim(), &mut filter).await;
         let seen = seen.map_err(|error| match error {
@@ -244,8 +246,17 @@ async fn filter(services: &Services, wanted: &Wanted) -> anyhow::Result<Filter> 
                 "lines of an older version of Entrybook have no network and are not among these; they are found by their address"
             );
         }
+        match seen.months {
+            Some((first, last)) => tracing::info!(
+                "addresses of the months {first} to {last} can be searched: the keys of all others are gone, or not made yet"
+            ),
+            None => {
+                tracing::warn!("no month of that time has a key, so no address can be found in it")
+            }
+        }
+        searched = Some(seen);
     }
-    Ok(filter)
+    Ok((filter, searched))
 }
 
 /// An account by its id, or by an e-mail address or username that it holds or once held.

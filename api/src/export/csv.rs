@@ -1,7 +1,8 @@
 //! CSV (RFC 4180), for spreadsheets.
 //!
 //! A spreadsheet takes a cell that begins like a formula for one, and what strangers type to sign in stands
-//! in cells. So such a cell gets an apostrophe in front, which spreadsheets take for "this is text".
+//! in cells. So such a cell gets an apostrophe in front, which spreadsheets take for "this is text". Where
+//! commas separate decimals, they cut at semicolons, or at tabs, and a cell is then what stands behind one.
 
 use chrono::{DateTime, SecondsFormat, Utc};
 
@@ -29,6 +30,10 @@ const COLUMNS: [&str; 17] = [
 ];
 /// What stands in the first column of the last record.
 const END: &str = "end";
+/// What a cell may end at, besides a comma, wherever the file is opened.
+const SEPARATORS: [char; 4] = [';', '\t', '\r', '\n'];
+/// How formulas begin; some spreadsheets take the wide forms for the narrow ones.
+const FORMULA: [char; 8] = ['=', '+', '-', '@', '＝', '＋', '－', '＠'];
 
 pub(super) fn header() -> Vec<u8> {
     record(&COLUMNS)
@@ -72,7 +77,8 @@ pub(super) fn end(manifest: &str, checkpoint: &str) -> Vec<u8> {
     record(&cells)
 }
 
-/// The manifest and the checkpoint, if this is the last record.
+/// The manifest and the checkpoint, if this says that it is the last record. It is that if it is [`end`] of
+/// the two.
 pub(super) fn read_end(record: &[u8]) -> Option<(String, String)> {
     if !record.starts_with(b"end,") {
         return None;
@@ -82,17 +88,28 @@ pub(super) fn read_end(record: &[u8]) -> Option<(String, String)> {
     (end == END).then_some((manifest, checkpoint))
 }
 
-/// The position of the line that a record is.
-pub(super) fn position(record: &[u8]) -> Option<u64> {
-    cells(record)?.first()?.parse().ok()
-}
-
 fn moment(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Micros, true)
 }
 
 fn harmless(cell: String) -> String {
-    if cell.starts_with(['=', '+', '-', '@', '\t', '\r', '\n']) { format!("'{cell}") } else { cell }
+    let is_formula =
+        |part: &str| part.trim_start_matches([' ', '\u{a0}', '\u{3000}', '"']).starts_with(FORMULA);
+    let begins_with_separator = cell.starts_with(['\t', '\r', '\n']);
+    if !begins_with_separator && !cell.split(SEPARATORS).any(is_formula) {
+        return cell;
+    }
+    let mut harmless = String::with_capacity(cell.len() + 4);
+    if begins_with_separator {
+        harmless.push('\'');
+    }
+    for part in cell.split_inclusive(SEPARATORS) {
+        if is_formula(part) {
+            harmless.push('\'');
+        }
+        harmless.push_str(part);
+    }
+    harmless
 }
 
 fn record(cells: &[impl AsRef<str>]) -> Vec<u8> {
@@ -175,10 +192,25 @@ mod tests {
 
     #[test]
     fn nothing_is_a_formula() {
-        for cell in ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1"] {
+        for cell in
+            ["=1+1", "+1", "-1", "@SUM(A1)", " =1", "\"=1", "＝1", "＋1", "－1", "＠1", "\tx"]
+        {
             assert_eq!(harmless(cell.to_owned()), format!("'{cell}"));
         }
-        assert_eq!(harmless("a=1".to_owned()), "a=1");
+        for (cell, written) in [
+            ("\t=1", "'\t'=1"),
+            ("\r\n=1", "'\r\n'=1"),
+            ("x;=HYPERLINK(\"http://example.org\")", "x;'=HYPERLINK(\"http://example.org\")"),
+            ("x;;  @1;-1", "x;;'  @1;'-1"),
+            ("x\t+1\n=2", "x\t'+1\n'=2"),
+            ("x;\"=1\"", "x;'\"=1\""),
+            ("x;＝1", "x;'＝1"),
+        ] {
+            assert_eq!(harmless(cell.to_owned()), written);
+        }
+        for cell in ["a=1", "Mozilla/5.0 (X11; Linux x86_64; rv:1)", "a; b", ";", "a-b;c+d"] {
+            assert_eq!(harmless(cell.to_owned()), cell);
+        }
     }
 
     #[test]
@@ -188,6 +220,5 @@ mod tests {
         assert_eq!(read_end(&written).unwrap(), (note.to_owned(), "checkpoint\n".to_owned()));
         assert_eq!(cells(&written).unwrap().len(), COLUMNS.len());
         assert_eq!(read_end(&header()), None);
-        assert_eq!(position(b"42,x\r\n"), Some(42));
     }
 }

@@ -29,6 +29,11 @@ impl Lines {
         self.written
     }
 
+    /// Of all that was written; nothing once it has ended.
+    pub(super) fn digest(&self) -> Option<[u8; 32]> {
+        self.writer.as_ref().map(Writer::digest)
+    }
+
     pub(super) fn begin(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.header)
     }

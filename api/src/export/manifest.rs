@@ -2,6 +2,7 @@
 //! how many lines there are, and a digest of them, signed by the log.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use chrono::{DateTime, SecondsFormat, Utc};
 use proof::{CheckpointError, Hash, NoteSigner, export};
 use serde_json::Value;
 
@@ -22,6 +23,8 @@ pub struct Manifest {
     pub lines: u64,
     /// The root of the book up to the last one.
     pub root: Hash,
+    /// When that root was signed.
+    pub signed_at: DateTime<Utc>,
     /// The SHA-256 of all bytes before the manifest.
     pub digest: [u8; 32],
     /// What was asked for; nothing where it is everything.
@@ -39,11 +42,13 @@ pub enum ManifestError {
 
 impl Manifest {
     fn text(&self) -> String {
-        let Self { format, origin, range: (first, last), lines, root, digest, filter } = self;
+        let Self { format, origin, range: (first, last), lines, root, signed_at, digest, filter } =
+            self;
+        let signed_at = signed_at.to_rfc3339_opts(SecondsFormat::Micros, true);
         let digest = BASE64.encode(digest);
         let filter = filter.as_ref().unwrap_or(&Value::Null);
         format!(
-            "entrybook export {format} v{VERSION}\n{origin}\n{first} {last}\n{lines}\n{root}\n{digest}\n{filter}\n"
+            "entrybook export {format} v{VERSION}\n{origin}\n{first} {last}\n{lines}\n{root}\n{signed_at}\n{digest}\n{filter}\n"
         )
     }
 
@@ -52,9 +57,10 @@ impl Manifest {
         Ok(String::from_utf8_lossy(&note).into_owned())
     }
 
-    /// Reads one, and believes it if one of the keys has signed it.
+    /// Reads one, and believes it if one of the keys of the log that it names has signed it.
     pub fn verify(note: &str, keys: &[String]) -> Result<Self, ManifestError> {
-        let text = String::from_utf8(export::signed(note, note.split('\n').nth(1).unwrap_or_default(), keys)?);
+        let origin = note.split('\n').nth(1).ok_or(ManifestError::Malformed)?;
+        let text = String::from_utf8(export::signed(note, origin, keys)?);
         let read = Self::read(&text.map_err(|_| ManifestError::Malformed)?);
         read.ok_or(ManifestError::Malformed)
     }
@@ -71,6 +77,7 @@ impl Manifest {
         let (first, last) = lines.next()?.split_once(' ')?;
         let many = lines.next()?.parse().ok()?;
         let root = Hash::parse_hash(lines.next()?).ok()?;
+        let signed_at = DateTime::parse_from_rfc3339(lines.next()?).ok()?.to_utc();
         let digest = BASE64.decode(lines.next()?).ok()?.try_into().ok()?;
         let filter: Value = serde_json::from_str(lines.next()?).ok()?;
         lines.next().is_none().then_some(Self {
@@ -79,6 +86,7 @@ impl Manifest {
             range: (first.parse().ok()?, last.parse().ok()?),
             lines: many,
             root,
+            signed_at,
             digest,
             filter: (!filter.is_null()).then_some(filter),
         })
@@ -98,6 +106,7 @@ mod tests {
             range: (1, 42),
             lines: 7,
             root: Hash([2; 32]),
+            signed_at: "2026-01-05T08:00:00.001001Z".parse().unwrap(),
             digest: [3; 32],
             filter: Some(serde_json::json!({"type": ["SignInFailed"], "text": "a\nb"})),
         };
@@ -110,5 +119,9 @@ mod tests {
         let edited = note.replace("\n7\n", "\n8\n");
         Manifest::verify(&edited, &keys).unwrap_err();
         Manifest::verify(&note, &[]).unwrap_err();
+        // Another log, whose key is given for its own files, can't sign for this one.
+        let stranger = NoteSigner::from_seed("example.org/another", &[1; 32]).unwrap();
+        let note = everything.sign(&stranger).unwrap();
+        Manifest::verify(&note, &[signer.verifier_key(), stranger.verifier_key()]).unwrap_err();
     }
 }

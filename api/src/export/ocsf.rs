@@ -1,11 +1,13 @@
 //! OCSF events (schema.ocsf.io, version 1.3.0), one a line, for SIEMs. The mapping stands in
 //! docs/export.md.
 
+use std::net::IpAddr;
+
+use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::opener::{Opened, Person};
-use crate::log::Signed;
 
 const VERSION: &str = "1.3.0";
 /// How every line begins: the names of members are in their order.
@@ -19,9 +21,13 @@ const OTHER: i64 = 99;
 /// A class of events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Class {
+    /// Of no activity of anybody: it can't say who or from where.
     Base,
     AccountChange,
     Authentication,
+    /// Of something that is no account: the service, or the history.
+    EntityManagement,
+    UserAccess,
 }
 
 impl Class {
@@ -31,6 +37,8 @@ impl Class {
             Self::Base => (0, "Base Event", 0, "Uncategorized"),
             Self::AccountChange => (3001, "Account Change", 3, IAM),
             Self::Authentication => (3002, "Authentication", 3, IAM),
+            Self::EntityManagement => (3004, "Entity Management", 3, IAM),
+            Self::UserAccess => (3005, "User Access Management", 3, IAM),
         }
     }
 }
@@ -48,7 +56,7 @@ struct Meaning {
 
 impl Meaning {
     fn of(event_type: &str, outcome: Option<&str>) -> Self {
-        use Class::{AccountChange, Authentication, Base};
+        use Class::{AccountChange, Authentication, EntityManagement, UserAccess};
         let good =
             |class, activity, name| Self { class, activity, name, succeeded: true, severity: 1 };
         let bad = |activity, name, severity| Self {
@@ -75,14 +83,22 @@ impl Meaning {
             "UserPasswordChanged" => good(AccountChange, 3, "Password Change"),
             "UserDisabled" => good(AccountChange, 5, "Disable"),
             "UserErased" => good(AccountChange, 6, "Delete"),
-            "UserRoleGranted" => good(AccountChange, 7, "Attach Policy"),
-            "UserRoleRevoked" => good(AccountChange, 8, "Detach Policy"),
+            "UserRoleGranted" => good(UserAccess, 1, "Assign Privileges"),
+            "UserRoleRevoked" => good(UserAccess, 2, "Revoke Privileges"),
             "UserProfileChanged" => good(AccountChange, OTHER, "Profile changed"),
             "UserPasswordRehashed" => good(AccountChange, OTHER, "Password stored anew"),
             "UserSessionsEnded" => good(AccountChange, OTHER, "All other sessions ended"),
-            _ => good(Base, OTHER, ""),
+            "HistorySearched" | "HistoryExported" | "HistoryReplayed" | "HistoryFollowed" => {
+                good(EntityManagement, 2, "Read")
+            }
+            "SettingsChanged" => good(EntityManagement, 3, "Update"),
+            _ => good(EntityManagement, OTHER, ""),
         }
     }
+
+    /// Of no line of the book.
+    const NONE: Self =
+        Self { class: Class::Base, activity: OTHER, name: "", succeeded: true, severity: 1 };
 
     /// What every event has.
     fn event(self, event_type: &str) -> Map<String, Value> {
@@ -134,12 +150,27 @@ pub(super) fn line(line: &Opened, origin: &str) -> serde_json::Result<Vec<u8>> {
     ] {
         metadata.insert(name.to_owned(), value);
     }
+    // In classes of their own, OCSF has the actor only where this is said.
+    let is_of_host = matches!(meaning.class, Class::EntityManagement | Class::UserAccess);
+    if is_of_host {
+        metadata.insert("profiles".to_owned(), json!(["host"]));
+    }
     set("metadata", Value::Object(metadata));
     if let Some(outcome) = &line.outcome {
         set("status_detail", json!(outcome));
     }
-    if let Some(address) = &line.address {
-        set("src_endpoint", json!({ "ip": address }));
+    let mut unmapped = Map::from_iter([
+        ("actor_kind".to_owned(), json!(line.actor_kind)),
+        ("stream".to_owned(), json!(line.stream)),
+        ("stream_sequence".to_owned(), json!(line.sequence)),
+    ]);
+    match &line.address {
+        Some(address) if address.parse::<IpAddr>().is_ok() => {
+            set("src_endpoint", json!({ "ip": address }));
+        }
+        // One that was erased is no address.
+        Some(other) => drop(unmapped.insert("address".to_owned(), json!(other))),
+        None => {}
     }
     if let Some(user_agent) = &line.user_agent {
         set("http_request", json!({ "user_agent": user_agent }));
@@ -155,46 +186,60 @@ pub(super) fn line(line: &Opened, origin: &str) -> serde_json::Result<Vec<u8>> {
     if !actor.is_empty() {
         set("actor", Value::Object(actor));
     }
-    if meaning.class != Class::Base {
-        set(
-            "user",
-            match (&line.person, &line.identifier) {
-                (Some(person), _) => user(person),
-                (None, Some(typed)) => json!({ "name": typed, "type": "Unknown", "type_id": 0 }),
-                (None, None) => json!({ "name": "(unknown)", "type": "Unknown", "type_id": 0 }),
-            },
-        );
-    }
-    if meaning.class == Class::Authentication {
-        set("service", json!({ "name": "entrybook", "uid": origin }));
-        if let Some(session) = line.session {
-            set("session", json!({ "uid": session.to_string() }));
+    let whom = || match (&line.person, &line.identifier) {
+        (Some(person), _) => user(person),
+        (None, Some(typed)) => json!({ "name": typed, "type": "Unknown", "type_id": 0 }),
+        (None, None) => json!({ "name": "(unknown)", "type": "Unknown", "type_id": 0 }),
+    };
+    match meaning.class {
+        Class::Base => {}
+        Class::AccountChange => set("user", whom()),
+        Class::Authentication => {
+            set("user", whom());
+            set("service", json!({ "name": "entrybook", "uid": origin }));
+            if let Some(session) = line.session {
+                set("session", json!({ "uid": session.to_string() }));
+            }
+        }
+        Class::UserAccess => {
+            set("user", whom());
+            set("privileges", json!([line.outcome.as_deref().unwrap_or("(unknown)")]));
+        }
+        Class::EntityManagement => {
+            let name = if line.event_type.starts_with("History") { "history" } else { "service" };
+            set("entity", json!({ "name": name, "type": "Entrybook", "uid": line.stream }));
+            // What a reader looked for.
+            if let Some(typed) = &line.identifier {
+                unmapped.insert("identifier".to_owned(), json!(typed));
+            }
         }
     }
-    let unmapped = json!({
-        "actor_kind": line.actor_kind,
-        "stream": line.stream,
-        "stream_sequence": line.sequence,
-    });
-    set("unmapped", unmapped);
+    set("unmapped", Value::Object(unmapped));
     written(&event)
 }
 
-/// The last line: an event of no class, so that whoever reads all lines as events may.
+/// The last line: an event of no class, so that whoever reads all lines as events may. All of it follows
+/// from what is signed, so that it can be told whether anything of it was changed; the version of the
+/// product, which does not, is left out.
 pub(super) fn end(
     manifest: &str,
     checkpoint: &str,
-    signed: &Signed,
+    origin: &str,
+    signed_at: DateTime<Utc>,
 ) -> serde_json::Result<Vec<u8>> {
-    let meaning = Meaning::of("", None);
-    let mut event = meaning.event("Export ended");
-    event.insert("time".to_owned(), json!(signed.signed_at.timestamp_millis()));
-    event.insert("metadata".to_owned(), Value::Object(metadata(&signed.origin)));
+    let mut event = Meaning::NONE.event("Export ended");
+    let mut metadata = metadata(origin);
+    if let Some(product) = metadata.get_mut("product").and_then(Value::as_object_mut) {
+        product.remove("version");
+    }
+    event.insert("time".to_owned(), json!(signed_at.timestamp_millis()));
+    event.insert("metadata".to_owned(), Value::Object(metadata));
     event.insert("unmapped".to_owned(), json!({ MANIFEST: manifest, CHECKPOINT: checkpoint }));
     written(&event)
 }
 
-/// The manifest and the checkpoint, if this is the last line.
+/// The manifest and the checkpoint, if this says that it is the last line. It is that if it is [`end`] of the
+/// two.
 pub(super) fn read_end(record: &[u8]) -> Option<(String, String)> {
     #[derive(Deserialize)]
     struct Last {
@@ -212,12 +257,6 @@ pub(super) fn read_end(record: &[u8]) -> Option<(String, String)> {
     }
     let Last { unmapped } = serde_json::from_slice(record).ok()?;
     Some((unmapped.entrybook_manifest, unmapped.entrybook_checkpoint))
-}
-
-/// The position of the line that a record is.
-pub(super) fn position(record: &[u8]) -> Option<u64> {
-    let event: Value = serde_json::from_slice(record).ok()?;
-    event.get("metadata")?.get("sequence")?.as_u64()
 }
 
 /// Whether a file that begins with this line is of these.

@@ -7,6 +7,7 @@ use axum::{
     http::{HeaderValue, header},
     response::{IntoResponse, Response},
 };
+use commands::StorageError;
 use domain::Role;
 use futures_util::stream;
 use projections::{Verdict, audit_history::Filter};
@@ -17,7 +18,8 @@ use tokio::{
 
 use super::{Asked, Export, Format, Running};
 use crate::{
-    context::Context, identity::Identity, problem::ApiResult, readings::Reading, state::App,
+    context::Context, identity::Identity, problem::ApiResult, readings::Reading, sources::Seen,
+    state::App,
 };
 
 /// How long a client may take for one part. Then it loses its place.
@@ -31,12 +33,12 @@ pub(crate) async fn send(
     auditor: &Identity,
     context: &Context,
     format: Format,
-    filter: Filter,
+    (filter, seen): (Filter, Option<Seen>),
     after: u64,
 ) -> ApiResult<Response> {
     app.needs("audit_history").await?;
     let running = app.exports().start(auditor.user_id)?;
-    let asked = Asked::new(format, filter, after);
+    let asked = Asked::new(format, filter, seen.as_ref(), after);
     let told = asked.told();
     let mut export = Export::begin(app.book(), app.log(), asked).await?;
     let reading = Reading::Exported { format: format.to_string(), up_to: export.up_to() };
@@ -104,9 +106,18 @@ impl Sending {
                     return;
                 }
             }
-            if !self.may_go_on().await {
-                tracing::info!("an export was broken off: its reader is no auditor any more");
-                return;
+            match self.may_go_on().await {
+                Ok(true) => {}
+                Ok(false) => {
+                    tracing::info!("an export was broken off: its reader is no auditor any more");
+                    return;
+                }
+                Err(error) => {
+                    tracing::warn!(
+                        "an export was broken off: whether its reader still is an auditor could not be asked: {error}"
+                    );
+                    return;
+                }
             }
             let position = self.export.position();
             ready = match self.export.next().await {
@@ -122,19 +133,23 @@ impl Sending {
         }
     }
 
-    /// The session may have ended since, or the role. That the token expires meanwhile does not count.
-    async fn may_go_on(&mut self) -> bool {
-        let Identity { user_id, session_id, .. } = self.auditor;
-        if self.app.revocations().check(session_id, user_id, u64::MAX) == Verdict::Revoked {
-            return false;
+    /// The session may have ended since, or the role, as it is found for requests. That the token expires
+    /// meanwhile does not count.
+    async fn may_go_on(&mut self) -> Result<bool, StorageError> {
+        let Identity { user_id, session_id, user_version, .. } = self.auditor;
+        match self.app.revocations().check(session_id, user_id, user_version) {
+            Verdict::Revoked => return Ok(false),
+            Verdict::Valid { roles: Some(roles) } if !roles.contains(&Role::Auditor) => {
+                return Ok(false);
+            }
+            Verdict::Valid { .. } => {}
         }
         if self.checked.elapsed() < CHECK {
-            return true;
+            return Ok(true);
         }
         self.checked = Instant::now();
-        match self.app.book().account(user_id).await {
-            Ok(Some(account)) => !account.disabled && account.roles.contains(&Role::Auditor),
-            Ok(None) | Err(_) => false,
-        }
+        let account = self.app.book().account(user_id).await?;
+        Ok(account
+            .is_some_and(|account| !account.disabled && account.roles.contains(&Role::Auditor)))
     }
 }

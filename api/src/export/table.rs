@@ -1,7 +1,10 @@
 //! Files in which each line of the book is a record of its own, in the clear: CSV and OCSF. How they
 //! are written, and how it is told that they are whole.
 
-use projections::audit_history::{self, Order};
+use projections::{
+    audit_history::{self, Order},
+    transparency,
+};
 use proof::{Checkpoint, export::Completeness};
 use sha2::{Digest as _, Sha256};
 
@@ -10,7 +13,7 @@ use super::{
 };
 
 /// So many lines are read at once.
-const PAGE: i64 = 500;
+const PAGE: i64 = 256;
 /// No record is longer.
 const LONGEST: usize = 1 << 20;
 
@@ -28,17 +31,18 @@ impl Rows {
         Self { format: asked.format, opener, digest, written: 0 }
     }
 
-    pub(super) fn resumed(read: &TableReader) -> Self {
-        Self {
-            format: read.format,
-            opener: Opener::default(),
-            digest: read.digest.clone(),
-            written: read.records,
-        }
+    /// Goes on behind so many lines of the book, which are in bytes of this digest.
+    pub(super) fn resumed(format: Format, digest: Sha256, written: u64) -> Self {
+        Self { format, opener: Opener::default(), digest, written }
     }
 
     pub(super) fn written(&self) -> u64 {
         self.written
+    }
+
+    /// Of all that was written.
+    pub(super) fn digest(&self) -> [u8; 32] {
+        self.digest.clone().finalize().into()
     }
 
     pub(super) fn begin(&mut self) -> Vec<u8> {
@@ -73,23 +77,44 @@ impl Rows {
         Ok((part, reached))
     }
 
-    pub(super) fn end(&mut self, source: &Source, asked: &Asked) -> Result<Vec<u8>, ExportError> {
+    /// The last record. There is none for a book whose kept hashes don't have the root that was signed.
+    pub(super) async fn end(
+        &mut self,
+        source: &Source,
+        asked: &Asked,
+    ) -> Result<Vec<u8>, ExportError> {
+        let size = source.signed.size;
+        let root = transparency::root(&mut *source.pool.acquire().await?, size).await?;
+        if root != source.signed.root {
+            return Err(ExportError::OtherRoot { size });
+        }
         let manifest = Manifest {
             format: self.format,
             origin: source.signed.origin.clone(),
-            range: (asked.after + 1, source.signed.size),
+            range: (asked.after + 1, size),
             lines: self.written,
-            root: source.signed.root,
-            digest: self.digest.clone().finalize().into(),
+            root,
+            signed_at: source.signed.signed_at,
+            digest: self.digest(),
             filter: asked.named.clone(),
         };
-        let manifest = manifest.sign(&source.signer)?;
+        let note = manifest.sign(&source.signer)?;
         let checkpoint = source.signed.with_cosignatures();
-        let checkpoint = String::from_utf8_lossy(&checkpoint);
-        Ok(match self.format {
-            Format::Csv => csv::end(&manifest, &checkpoint),
-            Format::Ocsf | Format::Jsonl => ocsf::end(&manifest, &checkpoint, &source.signed)?,
-        })
+        Ok(last_record(&manifest, &note, &String::from_utf8_lossy(&checkpoint))?)
+    }
+}
+
+/// The last record of a file with this manifest. All of it follows from what is signed.
+fn last_record(
+    manifest: &Manifest,
+    note: &str,
+    checkpoint: &str,
+) -> Result<Vec<u8>, serde_json::Error> {
+    match manifest.format {
+        Format::Csv => Ok(csv::end(note, checkpoint)),
+        Format::Ocsf | Format::Jsonl => {
+            ocsf::end(note, checkpoint, &manifest.origin, manifest.signed_at)
+        }
     }
 }
 
@@ -104,8 +129,6 @@ pub struct TableReader {
     header: bool,
     /// How many lines of the book there are.
     records: u64,
-    bytes: u64,
-    last: Vec<u8>,
     end: Option<End>,
     behind_end: bool,
     too_long: bool,
@@ -114,6 +137,8 @@ pub struct TableReader {
 struct End {
     manifest: String,
     checkpoint: String,
+    /// All of it.
+    record: Vec<u8>,
 }
 
 /// What reading one came to.
@@ -147,8 +172,6 @@ impl TableReader {
             is_quoted: false,
             header: format == Format::Csv,
             records: 0,
-            bytes: 0,
-            last: Vec::new(),
             end: None,
             behind_end: false,
             too_long: false,
@@ -181,36 +204,14 @@ impl TableReader {
             Format::Ocsf | Format::Jsonl => ocsf::read_end(&self.record),
         };
         if let Some((manifest, checkpoint)) = end {
-            self.behind_end |= self.end.is_some();
-            self.end = Some(End { manifest, checkpoint });
-            self.record.clear();
+            let record = std::mem::take(&mut self.record);
+            self.end = Some(End { manifest, checkpoint, record });
             return;
         }
         self.digest.update(&self.record);
-        self.bytes += self.record.len() as u64;
-        if std::mem::take(&mut self.header) {
-            self.record.clear();
-            return;
-        }
-        self.records += 1;
-        std::mem::swap(&mut self.last, &mut self.record);
         self.record.clear();
-    }
-
-    /// So many bytes of the file are whole records.
-    pub(super) fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
-    pub(super) fn has_ended(&self) -> bool {
-        self.end.is_some()
-    }
-
-    /// The position of the last line; nothing where there is none.
-    pub(super) fn position(&self) -> Option<u64> {
-        match self.format {
-            Format::Csv => csv::position(&self.last),
-            Format::Ocsf | Format::Jsonl => ocsf::position(&self.last),
+        if !std::mem::take(&mut self.header) {
+            self.records += 1;
         }
     }
 
@@ -226,10 +227,10 @@ impl TableReader {
             manifest,
             checkpoint,
         };
-        let Some(End { manifest, checkpoint }) = self.end else {
+        let Some(End { manifest: note, checkpoint, record }) = self.end else {
             return report(Completeness::CutOff, None, None);
         };
-        let manifest = match Manifest::verify(&manifest, keys) {
+        let manifest = match Manifest::verify(&note, keys) {
             Ok(manifest) => manifest,
             Err(ManifestError::Malformed) => return report(Completeness::Altered, None, None),
             Err(error) => {
@@ -238,12 +239,15 @@ impl TableReader {
         };
         let digest: [u8; 32] = self.digest.finalize().into();
         let is_so = (manifest.format, manifest.lines, manifest.digest) == (format, lines, digest);
+        // The last record is not in the digest. Whatever else is in it was put there by somebody.
+        let is_end = last_record(&manifest, &note, &checkpoint).is_ok_and(|end| end == record);
         let refused = match Checkpoint::verify(checkpoint.as_bytes(), &manifest.origin, keys) {
             Ok(signed) if (signed.size, signed.root) == (manifest.range.1, manifest.root) => None,
             Ok(signed) => Some(format!("it is another one, of {} lines", signed.size)),
             Err(error) => Some(error.to_string()),
         };
-        let completeness = if is_so && !rest { Completeness::Whole } else { Completeness::Altered };
+        let completeness =
+            if is_so && is_end && !rest { Completeness::Whole } else { Completeness::Altered };
         report(completeness, Some(manifest), refused)
     }
 }

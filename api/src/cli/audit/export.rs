@@ -4,7 +4,7 @@ use super::super::{Out, Refused, with_services};
 use super::Wanted;
 use crate::bootstrap::Services;
 use crate::config::Config;
-use crate::export::{Asked, Begun, CannotResume, Export, ExportError, Format};
+use crate::export::{Asked, CannotResume, Export, ExportError, Format};
 use crate::readings::Reading;
 use anyhow::{Context as _, bail};
 use indicatif::{HumanCount, ProgressBar, ProgressStyle};
@@ -13,6 +13,9 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{BufReader, ErrorKind, IsTerminal, Seek, SeekFrom, Write, stderr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+
+/// So much may be written before it is seen to that it is on the disk, and marked as good.
+const UNMARKED: usize = 4 << 20;
 
 #[derive(Debug, clap::Args)]
 #[command(
@@ -53,8 +56,8 @@ pub(super) async fn run(
 
 async fn export(services: &Services, arguments: &Arguments, out: &mut Out) -> anyhow::Result<()> {
     services.catch_up().await?;
-    let filter = super::filter(services, &arguments.wanted).await?;
-    let asked = Asked::new(arguments.format, filter, arguments.after);
+    let (filter, seen) = super::filter(services, &arguments.wanted).await?;
+    let asked = Asked::new(arguments.format, filter, seen.as_ref(), arguments.after);
     let told = asked.told();
     let mut export = match Export::begin(&services.book, &services.log, asked).await {
         Err(error @ ExportError::NothingSigned) => return Err(Refused(error.to_string()).into()),
@@ -68,7 +71,7 @@ async fn export(services: &Services, arguments: &Arguments, out: &mut Out) -> an
     super::record(services, reading, told).await?;
     let bar = bar(export.up_to(), arguments.out.is_some());
     while let Some(part) = export.next().await? {
-        target.write(&part)?;
+        target.write(&part, &export)?;
         bar.set_position(export.position());
     }
     bar.finish_and_clear();
@@ -80,6 +83,13 @@ async fn export(services: &Services, arguments: &Arguments, out: &mut Out) -> an
     if head > up_to {
         let behind = HumanCount(head - up_to);
         words = format!("{words}; {behind} lines behind it are not signed yet");
+    }
+    match seen.map(|seen| seen.months) {
+        Some(Some((first, last))) => {
+            words = format!("{words}; of the address, those of {first} to {last} can be found");
+        }
+        Some(None) => words = format!("{words}; of the address, none can be found any more"),
+        None => {}
     }
     if let Target::File(written) = target {
         let path = written.end()?;
@@ -108,40 +118,36 @@ enum Target<'a> {
 }
 
 impl Target<'_> {
-    fn write(&mut self, part: &[u8]) -> anyhow::Result<()> {
+    fn write(&mut self, part: &[u8], export: &Export) -> anyhow::Result<()> {
         match self {
             Self::Standard(out) => Ok(out.bytes(part)?),
-            Self::File(written) => written.write(part),
+            Self::File(written) => written.write(part, export),
         }
     }
 }
 
-/// A file, and beside it what it was begun with, until it is whole.
+/// A file, and beside it how far it is good, until it is whole.
 struct Written {
     path: PathBuf,
     beside: PathBuf,
     file: File,
+    /// How far it is, and not marked yet.
+    mark: Option<Vec<u8>>,
+    unmarked: usize,
 }
 
 impl Written {
     fn open(path: &Path, export: &mut Export, resume: bool) -> anyhow::Result<Self> {
-        let mut beside = path.as_os_str().to_owned();
-        beside.push(".resume");
-        let beside = PathBuf::from(beside);
-        let begun = export.begun();
+        let beside = with(path, ".resume");
         // It holds what only auditors may see.
         let open =
             |options: &mut OpenOptions| options.read(true).write(true).mode(0o600).open(path);
         let file = match open(OpenOptions::new().create_new(true)) {
-            Ok(file) => {
-                begin(&beside, &begun)
-                    .with_context(|| format!("{} could not be written", beside.display()))?;
-                file
-            }
+            Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::AlreadyExists && resume => {
                 let mut file = open(&mut OpenOptions::new())
                     .with_context(|| format!("{} could not be opened", path.display()))?;
-                take_up(path, &beside, &mut file, export, &begun)?;
+                take_up(path, &beside, &mut file, export)?;
                 file
             }
             Err(error) if error.kind() == ErrorKind::AlreadyExists => bail!(Refused(format!(
@@ -152,11 +158,21 @@ impl Written {
                 return Err(error).with_context(|| format!("{} could not be made", path.display()));
             }
         };
-        Ok(Self { path: path.to_owned(), beside, file })
+        let mark = export.mark();
+        let mut written = Self { path: path.to_owned(), beside, file, mark, unmarked: 0 };
+        written
+            .keep_mark()
+            .with_context(|| format!("{} could not be written", written.beside.display()))?;
+        Ok(written)
     }
 
-    fn write(&mut self, part: &[u8]) -> anyhow::Result<()> {
-        self.file.write_all(part).with_context(|| {
+    fn write(&mut self, part: &[u8], export: &Export) -> anyhow::Result<()> {
+        let written = self.file.write_all(part).and_then(|()| {
+            self.mark = export.mark();
+            self.unmarked += part.len();
+            if self.unmarked < UNMARKED { Ok(()) } else { self.keep_mark() }
+        });
+        written.with_context(|| {
             format!(
                 "{} could not be written. What is in it stays; go on with it later: --resume",
                 self.path.display()
@@ -164,35 +180,54 @@ impl Written {
         })
     }
 
+    /// Marks as good what was written: what is in the file by then will be signed.
+    fn keep_mark(&mut self) -> std::io::Result<()> {
+        // The end of an export is behind the last mark: with it, the file is whole.
+        let Some(mark) = self.mark.take() else { return Ok(()) };
+        self.file.sync_data()?;
+        // In the place of the one before it at once: half of one would be none.
+        let fresh = with(&self.beside, ".new");
+        let mut options = OpenOptions::new();
+        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+        file.write_all(&mark)?;
+        file.sync_all()?;
+        fs::rename(&fresh, &self.beside)?;
+        self.unmarked = 0;
+        Ok(())
+    }
+
     /// It is whole.
-    fn end(self) -> anyhow::Result<PathBuf> {
+    fn end(mut self) -> anyhow::Result<PathBuf> {
+        self.mark = None;
         self.file.sync_all()?;
         fs::remove_file(&self.beside)?;
-        Ok(self.path)
+        Ok(std::mem::take(&mut self.path))
     }
 }
 
-/// Writes beside a file what it is begun with. It may name people.
-fn begin(beside: &Path, begun: &Begun) -> std::io::Result<()> {
-    let mut options = OpenOptions::new();
-    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(beside)?;
-    file.write_all(&serde_json::to_vec(begun)?)?;
-    file.sync_all()
+impl Drop for Written {
+    /// It was broken off: what is good of it is marked, so that no more than that is made again.
+    fn drop(&mut self) {
+        if let Err(error) = self.keep_mark() {
+            tracing::debug!("how far the export is could not be written: {error}");
+        }
+    }
+}
+
+/// The path of another file beside one.
+fn with(path: &Path, ending: &str) -> PathBuf {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(ending);
+    PathBuf::from(beside)
 }
 
 /// Goes on behind what is good of a file.
-fn take_up(
-    path: &Path,
-    beside: &Path,
-    file: &mut File,
-    export: &mut Export,
-    begun: &Begun,
-) -> anyhow::Result<()> {
+fn take_up(path: &Path, beside: &Path, file: &mut File, export: &mut Export) -> anyhow::Result<()> {
     let cannot = |why: &dyn std::fmt::Display| {
         Refused(format!("{} can't be gone on with: {why}", path.display()))
     };
-    let before = match fs::read(beside) {
-        Ok(before) => before,
+    let mark = match fs::read(beside) {
+        Ok(mark) => mark,
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let why =
                 format!("there is no {} beside it, so it is whole, or no export", beside.display());
@@ -202,10 +237,8 @@ fn take_up(
             return Err(error).with_context(|| format!("{} could not be read", beside.display()));
         }
     };
-    if serde_json::from_slice::<Begun>(&before).ok().as_ref() != Some(begun) {
-        bail!(cannot(&CannotResume::Other));
-    }
-    let bytes = export.take_up(BufReader::new(&mut *file)).map_err(|error| match error {
+    let taken = export.take_up(&mark, BufReader::new(&mut *file));
+    let bytes = taken.map_err(|error| match error {
         CannotResume::Read(error) => anyhow::Error::from(error),
         other => cannot(&other).into(),
     })?;

@@ -2,22 +2,67 @@
 
 use axum::extract::{Path, State};
 use domain::Role;
-use ui::pages::{HistoryFilterProblems, HistoryScope};
+use serde::Deserialize;
+use ui::{
+    pages::{HistoryFilterProblems, HistoryScope},
+    paths,
+};
 
 use super::{HistoryQuery, filter, show};
 use crate::{
     export::{Format, send},
-    extract::Query,
-    pages::{PageResult, Visit},
+    pages::{PageResult, Posted, Tokened, Visit},
     problem::ApiError,
     state::App,
 };
+
+/// The filter of the page. It is posted, so that no address stands in the log of a proxy.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(in crate::pages) struct ExportForm {
+    csrf: String,
+    user: String,
+    actor: String,
+    session: String,
+    address: String,
+    #[serde(rename = "type")]
+    event_type: String,
+    outcome: String,
+    from: String,
+    to: String,
+    order: String,
+}
+
+impl Tokened for ExportForm {
+    fn csrf(&self) -> &str {
+        &self.csrf
+    }
+}
+
+impl From<ExportForm> for HistoryQuery {
+    fn from(form: ExportForm) -> Self {
+        let ExportForm {
+            csrf: _,
+            user,
+            actor,
+            session,
+            address,
+            event_type,
+            outcome,
+            from,
+            to,
+            order,
+        } = form;
+        let cursor = String::new();
+        Self { user, actor, session, address, event_type, outcome, from, to, order, cursor }
+    }
+}
 
 pub(in crate::pages) async fn export(
     State(app): State<App>,
     visit: Visit,
     Path(format): Path<String>,
-    Query(query): Query<HistoryQuery>,
+    posted: Posted<ExportForm>,
 ) -> PageResult {
     let auditor = visit.with_role(&app, Role::Auditor)?;
     let format = match format.as_str() {
@@ -26,13 +71,14 @@ pub(in crate::pages) async fn export(
         "ocsf" => Format::Ocsf,
         _ => return Err(ApiError::not_found().into()),
     };
+    let query: HistoryQuery = posted.or_back(&app, paths::HISTORY)?.into();
     let mut problems = HistoryFilterProblems::default();
     let origin = visit.context.user(auditor.user_id);
     let reader = (auditor, &origin);
-    let (filter, _) = filter(&app, reader, &query, HistoryScope::Everyone, &mut problems).await?;
+    let asked = filter(&app, reader, &query, HistoryScope::Everyone, &mut problems).await?;
     if problems != HistoryFilterProblems::default() {
         // The page tells what of the filter can't be read.
         return show(&app, &visit, auditor, HistoryScope::Everyone, query).await;
     }
-    Ok(send(&app, auditor, &visit.context, format, filter, 0).await?)
+    Ok(send(&app, auditor, &visit.context, format, asked, 0).await?)
 }

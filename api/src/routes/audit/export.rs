@@ -3,7 +3,7 @@
 use axum::{extract::State, response::Response};
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
-use utoipa::IntoParams;
+use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 
@@ -11,23 +11,24 @@ use super::{EventType, HistoryQuery};
 use crate::{
     context::Context,
     export::{self, Format},
-    extract::Query,
-    identity::Auditor,
+    extract::{Json, Query},
+    identity::{Auditor, Identity},
     problem::{ApiError, ApiResult},
     state::App,
 };
 
 pub(super) fn router() -> OpenApiRouter<App> {
-    OpenApiRouter::new().routes(routes!(export_history))
+    OpenApiRouter::new().routes(routes!(export_history)).routes(routes!(export_found))
 }
 
 /// Which lines, and as what; all that is given must hold.
-#[derive(Debug, Default, Deserialize, IntoParams)]
+#[derive(Debug, Default, Deserialize, IntoParams, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 #[into_params(parameter_in = Query)]
 pub(super) struct ExportQuery {
     /// `jsonl`: lines that prove themselves. `csv`: for spreadsheets. `ocsf`: events for a SIEM.
     #[param(required, nullable = false, inline)]
+    #[schema(required, nullable = false)]
     format: Option<Format>,
     /// The account that it concerns.
     #[param(nullable = false)]
@@ -45,9 +46,11 @@ pub(super) struct ExportQuery {
     event_type: Option<EventType>,
     /// Why or how, as lines have it.
     #[param(nullable = false, max_length = 200)]
+    #[schema(max_length = 200)]
     outcome: Option<String>,
     /// The address that it came from, or a network.
     #[param(nullable = false, max_length = 64, example = "192.0.2.0/24")]
+    #[schema(max_length = 64, example = "192.0.2.0/24")]
     address: Option<String>,
     /// From then on, by the time when it happened (RFC 3339).
     #[param(nullable = false)]
@@ -57,6 +60,7 @@ pub(super) struct ExportQuery {
     to: Option<DateTime<Utc>>,
     /// Only lines after this one: how to go on behind the last line of a file that was cut off.
     #[param(nullable = false, minimum = 0, maximum = 9_007_199_254_740_991_i64)]
+    #[schema(minimum = 0, maximum = 9_007_199_254_740_991_i64)]
     after: Option<u64>,
 }
 
@@ -85,6 +89,42 @@ async fn export_history(
     context: Context,
     Query(query): Query<ExportQuery>,
 ) -> ApiResult<Response> {
+    send(&app, &auditor, &context, query).await
+}
+
+/// The same with what is asked for in the body, so that no address stands in the log of a proxy.
+#[utoipa::path(
+    post, path = "/audit/export", tag = "audit", request_body = ExportQuery,
+    security(("bearer" = []), ("cookie" = [])),
+    responses(
+        (status = 200, description = "The file", content(
+            (String = "application/jsonl"), (String = "text/csv"),
+        )),
+        (status = 400, description = "The body is no JSON"),
+        (status = 401, description = "Not signed in"),
+        (status = 403, description = "Not an auditor; or by cookie from another site"),
+        (status = 413, description = "The body is larger than 64 KiB"),
+        (status = 415, description = "The body is not application/json"),
+        (status = 422, description = "Some values cannot be taken; `errors` names them"),
+        (status = 429, description = "Two exports are under way, or too much was read in an hour"),
+        (status = 503, description = "Nothing is signed yet, or the history is behind what is signed"),
+    )
+)]
+async fn export_found(
+    State(app): State<App>,
+    Auditor(auditor): Auditor,
+    context: Context,
+    Json(query): Json<ExportQuery>,
+) -> ApiResult<Response> {
+    send(&app, &auditor, &context, query).await
+}
+
+async fn send(
+    app: &App,
+    auditor: &Identity,
+    context: &Context,
+    query: ExportQuery,
+) -> ApiResult<Response> {
     let format =
         query.format.ok_or_else(|| ApiError::invalid_field("format", "give jsonl, csv or ocsf"))?;
     let after = query.after.unwrap_or_default();
@@ -103,6 +143,6 @@ async fn export_history(
         to: query.to,
         ..HistoryQuery::default()
     };
-    let (filter, _) = query.filter(&app, &auditor).await?;
-    export::send(&app, &auditor, &context, format, filter, after).await
+    let filter = query.filter(app, auditor).await?;
+    export::send(app, auditor, context, format, filter, after).await
 }
