@@ -3,6 +3,7 @@
 mod book;
 mod file;
 mod notes;
+mod reading;
 mod report;
 
 use super::super::{Exit, Out, exit::Interrupted, usage};

@@ -2,7 +2,7 @@
 
 use super::super::super::{exit::Interrupted, require_database};
 use super::bar;
-use super::report::{Answer, Report, sort};
+use super::report::{Answer, ROTATED, Report, sort};
 use crate::bootstrap::Database;
 use crate::config::Config;
 use anyhow::Context as _;
@@ -10,6 +10,7 @@ use chrono::TimeDelta;
 use commands::StorageError;
 use indicatif::HumanCount;
 use projections::book_audit::{AuditError, BookReport, Given, Progress, audit_book};
+use proof::Finding;
 use sqlx::PgPool;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -39,7 +40,7 @@ pub(super) async fn verify(
             other => other.into(),
         })?;
         let verified = tokio::select! {
-            verified = watched(&pool, Given { keys, notes }) => verified,
+            verified = trusting(&pool, Given { keys, notes }) => verified,
             _ = tokio::signal::ctrl_c() => Err(Interrupted.into()),
         };
         pool.close().await;
@@ -52,9 +53,53 @@ pub(super) async fn verify(
     Ok(report)
 }
 
-async fn watched(pool: &PgPool, given: Given) -> anyhow::Result<Report> {
-    let (begun, progress) = (Instant::now(), Arc::new(Progress::default()));
-    let has_notes = !given.notes.is_empty();
+/// Verifies, and once more where a line that is proved names a newer key of a log whose older one is given:
+/// what the newer one has signed is then looked at with it.
+async fn trusting(pool: &PgPool, mut given: Given) -> anyhow::Result<Report> {
+    let (begun, has_notes) = (Instant::now(), !given.notes.is_empty());
+    let mut trusted = Vec::new();
+    loop {
+        let audited = watched(pool, given.clone()).await?;
+        let is_open = audited.refused_in_all > 0 && !audited.trusts_database;
+        let new_keys = if is_open { new_keys(pool, &audited).await? } else { Vec::new() };
+        if new_keys.is_empty() {
+            let mut report = report(audited, has_notes, begun.elapsed());
+            report.remarks.extend(trusted);
+            return Ok(report);
+        }
+        trusted.extend(new_keys.iter().map(|key| {
+            format!("{key} is trusted because a line that a checkpoint proves names it.")
+        }));
+        given.keys.extend(new_keys);
+    }
+}
+
+/// The keys that are named by lines which a believed checkpoint proves, of logs of which a key is believed.
+async fn new_keys(pool: &PgPool, audited: &BookReport) -> Result<Vec<String>, sqlx::Error> {
+    if audited.verdict.wrong > 0 {
+        return Ok(Vec::new());
+    }
+    let named: Vec<(String, String)> = sqlx::query_as(
+        "SELECT events.payload #>> '{LogKeyAdded,origin}', events.payload #>> '{LogKeyAdded,key}'
+           FROM events JOIN journal ON (journal.tx, journal.event_id) = (events.tx, events.id)
+          WHERE events.aggregate_type = $1 AND events.event_type = 'LogKeyAdded'
+            AND journal.position <= $2 AND events.payload #>> '{LogKeyAdded,key}' IS NOT NULL
+            AND events.payload #>> '{LogKeyAdded,origin}' IS NOT NULL",
+    )
+    .bind(domain::stream::SERVICE)
+    .bind(audited.verdict.proved.cast_signed())
+    .fetch_all(pool)
+    .await?;
+    let is_known =
+        |origin: &str| audited.keys.iter().any(|key| key.split('+').next() == Some(origin));
+    let named = named.into_iter().filter(|(origin, key)| {
+        is_known(origin) && proof::is_verifier_key(key) && !audited.keys.contains(key)
+    });
+    Ok(named.map(|(_, key)| key).collect())
+}
+
+async fn watched(pool: &PgPool, given: Given) -> anyhow::Result<BookReport> {
+    let progress = Arc::new(Progress::default());
     let bar =
         bar(0, "[{bar:24}] {percent:>3} %  line {human_pos} of {human_len}, {per_sec}, {eta} left");
     let telling = async {
@@ -76,7 +121,7 @@ async fn watched(pool: &PgPool, given: Given) -> anyhow::Result<Report> {
         }
         other => other?,
     };
-    Ok(report(audited, has_notes, begun.elapsed()))
+    Ok(audited)
 }
 
 /// A table is not there.
@@ -87,14 +132,17 @@ fn is_of_an_older_version(error: &sqlx::Error) -> bool {
 fn report(audited: BookReport, has_notes: bool, took: Duration) -> Report {
     let (is_proved, lines) = (audited.is_proved(), audited.verdict.lines);
     let (mut integrity, mut completeness) = (Answer::sound(), Answer::sound());
-    sort(&audited.verdict.findings, audited.verdict.wrong, &mut integrity, &mut completeness);
+    let verdict = &audited.verdict;
+    sort(&verdict.findings, verdict.wrong, &mut integrity, &mut completeness, Finding::to_string);
     for refused in &audited.refused {
         let size = refused.size.map_or_else(
             || "a checkpoint that was given".to_owned(),
             |size| format!("the checkpoint of {} lines", HumanCount(size)),
         );
-        let says =
-            format!("{size} of the log {} is not believed: {}", refused.origin, refused.cause);
+        let says = format!(
+            "{size} of the log {} is not believed: {}. {ROTATED}",
+            refused.origin, refused.cause
+        );
         integrity.wrong("checkpoint_not_believed", says);
     }
     integrity.and_more(audited.refused_in_all.saturating_sub(audited.refused.len() as u64));

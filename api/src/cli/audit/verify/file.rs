@@ -2,22 +2,17 @@
 
 use super::super::super::{Refused, usage};
 use super::bar;
-use super::report::{Answer, Report, sort};
+use super::reading::{Lines, read};
+use super::report::{Answer, ROTATED, Report, sort};
 use crate::export::{Format, TableReader, TableReport};
 use anyhow::Context as _;
-use indicatif::{HumanCount, ProgressBar};
-use proof::Checkpoint;
+use indicatif::HumanCount;
 use proof::export::{Completeness, Reader};
+use proof::{Checkpoint, Finding};
+use serde_json::json;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 use std::time::Instant;
-
-/// No line is longer.
-const LONGEST: u64 = 1 << 20;
-const BUFFER: usize = 1 << 20;
-/// How often the bar is told, in lines.
-const TELL: u64 = 5_000;
 
 pub(super) async fn verify(
     path: &Path,
@@ -33,31 +28,58 @@ pub(super) async fn verify(
     tokio::task::spawn_blocking(move || verify_here(&path, keys, &notes)).await?
 }
 
-fn verify_here(path: &Path, keys: Vec<String>, notes: &[Vec<u8>]) -> anyhow::Result<Report> {
+fn verify_here(path: &Path, mut keys: Vec<String>, notes: &[Vec<u8>]) -> anyhow::Result<Report> {
     let begun = Instant::now();
+    let mut trusted = Vec::new();
+    let mut report = loop {
+        let (report, new_keys) = look_at(path, &keys, notes)?;
+        // A line that is proved names a newer key: what that has signed is looked at with it.
+        if new_keys.is_empty() || report.is_believed() || !path.is_file() {
+            break report;
+        }
+        trusted.extend(new_keys.iter().map(|key| {
+            format!("{key} is trusted because a line that a checkpoint proves names it.")
+        }));
+        keys.extend(new_keys);
+    };
+    report.keys = keys;
+    report.remarks.extend(trusted);
+    report.seconds = begun.elapsed().as_secs_f64();
+    Ok(report)
+}
+
+/// Reads the file once. Besides what it came to, keys that are named by what is proved.
+fn look_at(
+    path: &Path,
+    keys: &[String],
+    notes: &[Vec<u8>],
+) -> anyhow::Result<(Report, Vec<String>)> {
     let file =
         File::open(path).with_context(|| format!("{} could not be opened", path.display()))?;
     let length = file.metadata().map(|file| file.len()).unwrap_or_default();
     let bar = bar(length, "[{bar:24}] {percent:>3} %  {bytes} of {total_bytes}, {eta} left");
-    let mut lines = Lines::new(BufReader::with_capacity(BUFFER, file), bar);
+    let mut lines = Lines::new(file, bar);
+    let given = Given::read(notes, keys);
     let reading = || format!("{} could not be read", path.display());
-    let first = lines.next().with_context(reading)?.map(<[u8]>::to_vec).unwrap_or_default();
-    let mut report = if let Some(mut reader) = TableReader::of(&first) {
-        reader.line(&first);
-        while let Some(line) = lines.next().with_context(reading)? {
-            reader.line(line);
+    let mut first = Vec::new();
+    lines.next(&mut first).with_context(reading)?;
+    let read = if let Some(mut reader) = TableReader::of(&first) {
+        let mut line = first;
+        while !line.is_empty() {
+            reader.line(&line);
+            line.clear();
+            lines.next(&mut line).with_context(reading)?;
         }
-        of_table(reader.end(&keys), lines.cut_off)
+        (of_table(reader.end(keys), &given, lines.cut_off), Vec::new())
     } else if first.starts_with(b"{\"export\":") || first.is_empty() {
-        let given = Given::read(notes, &keys);
-        let mut reader = Reader::new(keys.clone(), given.believed.clone());
+        let mut reader = Reader::new(keys.to_vec(), given.believed.clone());
         if !first.is_empty() {
             reader.line(&first);
         }
-        while let Some(line) = lines.next().with_context(reading)? {
-            reader.line(line);
-        }
-        of_lines(reader.end(), &given, lines.cut_off)
+        read(&mut lines, &mut reader).with_context(reading)?;
+        let mut report = reader.end();
+        let new_keys = std::mem::take(&mut report.new_keys);
+        (of_lines(report, &given, lines.cut_off), new_keys)
     } else {
         let name = path.display();
         let why = format!(
@@ -66,9 +88,7 @@ fn verify_here(path: &Path, keys: Vec<String>, notes: &[Vec<u8>]) -> anyhow::Res
         return Err(Refused(why).into());
     };
     lines.bar.finish_and_clear();
-    report.keys = keys;
-    report.seconds = begun.elapsed().as_secs_f64();
-    Ok(report)
+    Ok(read)
 }
 
 /// Checkpoints that somebody else has kept.
@@ -86,45 +106,87 @@ impl Given {
             match Checkpoint::verify(note, &origin, keys) {
                 Ok(checkpoint) => given.believed.push(checkpoint),
                 Err(error) => given.refused.push(format!(
-                    "a checkpoint that was given, of the log {origin}, is not believed: {error}"
+                    "a checkpoint that was given, of the log {origin}, is not believed: {error}. {ROTATED}"
                 )),
             }
         }
         given
     }
+
+    /// Says which are not believed, or, where none were given, what no file can say.
+    fn tell(&self, integrity: &mut Answer, remarks: &mut Vec<String>) {
+        for says in &self.refused {
+            integrity.wrong("checkpoint_not_believed", says.as_str());
+        }
+        if self.believed.is_empty() && self.refused.is_empty() {
+            remarks.push(
+                "Whether the book went on behind it, no file can say: an older export is as sound as a newer one. --checkpoint with one that \
+                 somebody else has kept tells."
+                    .to_owned(),
+            );
+        }
+    }
+}
+
+/// A checkpoint that could not be held against a file.
+fn unheld(size: u64, why: &str, completeness: &mut Answer) {
+    let says = format!("the checkpoint of {} lines {why}", HumanCount(size));
+    completeness.add(json!({ "kind": "checkpoint_not_held", "size": size }), says);
+}
+
+/// A file that is shorter than the book was.
+fn shorter(lines: u64, size: u64) -> String {
+    format!(
+        "the file goes up to line {}, and a checkpoint is of {} lines: the file is older, or its end was cut off",
+        HumanCount(lines),
+        HumanCount(size)
+    )
 }
 
 /// JSON Lines.
 fn of_lines(read: proof::export::Report, given: &Given, cut_off: bool) -> Report {
     let (mut integrity, mut completeness) = (Answer::sound(), Answer::sound());
-    sort(&read.verdict.findings, read.verdict.wrong, &mut integrity, &mut completeness);
+    let verdict = &read.verdict;
+    sort(
+        &verdict.findings,
+        verdict.wrong,
+        &mut integrity,
+        &mut completeness,
+        |found| match found {
+            Finding::CutTail { lines, size }
+                if given.believed.iter().any(|of| of.size == *size) =>
+            {
+                shorter(*lines, *size)
+            }
+            other => other.to_string(),
+        },
+    );
     for line in &read.unreadable {
         integrity.wrong("unreadable", format!("line {line} of the file is none of an export"));
     }
-    if read.verdict.unhashed > 0 {
-        let many = HumanCount(read.verdict.unhashed);
+    if verdict.unhashed > 0 {
+        let many = HumanCount(verdict.unhashed);
         integrity.wrong(
             "unhashed",
             format!("{many} lines claim places in the book behind its last one"),
         );
     }
-    for says in &given.refused {
-        integrity.wrong("checkpoint_not_believed", says.as_str());
+    let mut remarks = Vec::new();
+    given.tell(&mut integrity, &mut remarks);
+    for size in &verdict.unheld {
+        let why = "can't be held against this export, which leaves out lines on both sides of its end: take all lines";
+        unheld(*size, why, &mut completeness);
     }
     let is_cut = cut_off || read.completeness == Completeness::CutOff;
     tell(&read.completeness, is_cut, &mut integrity, &mut completeness);
-    let mut own = 0;
-    match (&read.checkpoint, is_cut) {
-        (Some(why), false) => integrity.wrong(
+    if let (Some(why), false) = (&read.checkpoint, is_cut) {
+        integrity.wrong(
             "checkpoint_not_believed",
-            format!("the checkpoint in the file is not believed: {why}"),
-        ),
-        (None, false) => own = 1,
-        (_, true) => {}
+            format!("the checkpoint in the file is not believed: {why}. {ROTATED}"),
+        );
     }
     let header = read.header.as_ref();
-    let (lines, left_out) = (read.verdict.lines, read.left_out);
-    let mut remarks = Vec::new();
+    let (lines, left_out) = (verdict.lines, read.left_out);
     match header.and_then(|header| header.filter.as_ref()) {
         Some(filter) => remarks
             .push(format!("It holds what passes the filter {filter}, as the server applied it.")),
@@ -139,9 +201,9 @@ fn of_lines(read: proof::export::Report, given: &Given, cut_off: bool) -> Report
         origins: header.map(|header| header.origin.clone()).into_iter().collect(),
         lines,
         left_out,
-        proved: read.verdict.proved,
-        unproved: (lines + left_out).saturating_sub(read.verdict.proved),
-        checkpoints: own + given.believed.len() as u64,
+        proved: verdict.proved,
+        unproved: (lines + left_out).saturating_sub(verdict.proved),
+        checkpoints: verdict.held,
         keys: Vec::new(),
         trusts_database: false,
         integrity,
@@ -152,7 +214,7 @@ fn of_lines(read: proof::export::Report, given: &Given, cut_off: bool) -> Report
 }
 
 /// CSV and OCSF.
-fn of_table(read: TableReport, cut_off: bool) -> Report {
+fn of_table(read: TableReport, given: &Given, cut_off: bool) -> Report {
     let (mut integrity, mut completeness) = (Answer::sound(), Answer::sound());
     let is_cut = cut_off || read.completeness == Completeness::CutOff;
     tell(&read.completeness, is_cut, &mut integrity, &mut completeness);
@@ -166,13 +228,36 @@ fn of_table(read: TableReport, cut_off: bool) -> Report {
          each line."
             .to_owned(),
     ];
+    given.tell(&mut integrity, &mut remarks);
     if let Some(filter) = manifest.and_then(|manifest| manifest.filter.as_ref()) {
         remarks
             .push(format!("It holds what passes the filter {filter}, as the server applied it."));
     }
-    if let Some((first, last)) = manifest.map(|manifest| manifest.range) {
-        let (first, last) = (HumanCount(first), HumanCount(last));
-        remarks.push(format!("It was made of the lines {first} to {last} of the book."));
+    let mut held = 0;
+    if let Some(manifest) = manifest {
+        let (first, last) = manifest.range;
+        remarks.push(format!(
+            "It was made of the lines {} to {} of the book, whose root was signed at {}.",
+            HumanCount(first),
+            HumanCount(last),
+            manifest.signed_at
+        ));
+        for Checkpoint { size, root, .. } in &given.believed {
+            if *size > last {
+                let finding = json!({ "kind": "cut_tail", "lines": last, "size": size });
+                completeness.add(finding, shorter(last, *size));
+            } else if *size < last {
+                let why = "can't be held against this file, which has the root of all its lines alone: take JSON Lines";
+                unheld(*size, why, &mut completeness);
+            } else {
+                held += 1;
+                if *root != manifest.root {
+                    let forked = Finding::Forked { agrees: 0, differs: *size };
+                    let finding = serde_json::to_value(&forked).unwrap_or_default();
+                    integrity.add(finding, forked.to_string());
+                }
+            }
+        }
     }
     Report {
         of: read.format.to_string(),
@@ -181,7 +266,7 @@ fn of_table(read: TableReport, cut_off: bool) -> Report {
         left_out: 0,
         proved: 0,
         unproved: 0,
-        checkpoints: 0,
+        checkpoints: held,
         keys: Vec::new(),
         trusts_database: false,
         integrity,
@@ -204,40 +289,10 @@ fn tell(told: &Completeness, is_cut: bool, integrity: &mut Answer, completeness:
             "the signed manifest at its end is of other bytes: something in the file was changed, added, taken away or moved",
         ),
         Completeness::NotSigned(why) => {
-            integrity.wrong("wrong_key", format!("the manifest at its end is not believed: {why}"));
+            integrity.wrong(
+                "wrong_key",
+                format!("the manifest at its end is not believed: {why}. {ROTATED}"),
+            );
         }
-    }
-}
-
-/// The lines of a file that are whole.
-struct Lines<R> {
-    file: R,
-    line: Vec<u8>,
-    /// The file ends within a line.
-    cut_off: bool,
-    bar: ProgressBar,
-    number: u64,
-    bytes: u64,
-}
-
-impl<R: BufRead> Lines<R> {
-    fn new(file: R, bar: ProgressBar) -> Self {
-        Self { file, line: Vec::new(), cut_off: false, bar, number: 0, bytes: 0 }
-    }
-
-    /// The next one, with its line feed. What is longer than any line can be comes in parts.
-    fn next(&mut self) -> io::Result<Option<&[u8]>> {
-        self.line.clear();
-        let read = Read::take(&mut self.file, LONGEST).read_until(b'\n', &mut self.line)?;
-        self.number += 1;
-        self.bytes += read as u64;
-        if self.number.is_multiple_of(TELL) {
-            self.bar.set_position(self.bytes);
-        }
-        if !self.line.ends_with(b"\n") && (read as u64) < LONGEST {
-            self.cut_off = read > 0;
-            return Ok(None);
-        }
-        Ok(Some(&self.line))
     }
 }

@@ -8,6 +8,10 @@ use proof::Finding;
 use serde::Serialize;
 use serde_json::Value;
 
+/// What to do where a signature is by a key that was not given.
+pub(super) const ROTATED: &str =
+    "If the log's key was rotated, give the new one as well: `entrybook log key` prints them all";
+
 /// What it came to.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
@@ -61,7 +65,8 @@ impl Answer {
         self.add(serde_json::json!({ "kind": kind }), says.into());
     }
 
-    fn add(&mut self, finding: Value, says: String) {
+    /// The same with more for programs than its kind.
+    pub(super) fn add(&mut self, finding: Value, says: String) {
         self.sound = false;
         self.in_all += 1;
         self.findings.push(Said { finding, says });
@@ -80,16 +85,25 @@ pub(super) fn sort(
     wrong: u64,
     integrity: &mut Answer,
     completeness: &mut Answer,
+    says: impl Fn(&Finding) -> String,
 ) {
     for finding in findings {
         let told = serde_json::to_value(finding).unwrap_or_default();
         let answer = if is_of_completeness(finding) { &mut *completeness } else { &mut *integrity };
-        answer.add(told, finding.to_string());
+        answer.add(told, says(finding));
     }
     integrity.and_more(wrong.saturating_sub(findings.len() as u64));
 }
 
 impl Report {
+    /// No signature was met that is by none of the keys.
+    pub(super) fn is_believed(&self) -> bool {
+        !self.integrity.findings.iter().any(|said| {
+            let kind = said.finding.get("kind").and_then(Value::as_str);
+            matches!(kind, Some("wrong_key" | "checkpoint_not_believed"))
+        })
+    }
+
     pub(super) fn exit(&self) -> Exit {
         match (self.integrity.sound, self.completeness.sound) {
             (true, true) => Exit::Done,
