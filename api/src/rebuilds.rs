@@ -15,7 +15,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     problem::{ApiError, ApiResult, Kind},
-    service_events,
+    service_events::{self, Undecided},
     state::App,
 };
 
@@ -75,10 +75,14 @@ async fn run(
     let names = names.join(", ");
     let mut told = Some(told);
     let mut begun = |how| told.take().map(|told| told.send(how));
-    let (decided, ended) = attempt(&app, &chosen, options, &mut |_| drop(begun(Ok(())))).await;
-    if let Some(undecided) = undecided(&ended) {
-        service_events::rebuilt(app.book(), &chosen, &decided, undecided, options, &origin).await;
+    if let Err(error) = service_events::rebuild_begins(app.book(), &chosen, options, &origin).await
+    {
+        begun(Err(error.into()));
+        return;
     }
+    let (decided, ended) = attempt(&app, &chosen, options, &mut |_| drop(begun(Ok(())))).await;
+    let undecided = undecided(&ended, app.rebuilds().stop.is_cancelled());
+    service_events::rebuilt(app.book(), &chosen, &decided, undecided, options, &origin).await;
     match ended {
         Ok(()) => drop(begun(Ok(()))),
         Err(Failed::Unavailable(error)) => drop(begun(Err(error))),
@@ -127,8 +131,8 @@ async fn attempt(
     (decided, ended)
 }
 
-/// What became of those that were not decided; nothing, where nothing was begun.
-fn undecided(ended: &Result<(), Failed>) -> Option<&'static str> {
+/// What became of those that were not decided.
+fn undecided(ended: &Result<(), Failed>, server_stops: bool) -> Undecided {
     match ended {
         Err(
             Failed::Unavailable(_)
@@ -137,9 +141,10 @@ fn undecided(ended: &Result<(), Failed>) -> Option<&'static str> {
                 | RebuildError::FirstBuild(_)
                 | RebuildError::NotRegistered(_),
             ),
-        ) => None,
-        Err(Failed::Rebuild(RebuildError::Cancelled)) => Some("cancelled"),
-        Ok(()) | Err(Failed::Rebuild(_)) => Some("failed"),
+        ) => Undecided::Refused,
+        Err(Failed::Rebuild(RebuildError::Cancelled)) if server_stops => Undecided::Interrupted,
+        Err(Failed::Rebuild(RebuildError::Cancelled)) => Undecided::Cancelled,
+        Ok(()) | Err(Failed::Rebuild(_)) => Undecided::Failed,
     }
 }
 
@@ -175,13 +180,18 @@ pub async fn of(app: &App, projection: &dyn Projection) -> ApiResult<Option<Buil
     Ok(builds.into_iter().find(is_it))
 }
 
-/// Asks whoever rebuilds a projection, this replica or another, to stop.
-pub async fn cancel(app: &App, projection: &dyn Projection) -> ApiResult<()> {
+/// Asks whoever rebuilds a projection, this replica or another, to stop. Who asks stands in the book
+/// before they are heard.
+pub async fn cancel(app: &App, projection: &dyn Projection, origin: &Origin) -> ApiResult<()> {
     // One whose process is gone is under way no more, though nobody has written that down.
-    let running =
-        of(app, projection).await?.is_some_and(|build| build.state == BuildState::Running);
-    if running && projections::cancel_build(app.background(), projection).await? {
-        return Ok(());
+    let running = of(app, projection).await?.filter(|build| build.state == BuildState::Running);
+    if let Some(build) = running {
+        if !build.dry_run {
+            service_events::rebuild_cancelled(app.book(), projection, origin).await?;
+        }
+        if projections::cancel_build(app.background(), projection).await? {
+            return Ok(());
+        }
     }
     let name = projection.name();
     Err(ApiError::new(

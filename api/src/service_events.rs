@@ -85,47 +85,116 @@ pub(crate) async fn signing_keys(book: &Entrybook) {
     }
 }
 
-/// Writes down what came of a rebuild; `undecided` says what became of the rest. A check changes
-/// nothing, so nothing is written of it.
+/// Why what was to be rebuilt was not decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Undecided {
+    /// Nothing was begun.
+    Refused,
+    /// Somebody has cancelled it: [`rebuild_cancelled`] has told who.
+    Cancelled,
+    /// The process that did it was told to stop.
+    Interrupted,
+    Failed,
+}
+
+impl Undecided {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::Cancelled => "cancelled",
+            Self::Interrupted => "interrupted",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// Writes down that somebody asks for a rebuild. It is not begun where that can't be done: so one that
+/// is killed in the middle stands in the history as well. A check changes nothing, so nothing is
+/// written of it, here and below.
+pub(crate) async fn rebuild_begins(
+    book: &Entrybook,
+    chosen: &[&'static dyn Projection],
+    options: Options,
+    origin: &Origin,
+) -> Result<(), StorageError> {
+    if options.dry_run {
+        return Ok(());
+    }
+    let projections = chosen.iter().map(|projection| projection.name().to_owned()).collect();
+    let event = ServiceEvent::ProjectionsRebuildBegun { projections, repair: options.repair };
+    book.record(PROJECTIONS, event, origin).await.map(drop)
+}
+
+/// Writes down that somebody asks whoever rebuilds a projection to stop, before they are asked.
+pub(crate) async fn rebuild_cancelled(
+    book: &Entrybook,
+    projection: &dyn Projection,
+    origin: &Origin,
+) -> Result<(), StorageError> {
+    let projections = vec![projection.name().to_owned()];
+    let event = ServiceEvent::ProjectionsRebuildCancelled { projections };
+    book.record(PROJECTIONS, event, origin).await.map(drop)
+}
+
+/// Writes down what came of a rebuild; `undecided` says what became of the rest.
 pub(crate) async fn rebuilt(
     book: &Entrybook,
     chosen: &[&'static dyn Projection],
     decided: &[Rebuilt],
-    undecided: &str,
+    undecided: Undecided,
     options: Options,
     origin: &Origin,
 ) {
     if options.dry_run {
         return;
     }
-    let mut outcomes: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    let ours = system(book);
+    let mut outcomes: BTreeMap<&str, (&Origin, Vec<String>)> = BTreeMap::new();
     for projection in chosen {
         let decided = decided.iter().find(|one| one.projection == projection.name());
-        let outcome = match decided.map(|one| one.outcome) {
-            Some(Outcome::Swapped) => "swapped",
-            Some(Outcome::Differs) => "differs",
-            Some(Outcome::Compared) => "compared",
-            None => undecided,
+        let (outcome, by) = match (decided.map(|one| one.outcome), undecided) {
+            (Some(Outcome::Swapped), _) => ("swapped", origin),
+            (Some(Outcome::Differs), _) => ("differs", origin),
+            (Some(Outcome::Compared), _) => ("compared", origin),
+            // Whoever asked for it need not be who ended it.
+            (None, Undecided::Cancelled | Undecided::Interrupted) => (undecided.as_str(), &ours),
+            (None, Undecided::Refused | Undecided::Failed) => (undecided.as_str(), origin),
         };
-        outcomes.entry(outcome).or_default().push(projection.name().to_owned());
+        let told = outcomes.entry(outcome).or_insert((by, Vec::new()));
+        told.1.push(projection.name().to_owned());
     }
-    for (outcome, projections) in outcomes {
+    for (outcome, (by, projections)) in outcomes {
         let event = ServiceEvent::ProjectionsRebuilt {
             projections,
             outcome: outcome.to_owned(),
             repair: options.repair,
         };
-        told(book, event, origin).await;
+        told(book, event, by).await;
     }
+}
+
+/// Writes down that somebody asks for what nobody uses to be dropped, before anything is. `found` is
+/// what would be.
+pub(crate) async fn prune_begins(
+    book: &Entrybook,
+    found: &[Pruned],
+    origin: &Origin,
+) -> Result<(), StorageError> {
+    let unused = versions(found.iter().filter(|one| one.kept_because.is_none()));
+    if unused.is_empty() {
+        return Ok(());
+    }
+    let event = ServiceEvent::ProjectionsPruneBegun { unused };
+    book.record(PROJECTIONS, event, origin).await.map(drop)
+}
+
+fn versions<'a>(of: impl Iterator<Item = &'a Pruned>) -> Vec<String> {
+    of.map(|one| format!("{} version {}", one.name, one.version)).collect()
 }
 
 /// Writes down which versions of projections were dropped.
 pub(crate) async fn pruned(book: &Entrybook, pruned: &[Pruned], origin: &Origin) {
-    let dropped: Vec<_> = pruned
-        .iter()
-        .filter(|one| one.dropped)
-        .map(|one| format!("{} version {}", one.name, one.version))
-        .collect();
+    let dropped = versions(pruned.iter().filter(|one| one.dropped));
     if !dropped.is_empty() {
         told(book, ServiceEvent::ProjectionsPruned { dropped }, origin).await;
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use domain::{
     Email, FullName, GuardSubject, Identifier, IdentifierKind, Password, ProfileChange,
     Registration, Role, Roles, SealedIdentifier, SessionId, SignInMethod, User, UserId,
@@ -9,14 +10,15 @@ use domain::{
 };
 
 use crate::{
-    Entrybook, ExecuteError, Executed, Origin, Receipt, SignedIn, StorageError, UserAggregate,
-    UserCommand,
+    Entrybook, ExecuteError, Executed, GuardCommand, Origin, Receipt, SignedIn, StorageError,
+    UserAggregate, UserCommand,
     error::hashing,
     executor::Order,
     keyring::PersonKey,
     origin::By,
     service::count,
     sign_in::{Claim, Proof, Unproved},
+    throttle::NoMore,
 };
 
 /// An account with its personal data in the clear, for who may see it.
@@ -159,9 +161,14 @@ impl Entrybook {
     ) -> Result<SignedIn, RegisterError> {
         let network = origin.network().map(|network| network.to_string());
         if let Some(network) = &network {
-            self.registrations().admit(network, self.clock().now()).map_err(|wait| {
-                RegisterError::TooMany { retry_after: wait.to_std().unwrap_or_default() }
-            })?;
+            let now = self.clock().now();
+            if let Err(no_more) = self.registrations().admit(network, now) {
+                if no_more.is_news {
+                    self.post_no_more_registrations(network, no_more, origin, now).await;
+                }
+                let retry_after = (no_more.until - now).to_std().unwrap_or_default();
+                return Err(RegisterError::TooMany { retry_after });
+            }
         }
         let made = self.create_account(new, origin).await;
         // A refusal counts too: it tells that a name is taken.
@@ -174,6 +181,27 @@ impl Entrybook {
         Ok(self
             .start_session(account, &person, SignInMethod::Registration, remember_me, &origin)
             .await?)
+    }
+
+    /// Posts that an address registers no more accounts for a while. Who is refused is refused
+    /// whether or not that can be written down.
+    async fn post_no_more_registrations(
+        &self,
+        network: &str,
+        no_more: NoMore,
+        origin: &Origin,
+        at: DateTime<Utc>,
+    ) {
+        let NoMore { made: accounts, until, is_news: _ } = no_more;
+        let subject = GuardSubject::Address(self.keyring().guard_address_index(network));
+        let stream_id = subject.stream_id();
+        let command = GuardCommand::ThrottleRegistrations { subject, accounts, at, until };
+        if let Err(error) = self.guard(&stream_id, command, None, origin, at).await {
+            tracing::warn!(
+                "it could not be posted that an address registers no more accounts: {error}"
+            );
+            self.registrations().is_untold(network);
+        }
     }
 
     /// Makes an account: one commit with its identifiers and its key, or nothing at all.

@@ -30,6 +30,12 @@ pub enum GuardCommand {
         from: DateTime<Utc>,
         to: DateTime<Utc>,
     },
+    ThrottleRegistrations {
+        subject: GuardSubject,
+        accounts: u32,
+        at: DateTime<Utc>,
+        until: DateTime<Utc>,
+    },
     Clear {
         subject: GuardSubject,
         at: DateTime<Utc>,
@@ -67,6 +73,9 @@ impl Aggregate for GuardAggregate {
             }
             GuardCommand::PostBlocked { subject, count, from, to } => {
                 self.0.post_blocked(subject, count, from, to)
+            }
+            GuardCommand::ThrottleRegistrations { subject, accounts, at, until } => {
+                self.0.throttle_registrations(subject, accounts, at, until)
             }
             GuardCommand::Clear { subject, at } => self.0.clear(subject, at),
         };

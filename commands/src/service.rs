@@ -14,7 +14,7 @@ use sqlx::PgPool;
 use tokio::sync::{Notify, broadcast};
 
 use crate::{
-    Origin, Source, StorageError, UserAggregate,
+    Source, StorageError, UserAggregate,
     clock::{Clock, Entropy, Ids},
     hashing::HashPool,
     keyring::{Keyring, KeyringError, Opened},
@@ -303,12 +303,9 @@ impl Entrybook {
     /// before the process ends.
     pub async fn post_blocked(&self) {
         for blocked in self.blocked().take() {
-            let origin = Origin::system(self.ids().uuid_v7().to_string());
-            if let Err(error) = self.post_blocked_on(&blocked, &origin).await {
-                tracing::warn!(
-                    count = blocked.count,
-                    "blocked sign-in attempts could not be posted: {error}"
-                );
+            let count = blocked.count;
+            if let Err(error) = self.post_blocked_on(blocked).await {
+                tracing::warn!(count, "blocked sign-in attempts could not be posted: {error}");
             }
         }
     }

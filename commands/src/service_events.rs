@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cqrs_es::{Aggregate, event_sink::EventSink};
-use domain::{ServerStart, Service, ServiceEvent, stream};
+use domain::{CLUSTER, ServerStart, Service, ServiceEvent, stream};
 use serde::{Deserialize, Serialize};
 use sqlx::{Connection, PgConnection, Row};
 use tokio::time::{Duration, sleep};
@@ -97,13 +97,18 @@ impl Entrybook {
         Ok(done.receipt.unwrap_or(Receipt { tx: 0, event_id: 0 }))
     }
 
-    /// Posts that a server has started, what is set otherwise than before, and who never said that
-    /// they stopped. `facts.alive` is found out here.
+    /// Posts that a server has started, whether the book was elsewhere before, what is set otherwise,
+    /// and who never said that they stopped. `facts.alive` is found out here, and so is the cluster.
     pub async fn record_start(
         &self,
         mut facts: ServerStart,
         origin: &Origin,
     ) -> Result<(), StorageError> {
+        // The cluster in which the order of the book was last settled.
+        let cluster = sqlx::query_scalar("SELECT system_identifier::text FROM sequencer")
+            .fetch_one(self.pool())
+            .await?;
+        facts.settings.insert(CLUSTER.to_owned(), cluster);
         let running = self.store().load::<ServiceAggregate>(SERVERS).await?.aggregate.0.running;
         facts.alive = self.alive_servers().await?;
         if !running.is_subset(&facts.alive) {

@@ -178,9 +178,9 @@ impl Entrybook {
         let network = origin.network().map(|network| {
             GuardSubject::Address(self.keyring().guard_address_index(&network.to_string()))
         });
-        self.admit(&subject).await?;
+        self.admit(&subject, origin).await?;
         if let Some(network) = &network {
-            self.admit(network).await?;
+            self.admit(network, origin).await?;
         }
         let stored = match account.and_then(|(id, user)| Some((id, user.profile.as_ref()?))) {
             Some((id, profile)) => {
@@ -207,12 +207,12 @@ impl Entrybook {
         Ok(Proof::Wrong)
     }
 
-    async fn admit(&self, subject: &GuardSubject) -> Result<(), Unproved> {
+    async fn admit(&self, subject: &GuardSubject, origin: &Origin) -> Result<(), Unproved> {
         let guard: SignInGuard =
             self.store().load::<GuardAggregate>(&subject.stream_id()).await?.aggregate.0;
         let now = self.clock().now();
         guard.admit(now).map_err(|Throttled { until }| {
-            self.blocked().count(subject, now);
+            self.blocked().count(subject, origin, now);
             Unproved::Throttled { retry_after: (until - now).to_std().unwrap_or_default() }
         })
     }
@@ -273,18 +273,25 @@ impl Entrybook {
         self.guard(&stream_id, GuardCommand::Clear { subject, at }, Some(person), origin, at).await
     }
 
-    pub(crate) async fn post_blocked_on(
-        &self,
-        blocked: &Blocked,
-        origin: &Origin,
-    ) -> Result<(), StorageError> {
-        let Blocked { subject, count, from, to } = blocked.clone();
+    /// Posts attempts that were turned away as what they are, an act of who made them, and with where
+    /// the last one came from. It goes with the person, as that of a failure does.
+    pub(crate) async fn post_blocked_on(&self, blocked: Blocked) -> Result<(), StorageError> {
+        let Blocked { subject, count, from, to, last } = blocked;
+        let person = match subject.user_id() {
+            Some(id) => self.keyring().person(id).await?,
+            None => None,
+        };
+        let last = match (subject.user_id(), &person) {
+            // Erased meanwhile: nobody's address is kept under a key that stays.
+            (Some(_), None) => Origin::system(last.request_id),
+            (Some(_), Some(_)) | (None, _) => last,
+        };
         let stream_id = subject.stream_id();
         let command = GuardCommand::PostBlocked { subject, count, from, to };
-        self.guard(&stream_id, command, None, origin, self.clock().now()).await
+        self.guard(&stream_id, command, person.as_ref(), &last, self.clock().now()).await
     }
 
-    async fn guard(
+    pub(crate) async fn guard(
         &self,
         stream_id: &str,
         command: GuardCommand,

@@ -14,6 +14,8 @@ use domain::{FailureReason, GuardSubject, SignInGuard, SignInGuardEvent, Throttl
 use quick_cache::sync::Cache;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::Origin;
+
 /// So many subjects are remembered at most; the least used go first.
 const SUBJECTS: usize = 10_000;
 
@@ -84,6 +86,17 @@ impl AddressFailures {
 struct Hour {
     began: DateTime<Utc>,
     made: u32,
+    /// Whether it is posted that no more are made in it.
+    is_told: bool,
+}
+
+/// No more accounts are made from a network in this hour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NoMore {
+    pub(crate) made: u32,
+    pub(crate) until: DateTime<Utc>,
+    /// Whether nobody has posted it yet.
+    pub(crate) is_news: bool,
 }
 
 /// Accounts made per network in the running hour.
@@ -97,23 +110,34 @@ impl Registrations {
         Self { networks: Cache::new(SUBJECTS), per_hour }
     }
 
-    /// Whether one more may be made; if not, how long to wait.
-    pub(crate) fn admit(&self, network: &str, at: DateTime<Utc>) -> Result<(), TimeDelta> {
+    /// Whether one more may be made; if not, until when. It is news to the first one who asks.
+    pub(crate) fn admit(&self, network: &str, at: DateTime<Utc>) -> Result<(), NoMore> {
         let Some(hour) = self.networks.get(network) else { return Ok(()) };
-        let hour = lock(&hour);
-        let over = hour.began + TimeDelta::hours(1);
-        if at < over && hour.made >= self.per_hour { Err(over - at) } else { Ok(()) }
+        let mut hour = lock(&hour);
+        let until = hour.began + TimeDelta::hours(1);
+        if at >= until || hour.made < self.per_hour {
+            return Ok(());
+        }
+        let is_news = !std::mem::replace(&mut hour.is_told, true);
+        Err(NoMore { made: hour.made, until, is_news })
+    }
+
+    /// It could not be posted, so it is news to the next one as well.
+    pub(crate) fn is_untold(&self, network: &str) {
+        if let Some(hour) = self.networks.get(network) {
+            lock(&hour).is_told = false;
+        }
     }
 
     /// Counts one that was made.
     pub(crate) fn count(&self, network: &str, at: DateTime<Utc>) {
         let made = self.networks.get_or_insert_with(network, || {
-            Ok::<_, ()>(Arc::new(Mutex::new(Hour { began: at, made: 0 })))
+            Ok::<_, ()>(Arc::new(Mutex::new(Hour { began: at, made: 0, is_told: false })))
         });
         if let Ok(hour) = made {
             let mut hour = lock(&hour);
             if at - hour.began >= TimeDelta::hours(1) {
-                *hour = Hour { began: at, made: 0 };
+                *hour = Hour { began: at, made: 0, is_told: false };
             }
             hour.made = hour.made.saturating_add(1);
         }
@@ -127,6 +151,8 @@ pub(crate) struct Blocked {
     pub(crate) count: u64,
     pub(crate) from: DateTime<Utc>,
     pub(crate) to: DateTime<Utc>,
+    /// Where the last of them came from.
+    pub(crate) last: Origin,
 }
 
 /// Counts attempts that were turned away, one line per subject and window, and no more lines than
@@ -135,14 +161,16 @@ pub(crate) struct Blocked {
 pub(crate) struct BlockedAttempts(Mutex<HashMap<String, Blocked>>);
 
 impl BlockedAttempts {
-    pub(crate) fn count(&self, subject: &GuardSubject, at: DateTime<Utc>) {
+    pub(crate) fn count(&self, subject: &GuardSubject, origin: &Origin, at: DateTime<Utc>) {
         let mut waiting = lock(&self.0);
         let id = subject.stream_id();
         if let Some(blocked) = waiting.get_mut(&id) {
             blocked.count = blocked.count.saturating_add(1);
             blocked.to = blocked.to.max(at);
+            blocked.last = origin.clone();
         } else if waiting.len() < SUBJECTS {
-            waiting.insert(id, Blocked { subject: subject.clone(), count: 1, from: at, to: at });
+            let (subject, last) = (subject.clone(), origin.clone());
+            waiting.insert(id, Blocked { subject, count: 1, from: at, to: at, last });
         }
     }
 
@@ -184,21 +212,30 @@ mod tests {
         registrations.count("n", at(0));
         assert!(registrations.admit("n", at(1)).is_ok());
         registrations.count("n", at(1));
-        assert_eq!(registrations.admit("n", at(600)), Err(TimeDelta::seconds(3_000)));
+        let no_more = |is_news| Err(NoMore { made: 2, until: at(3_600), is_news });
+        assert_eq!(registrations.admit("n", at(600)), no_more(true));
+        assert_eq!(registrations.admit("n", at(601)), no_more(false), "it is told once");
+        registrations.is_untold("n");
+        assert_eq!(registrations.admit("n", at(602)), no_more(true));
         assert!(registrations.admit("other", at(600)).is_ok());
         assert!(registrations.admit("n", at(3_600)).is_ok());
         registrations.count("n", at(3_600));
         assert!(registrations.admit("n", at(3_601)).is_ok(), "a new hour");
+        registrations.count("n", at(3_601));
+        let no_more = NoMore { made: 2, until: at(7_200), is_news: true };
+        assert_eq!(registrations.admit("n", at(3_602)), Err(no_more), "and news");
     }
 
     #[test]
     fn blocked_attempts_wait_as_one_line_per_subject() {
         let blocked = BlockedAttempts::default();
         let subject = GuardSubject::Identifier(Index("x".into()));
+        let from = |second: i64| Origin::system(second.to_string());
         for second in 0..1_000 {
-            blocked.count(&subject, at(second));
+            blocked.count(&subject, &from(second), at(second));
         }
-        assert_eq!(blocked.take(), [Blocked { subject, count: 1_000, from: at(0), to: at(999) }]);
+        let (first, to, last) = (at(0), at(999), from(999));
+        assert_eq!(blocked.take(), [Blocked { subject, count: 1_000, from: first, to, last }]);
         assert_eq!(blocked.take(), []);
     }
 }

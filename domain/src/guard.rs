@@ -85,6 +85,15 @@ pub enum SignInGuardEvent {
     /// So many attempts came while throttled, in one window, on one replica.
     #[serde(rename = "SignInAttemptsBlocked")]
     AttemptsBlocked { subject: GuardSubject, count: u64, from: DateTime<Utc>, to: DateTime<Utc> },
+    /// So many accounts were registered from an address within an hour that no more are before
+    /// `until`. It is kept here, with what else an address was slowed down for.
+    #[serde(rename = "RegistrationsThrottled")]
+    RegistrationsThrottled {
+        subject: GuardSubject,
+        accounts: u32,
+        at: DateTime<Utc>,
+        until: DateTime<Utc>,
+    },
     /// A sign-in succeeded, so the failures before it count no more.
     #[serde(rename = "SignInFailuresCleared")]
     FailuresCleared { subject: GuardSubject, at: DateTime<Utc> },
@@ -98,6 +107,7 @@ impl SignInGuardEvent {
             Self::Failed { .. } => "SignInFailed",
             Self::Throttled { .. } => "SignInThrottled",
             Self::AttemptsBlocked { .. } => "SignInAttemptsBlocked",
+            Self::RegistrationsThrottled { .. } => "RegistrationsThrottled",
             Self::FailuresCleared { .. } => "SignInFailuresCleared",
         }
     }
@@ -109,6 +119,7 @@ impl SignInGuardEvent {
             Self::Failed { .. }
             | Self::Throttled { .. }
             | Self::AttemptsBlocked { .. }
+            | Self::RegistrationsThrottled { .. }
             | Self::FailuresCleared { .. } => "1",
         }
     }
@@ -119,6 +130,7 @@ impl SignInGuardEvent {
             Self::Failed { subject, .. }
             | Self::Throttled { subject, .. }
             | Self::AttemptsBlocked { subject, .. }
+            | Self::RegistrationsThrottled { subject, .. }
             | Self::FailuresCleared { subject, .. } => subject,
         }
     }
@@ -132,6 +144,7 @@ impl StreamEvent for SignInGuardEvent {
             "SignInFailed"
             | "SignInThrottled"
             | "SignInAttemptsBlocked"
+            | "RegistrationsThrottled"
             | "SignInFailuresCleared" => Some("1"),
             _ => None,
         }
@@ -253,6 +266,18 @@ impl SignInGuard {
         vec![SignInGuardEvent::AttemptsBlocked { subject, count, from, to }]
     }
 
+    /// Posts that no more accounts may be registered from an address for a while.
+    #[must_use]
+    pub fn throttle_registrations(
+        &self,
+        subject: GuardSubject,
+        accounts: u32,
+        at: DateTime<Utc>,
+        until: DateTime<Utc>,
+    ) -> Vec<SignInGuardEvent> {
+        vec![SignInGuardEvent::RegistrationsThrottled { subject, accounts, at, until }]
+    }
+
     /// Forgets the failures after a success.
     #[must_use]
     pub fn clear(&self, subject: GuardSubject, at: DateTime<Utc>) -> Vec<SignInGuardEvent> {
@@ -270,7 +295,9 @@ impl SignInGuard {
                 self.last_failure = Some(at);
             }
             SignInGuardEvent::Throttled { until, .. } => self.throttled_until = Some(until),
-            SignInGuardEvent::AttemptsBlocked { .. } => {}
+            // The next registration is counted by the replica that is asked for it.
+            SignInGuardEvent::AttemptsBlocked { .. }
+            | SignInGuardEvent::RegistrationsThrottled { .. } => {}
             SignInGuardEvent::FailuresCleared { .. } => *self = Self::default(),
         }
     }

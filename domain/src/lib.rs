@@ -77,7 +77,7 @@ pub use metadata::{Actor, MalformedMetadata, Metadata, SealedSource};
 pub use reading::ReadingEvent;
 pub use role::{Role, Roles, UnknownRole};
 pub use sealed::{Index, Sealed, SealedIdentifier, TokenHash};
-pub use service::{ServerSettings, ServerStart, Service, ServiceEvent};
+pub use service::{CLUSTER, ServerSettings, ServerStart, Service, ServiceEvent};
 pub use session::{
     EndReason, Refresh, Session, SessionEvent, SessionRefusal, SignInMethod, Start, Started,
 };

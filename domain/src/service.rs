@@ -14,8 +14,11 @@ use crate::{Change, StreamEvent, stream};
 /// The settings of a server by their names, as text. One that is not set is not there.
 pub type ServerSettings = BTreeMap<String, String>;
 
-/// What differs between two servers of one service without being a change of it.
-const OF_ONE_SERVER: [&str; 1] = ["listen"];
+/// The setting that names the cluster of databases where the book is.
+pub const CLUSTER: &str = "cluster";
+/// What differs between two starts without being a setting that somebody has changed: where one server
+/// listens, and the cluster, of which there is an event of its own.
+const NO_CHANGE: [&str; 2] = ["listen", CLUSTER];
 
 /// What has happened to the service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,11 +58,37 @@ pub enum ServiceEvent {
         origin: String,
         key: String,
     },
+    /// What kept the log from signing was lifted, by who looked into it.
+    LogResumed {
+        origin: String,
+        /// What it had found, and what the choices were.
+        refusal: String,
+    },
+    /// A server has started on a book that was restored into another cluster of databases, or moved
+    /// there with it. Clusters go by PostgreSQL's system identifiers.
+    BookRestored {
+        from: String,
+        to: String,
+    },
+    /// Somebody has asked for read tables to be rebuilt. `ProjectionsRebuilt` follows, unless the
+    /// process that did it was killed.
+    ProjectionsRebuildBegun {
+        projections: Vec<String>,
+        repair: bool,
+    },
+    /// Somebody has asked whoever rebuilds to stop.
+    ProjectionsRebuildCancelled {
+        projections: Vec<String>,
+    },
     /// Read tables were rebuilt, or should have been: `outcome` tells.
     ProjectionsRebuilt {
         projections: Vec<String>,
         outcome: String,
         repair: bool,
+    },
+    /// Somebody has asked for these to be dropped. `ProjectionsPruned` follows, with those that were.
+    ProjectionsPruneBegun {
+        unused: Vec<String>,
     },
     /// Tables of versions that no server uses were dropped.
     ProjectionsPruned {
@@ -89,7 +118,12 @@ impl ServiceEvent {
             Self::SigningKeyAdded { .. } => "SigningKeyAdded",
             Self::LogBegun { .. } => "LogBegun",
             Self::LogKeyAdded { .. } => "LogKeyAdded",
+            Self::LogResumed { .. } => "LogResumed",
+            Self::BookRestored { .. } => "BookRestored",
+            Self::ProjectionsRebuildBegun { .. } => "ProjectionsRebuildBegun",
+            Self::ProjectionsRebuildCancelled { .. } => "ProjectionsRebuildCancelled",
             Self::ProjectionsRebuilt { .. } => "ProjectionsRebuilt",
+            Self::ProjectionsPruneBegun { .. } => "ProjectionsPruneBegun",
             Self::ProjectionsPruned { .. } => "ProjectionsPruned",
             Self::MasterKeyRotated { .. } => "MasterKeyRotated",
             Self::MonthForgotten { .. } => "MonthForgotten",
@@ -107,7 +141,12 @@ impl ServiceEvent {
             | Self::SigningKeyAdded { .. }
             | Self::LogBegun { .. }
             | Self::LogKeyAdded { .. }
+            | Self::LogResumed { .. }
+            | Self::BookRestored { .. }
+            | Self::ProjectionsRebuildBegun { .. }
+            | Self::ProjectionsRebuildCancelled { .. }
             | Self::ProjectionsRebuilt { .. }
+            | Self::ProjectionsPruneBegun { .. }
             | Self::ProjectionsPruned { .. }
             | Self::MasterKeyRotated { .. }
             | Self::MonthForgotten { .. } => "1",
@@ -120,9 +159,22 @@ impl StreamEvent for ServiceEvent {
 
     fn version_of(name: &str) -> Option<&'static str> {
         match name {
-            "ServerStarted" | "ServerStopped" | "SettingsChanged" | "SchemaMigrated"
-            | "SigningKeyAdded" | "LogBegun" | "LogKeyAdded" | "ProjectionsRebuilt"
-            | "ProjectionsPruned" | "MasterKeyRotated" | "MonthForgotten" => Some("1"),
+            "ServerStarted"
+            | "ServerStopped"
+            | "SettingsChanged"
+            | "SchemaMigrated"
+            | "SigningKeyAdded"
+            | "LogBegun"
+            | "LogKeyAdded"
+            | "LogResumed"
+            | "BookRestored"
+            | "ProjectionsRebuildBegun"
+            | "ProjectionsRebuildCancelled"
+            | "ProjectionsRebuilt"
+            | "ProjectionsPruneBegun"
+            | "ProjectionsPruned"
+            | "MasterKeyRotated"
+            | "MonthForgotten" => Some("1"),
             _ => None,
         }
     }
@@ -166,14 +218,22 @@ pub struct Service {
 }
 
 impl Service {
-    /// Tells of a start; of what is set otherwise than at the start before; and of servers that never
-    /// said that they stopped.
+    /// Tells of a start; of a book that was elsewhere at the start before, and of what was set
+    /// otherwise there; and of servers that never said that they stopped.
     #[must_use]
     pub fn start(&self, facts: ServerStart) -> Vec<ServiceEvent> {
         let ServerStart { replica, program, settings, alive } = facts;
         if self.running.contains(&replica) {
             return Vec::new();
         }
+        let cluster = |settings: &ServerSettings| settings.get(CLUSTER).cloned();
+        let restored = self
+            .settings
+            .as_ref()
+            .and_then(cluster)
+            .zip(cluster(&settings))
+            .filter(|(from, to)| from != to)
+            .map(|(from, to)| ServiceEvent::BookRestored { from, to });
         let changed = self
             .settings
             .as_ref()
@@ -182,6 +242,7 @@ impl Service {
         let unstopped = self.running.difference(&alive).copied().collect();
         let mut events =
             vec![ServiceEvent::ServerStarted { replica, program, settings, unstopped }];
+        events.extend(restored);
         events.extend(changed.map(|changed| ServiceEvent::SettingsChanged { changed }));
         events
     }
@@ -238,7 +299,12 @@ impl Service {
             ServiceEvent::SettingsChanged { .. }
             | ServiceEvent::LogBegun { .. }
             | ServiceEvent::LogKeyAdded { .. }
+            | ServiceEvent::LogResumed { .. }
+            | ServiceEvent::BookRestored { .. }
+            | ServiceEvent::ProjectionsRebuildBegun { .. }
+            | ServiceEvent::ProjectionsRebuildCancelled { .. }
             | ServiceEvent::ProjectionsRebuilt { .. }
+            | ServiceEvent::ProjectionsPruneBegun { .. }
             | ServiceEvent::ProjectionsPruned { .. }
             | ServiceEvent::MasterKeyRotated { .. }
             | ServiceEvent::MonthForgotten { .. } => {}
@@ -253,7 +319,7 @@ fn differences(
     let names: BTreeSet<&String> = before.keys().chain(now.keys()).collect();
     names
         .into_iter()
-        .filter(|name| !OF_ONE_SERVER.contains(&name.as_str()))
+        .filter(|name| !NO_CHANGE.contains(&name.as_str()))
         .filter(|name| before.get(*name) != now.get(*name))
         .map(|name| {
             let (from, to) = (before.get(name).cloned(), now.get(name).cloned());
@@ -341,6 +407,22 @@ mod tests {
         assert_eq!(service.signing_keys_added(&keys(&["a"])), []);
         let added = ServiceEvent::SigningKeyAdded { kid: "b".into(), algorithm: "ES256".into() };
         assert_eq!(service.signing_keys_added(&keys(&["a", "b"])), [added]);
+    }
+
+    #[test]
+    fn a_book_that_was_restored_into_another_cluster_is_told_of_once() {
+        let service = folded(&[Service::default().start(start(1, &[], &[]))]);
+        let here = [("cluster", "7400")];
+        let first = service.start(start(2, &here, &[1]));
+        assert_eq!(first, [started(2, &here, &[])], "nobody knows where it was");
+        let service = folded(std::slice::from_ref(&first));
+        assert_eq!(service.start(start(3, &here, &[2])), [started(3, &here, &[])]);
+        let there = [("cluster", "7500")];
+        let restored = ServiceEvent::BookRestored { from: "7400".into(), to: "7500".into() };
+        let moved = service.start(start(4, &there, &[]));
+        assert_eq!(moved, [started(4, &there, &[2]), restored]);
+        let service = folded(&[first, moved]);
+        assert_eq!(service.start(start(5, &there, &[4])), [started(5, &there, &[])]);
     }
 
     #[test]

@@ -289,6 +289,7 @@ fn concern(line: &Line<'_>, event: &Event) -> Result<Concern, CannotApply> {
                 }
                 SignInGuardEvent::Throttled { .. }
                 | SignInGuardEvent::AttemptsBlocked { .. }
+                | SignInGuardEvent::RegistrationsThrottled { .. }
                 | SignInGuardEvent::FailuresCleared { .. } => (None, None),
             };
             Concern { user: event.subject().user_id(), session: None, outcome, identifier }
@@ -322,13 +323,18 @@ fn service_outcome(event: &ServiceEvent) -> Option<String> {
             Some(versions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
         }
         ServiceEvent::SigningKeyAdded { algorithm, .. } => Some(algorithm.clone()),
-        ServiceEvent::LogBegun { origin, .. } | ServiceEvent::LogKeyAdded { origin, .. } => {
-            Some(origin.clone())
-        }
+        ServiceEvent::LogBegun { origin, .. }
+        | ServiceEvent::LogKeyAdded { origin, .. }
+        | ServiceEvent::LogResumed { origin, .. } => Some(origin.clone()),
+        ServiceEvent::ProjectionsRebuildBegun { projections, .. }
+        | ServiceEvent::ProjectionsRebuildCancelled { projections } => Some(projections.join(", ")),
         ServiceEvent::ProjectionsRebuilt { outcome, .. } => Some(outcome.clone()),
-        ServiceEvent::ProjectionsPruned { dropped } => Some(dropped.join(", ")),
+        ServiceEvent::ProjectionsPruneBegun { unused: versions }
+        | ServiceEvent::ProjectionsPruned { dropped: versions } => Some(versions.join(", ")),
         ServiceEvent::MonthForgotten { month } => Some(month.clone()),
-        ServiceEvent::ServerStopped { .. } | ServiceEvent::MasterKeyRotated { .. } => None,
+        ServiceEvent::ServerStopped { .. }
+        | ServiceEvent::BookRestored { .. }
+        | ServiceEvent::MasterKeyRotated { .. } => None,
     }
 }
 

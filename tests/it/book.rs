@@ -11,7 +11,7 @@ use commands::{
     store::SNAPSHOT_EVERY,
     tokens::{TokenSettings, Tokens},
 };
-use domain::{Email, Identifier, IdentifierKind, Password, Role, Username};
+use domain::{Email, GuardSubject, Identifier, IdentifierKind, Password, Role, Username};
 use sqlx::{PgPool, Row};
 
 use crate::support::database::TestDatabase;
@@ -236,6 +236,32 @@ async fn a_forged_snapshot_is_not_believed() {
     assert_eq!(desk.book.session(signed_in.session_id).await.unwrap(), before);
 }
 
+/// The metadata of the newest event of a type.
+async fn latest(desk: &Desk, event_type: &str) -> domain::Metadata {
+    let text: String = sqlx::query_scalar(
+        "SELECT metadata::text FROM events WHERE event_type = $1 ORDER BY id DESC LIMIT 1",
+    )
+    .bind(event_type)
+    .fetch_one(&desk.pool)
+    .await
+    .unwrap();
+    domain::Metadata::from_text(&text).unwrap()
+}
+
+/// Who is erased leaves no address behind, whatever waits in memory.
+#[tokio::test]
+async fn blocked_attempts_on_who_is_erased_are_posted_without_an_address() {
+    let desk = Desk::open().await;
+    let ada = desk.register("ada").await;
+    for _ in 0..10 {
+        let _ = desk.sign_in("ada", "not the password").await;
+    }
+    desk.book.erase(ada.account.id, &desk.origin()).await.unwrap();
+    desk.book.post_blocked().await;
+    let posted = latest(&desk, "SignInAttemptsBlocked").await;
+    assert_eq!((posted.actor, posted.source), (domain::Actor::System, None));
+}
+
 #[tokio::test]
 async fn guessing_is_slowed_down_and_what_it_appends_is_bounded() {
     let desk = Desk::open().await;
@@ -271,6 +297,16 @@ async fn guessing_is_slowed_down_and_what_it_appends_is_bounded() {
     .await
     .unwrap();
     assert_eq!(counted, 196);
+    // They are found by where the last one came from, as a failure is.
+    let last = latest(&desk, "SignInAttemptsBlocked").await;
+    let failed = latest(&desk, "SignInFailed").await;
+    assert_eq!(last.actor, domain::Actor::Anonymous);
+    let (last, failed) = (last.source.unwrap(), failed.source.unwrap());
+    assert_eq!((last.address, last.network), (failed.address, failed.network));
+    let stream = GuardSubject::Account(ada.account.id).stream_id();
+    let opened =
+        desk.book.open_source(&last.sealed, "SignInGuard", &stream).await.unwrap().unwrap();
+    assert_eq!(opened.address.as_deref(), Some("192.0.2.7"));
     desk.clock.advance(chrono::TimeDelta::seconds(2));
     desk.sign_in("ada", "the password of ada").await.unwrap();
     assert_eq!(desk.count("SignInFailuresCleared").await, 1);

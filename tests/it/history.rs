@@ -66,8 +66,9 @@ async fn a_history_folds_and_its_read_tables_agree() {
             SignInGuardEvent::Throttled { until, .. } => {
                 throttled.insert(key, until);
             }
-            SignInGuardEvent::AttemptsBlocked { .. } | SignInGuardEvent::FailuresCleared { .. } => {
-            }
+            SignInGuardEvent::AttemptsBlocked { .. }
+            | SignInGuardEvent::RegistrationsThrottled { .. }
+            | SignInGuardEvent::FailuresCleared { .. } => {}
         }
     }
     drop(connection);

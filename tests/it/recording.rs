@@ -6,6 +6,7 @@ use tempfile::TempDir;
 
 use crate::support::{
     database::TestDatabase,
+    held::Held,
     http::{Answer, Api},
     scratch,
     server::{ADMIN_PASSWORD, MASTER_KEY, Server, Setup, Tokens, eventually},
@@ -199,11 +200,17 @@ async fn what_is_done_to_the_read_tables_stands_in_the_history_with_who_did_it()
     assert_eq!(rebuilt[0].payload, by_admin);
     assert_eq!(rebuilt[0].actor(), format!("user:{}", admin.user_id));
     assert!(rebuilt[0].metadata["source"].as_str().unwrap().contains(&admin.user_id));
+    // It was written down before anything was done.
+    let begun = stand.recorded("ProjectionsRebuildBegun").await;
+    let [begun] = &begun[..] else { panic!("{begun:?}") };
+    assert_eq!(begun.payload, json!({"projections": ["users"], "repair": false}));
+    assert_eq!(begun.actor(), rebuilt[0].actor());
     // A check changes nothing.
     stand.run(&["projections", "verify", "users"]);
     stand.run(&["projections", "rebuild", "users", "sessions", "--repair"]);
     let rebuilt = stand.recorded("ProjectionsRebuilt").await;
     assert_eq!(rebuilt.len(), 2);
+    assert_eq!(stand.recorded("ProjectionsRebuildBegun").await.len(), 2);
     let by_cli =
         json!({"projections": ["users", "sessions"], "outcome": "swapped", "repair": true});
     assert_eq!(rebuilt[1].payload, by_cli);
@@ -218,11 +225,14 @@ async fn what_is_done_to_the_read_tables_stands_in_the_history_with_who_did_it()
     .await
     .unwrap();
     stand.run(&["projections", "prune", "--dry-run"]);
-    assert_eq!(stand.recorded("ProjectionsPruned").await.len(), 0);
+    assert_eq!(stand.recorded("ProjectionsPruneBegun").await.len(), 0);
     stand.run(&["projections", "prune"]);
     let pruned = stand.recorded("ProjectionsPruned").await;
     assert_eq!(pruned[0].payload, json!({"dropped": ["users version 1"]}));
     assert!(pruned[0].actor().starts_with("cli:s1."));
+    let asked = stand.recorded("ProjectionsPruneBegun").await;
+    assert_eq!(asked[0].payload, json!({"unused": ["users version 1"]}));
+    assert!(asked[0].actor().starts_with("cli:s1."));
 
     let lines = shown(&api, &admin, "ProjectionsRebuilt", 2).await;
     assert_eq!(lines[0]["actor"]["kind"], "cli");
@@ -232,6 +242,54 @@ async fn what_is_done_to_the_read_tables_stands_in_the_history_with_who_did_it()
         (&lines[1]["address"], &lines[1]["outcome"]),
         (&json!("127.0.0.1"), &json!("swapped"))
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebuild_that_is_broken_off_is_not_told_as_an_act_of_who_began_it() {
+    let stand = Stand::new().await;
+    let server = stand.setup.start().await;
+    let api = api(&server);
+    let admin = api.admin().await;
+    let ben = api.register("ben").await;
+    let roles = format!("/api/v1/admin/users/{}/roles", ben.user_id);
+    api.post(&roles).bearer(&admin.access).json(json!({"grant": ["admin"]})).send().await.is(200);
+    let ben = api.sign_in("ben").await;
+    let (by_admin, by_ben) = (format!("user:{}", admin.user_id), format!("user:{}", ben.user_id));
+    let path = "/api/v1/admin/projections/users/rebuild";
+
+    // Ben cancels what the admin has begun.
+    let held = Held::live_table_of(&stand.database, "users").await;
+    api.post(path).bearer(&admin.access).send().await.is(202);
+    api.delete(path).bearer(&ben.access).send().await.is(202);
+    let ended = async |number: usize| {
+        eventually("the end is written down", async || {
+            let mut ended = stand.recorded("ProjectionsRebuilt").await;
+            (ended.len() == number).then(|| ended.pop().unwrap())
+        })
+        .await
+    };
+    let end = ended(1).await;
+    assert_eq!((end.actor(), &end.payload["outcome"]), ("system", &json!("cancelled")));
+    assert!(end.metadata.get("source").is_none(), "{end:?}");
+    let cancelled = stand.recorded("ProjectionsRebuildCancelled").await;
+    let [cancelled] = &cancelled[..] else { panic!("{cancelled:?}") };
+    assert_eq!(cancelled.payload, json!({"projections": ["users"]}));
+    assert_eq!(cancelled.actor(), by_ben);
+    assert!(cancelled.metadata["source"].as_str().unwrap().contains(&ben.user_id));
+    assert_eq!(stand.recorded("ProjectionsRebuildBegun").await[0].actor(), by_admin);
+    // There is nothing to cancel any more, so nobody has.
+    api.delete(path).bearer(&ben.access).send().await.is(409);
+
+    // The server stops in the middle of one, and one that is refused is told as such.
+    api.post(path).bearer(&admin.access).send().await.is(202);
+    api.post(path).bearer(&ben.access).send().await.is(409);
+    let refused = ended(2).await;
+    assert_eq!((refused.actor(), &refused.payload["outcome"]), (&*by_ben, &json!("refused")));
+    assert!(server.stop().await.success());
+    let end = ended(3).await;
+    assert_eq!((end.actor(), &end.payload["outcome"]), ("system", &json!("interrupted")));
+    assert_eq!(stand.recorded("ProjectionsRebuildCancelled").await.len(), 1);
+    held.let_go().await;
 }
 
 #[tokio::test]

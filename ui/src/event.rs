@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use crate::{Chrome, PersonRef, paths, person::short_id, query::link, session};
 
 /// Every kind of event that has a label, in the order in which filters offer them.
-pub const EVENT_TYPES: [&str; 32] = [
+pub const EVENT_TYPES: [&str; 38] = [
     "SessionStarted",
     "SessionRefreshed",
     "SessionEnded",
@@ -15,6 +15,7 @@ pub const EVENT_TYPES: [&str; 32] = [
     "SignInThrottled",
     "SignInAttemptsBlocked",
     "SignInFailuresCleared",
+    "RegistrationsThrottled",
     "UserRegistered",
     "UserProfileChanged",
     "UserPasswordChanged",
@@ -32,7 +33,12 @@ pub const EVENT_TYPES: [&str; 32] = [
     "SigningKeyAdded",
     "LogBegun",
     "LogKeyAdded",
+    "LogResumed",
+    "BookRestored",
+    "ProjectionsRebuildBegun",
+    "ProjectionsRebuildCancelled",
     "ProjectionsRebuilt",
+    "ProjectionsPruneBegun",
     "ProjectionsPruned",
     "MasterKeyRotated",
     "MonthForgotten",
@@ -63,8 +69,8 @@ pub const SIGN_IN_FAILURE_REASONS: [&str; 3] =
     ["wrong_password", "unknown_identifier", "account_disabled"];
 
 /// What is said of a `ServerStarted` after one that was killed, and of `ProjectionsRebuilt`.
-pub const SERVICE_OUTCOMES: [&str; 5] =
-    ["after_a_kill", "swapped", "differs", "cancelled", "failed"];
+pub const SERVICE_OUTCOMES: [&str; 7] =
+    ["after_a_kill", "swapped", "differs", "cancelled", "interrupted", "refused", "failed"];
 
 /// One event.
 #[derive(Clone)]
@@ -113,7 +119,12 @@ impl HistoryRow {
     pub(crate) fn is_alarming(&self) -> bool {
         matches!(
             self.event_type.as_str(),
-            "SignInFailed" | "SignInThrottled" | "SignInAttemptsBlocked"
+            "SignInFailed"
+                | "SignInThrottled"
+                | "SignInAttemptsBlocked"
+                | "RegistrationsThrottled"
+                | "LogResumed"
+                | "BookRestored"
         ) || matches!(self.detail.as_deref(), Some("token_reused" | "after_a_kill"))
     }
 

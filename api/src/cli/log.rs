@@ -66,7 +66,7 @@ enum Verb {
             was wrong: the witness or the anchor file from the settings, or the file of that server's memory, which `entrybook log status` \
             names there. The signer looks at everything first, and stops again where something is wrong still.\n\n\
             On a machine that remembers nothing, and has witnesses or an anchor file that can't be asked, it takes what the database says was \
-            signed for all that was: be sure that the database is not an older one."
+            signed for all that was: be sure that the database is not an older one. Either is an event of the book."
     )]
     Resume,
     /// Watch the logs of other machines, and cosign what is consistent
@@ -178,16 +178,21 @@ async fn begin(services: &Services, name: &str, out: &mut Out) -> anyhow::Result
 }
 
 async fn resume(services: &Services, out: &mut Out) -> anyhow::Result<()> {
-    if let Some(lines) = services.log.take_for_signed().await.map_err(told)? {
+    let by = origin(services);
+    let taken = services.log.take_for_signed(&by).await.map_err(told)?;
+    if let Some(lines) = taken {
         out.line(format!(
             "Nothing was remembered here: from now on that the {lines} lines were signed that the database says. The server here signs again \
              within some seconds."
         ))?;
     }
-    let Some(refusal) = services.log.refusal().await.map_err(told)? else {
+    let refusal = services.log.resume(&by).await.map_err(told)?;
+    if taken.is_some() || refusal.is_some() {
+        services.post().await?;
+    }
+    let Some(refusal) = refusal else {
         return Ok(out.line("Nothing keeps the log from signing.")?);
     };
-    services.log.resume().await.map_err(told)?;
     out.line(format!(
         "It had stopped since {}: {}",
         refusal.since.format("%Y-%m-%d %H:%M:%S UTC"),

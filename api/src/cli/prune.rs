@@ -4,6 +4,7 @@ use super::table::table;
 use super::{Out, origin, with_services};
 use crate::config::Config;
 use crate::service_events;
+use anyhow::Context;
 
 #[derive(Debug, clap::Args)]
 #[command(
@@ -30,8 +31,16 @@ pub(super) async fn run(
 ) -> anyhow::Result<()> {
     let ours = ::projections::all();
     let pruned = with_services(config, async |services| {
-        let pruned = ::projections::prune(&services.pool, &ours, arguments.dry_run).await?;
-        service_events::pruned(&services.book, &pruned, &origin(services)).await;
+        let (book, origin) = (&services.book, origin(services));
+        let found = ::projections::prune(&services.pool, &ours, true).await?;
+        if arguments.dry_run {
+            return Ok(found);
+        }
+        service_events::prune_begins(book, &found, &origin).await.context(
+            "What is dropped is written down first, and that could not be done, so nothing was dropped",
+        )?;
+        let pruned = ::projections::prune(&services.pool, &ours, false).await?;
+        service_events::pruned(book, &pruned, &origin).await;
         Ok(pruned)
     })
     .await?;

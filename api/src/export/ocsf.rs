@@ -87,6 +87,9 @@ impl Meaning {
             "UserRoleRevoked" => good(UserAccess, 2, "Revoke Privileges"),
             "UserProfileChanged" => good(AccountChange, OTHER, "Profile changed"),
             "UserPasswordRehashed" => good(AccountChange, OTHER, "Password stored anew"),
+            "RegistrationsThrottled" => {
+                Self { class: AccountChange, ..bad(OTHER, "Registrations throttled", 3) }
+            }
             "UserSessionsEnded" => good(AccountChange, OTHER, "All other sessions ended"),
             "HistorySearched" | "HistoryExported" | "HistoryReplayed" | "HistoryFollowed" => {
                 good(EntityManagement, 2, "Read")

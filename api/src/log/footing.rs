@@ -9,7 +9,10 @@
 
 use std::sync::{PoisonError, RwLock};
 
-use super::{Log, LogError, Remembered, anchors};
+use commands::Origin;
+use domain::ServiceEvent;
+
+use super::{Log, LogError, Remembered, STREAM, anchors};
 use crate::state::App;
 
 /// Where this process stands.
@@ -65,11 +68,17 @@ impl Log {
 
     /// Takes the newest checkpoint of the database for what was signed last, where nothing is remembered on
     /// this machine and others could know: somebody has decided that. Answers how many lines it has.
-    pub async fn take_for_signed(&self) -> Result<Option<u64>, LogError> {
+    pub async fn take_for_signed(&self, by: &Origin) -> Result<Option<u64>, LogError> {
         if !self.knows_nothing().await? {
             return Ok(None);
         }
         let Some(last) = self.latest().await? else { return Ok(None) };
+        let text = format!(
+            "nothing was remembered here of the {} lines that the database has signed",
+            last.size
+        );
+        let event = ServiceEvent::LogResumed { origin: self.origin()?, refusal: text };
+        self.0.book.record(STREAM, event, by).await?;
         self.0.memory.keep(&*self.known()?, &last).await;
         match self.memory_problem() {
             Some(problem) => Err(LogError::Memory(problem)),

@@ -6,10 +6,12 @@
 //! has decided: another replica would find nothing wrong, and sign.
 
 use chrono::{DateTime, Utc};
+use commands::Origin;
+use domain::ServiceEvent;
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
-use super::{Log, LogError, signing::NAME};
+use super::{Log, LogError, STREAM, signing::NAME};
 
 /// Who found it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -151,10 +153,19 @@ impl Log {
     }
 
     /// Lets the log sign again, if nothing is wrong any more: the signer looks at everything first.
-    pub async fn resume(&self) -> Result<(), LogError> {
+    /// What is lifted stands in the book before it is, with who did so. Answers what it was.
+    pub async fn resume(&self, by: &Origin) -> Result<Option<Refusal>, LogError> {
+        let origin = self.origin()?;
         let size = self.latest().await?.map_or(0, |signed| signed.size);
         let mut connection = self.0.background.acquire().await?;
-        Ok(Stopped::read(&mut connection).await?.lift(&mut connection, size).await?)
+        let stopped = Stopped::read(&mut connection).await?;
+        let refusal = stopped.refusal(&origin);
+        if let Some(Refusal { text, .. }) = refusal.clone() {
+            let event = ServiceEvent::LogResumed { origin, refusal: text };
+            self.0.book.record(STREAM, event, by).await?;
+        }
+        stopped.lift(&mut connection, size).await?;
+        Ok(refusal)
     }
 }
 

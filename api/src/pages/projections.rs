@@ -113,7 +113,8 @@ pub(super) async fn cancel(
 ) -> PageResult {
     sender(&app, &visit)?;
     posted.or_back(&app, paths::PROJECTIONS)?;
-    told(&app, rebuilds::cancel(&app, projection).await, Notice::BuildCancelled)
+    let origin = visit.context.user(visit.identity(&app)?.user_id);
+    told(&app, rebuilds::cancel(&app, projection, &origin).await, Notice::BuildCancelled)
 }
 
 async fn begin(

@@ -529,10 +529,11 @@ async fn verify_projection(
 )]
 async fn cancel_rebuild(
     State(app): State<App>,
-    _admin: Admin,
+    Admin(admin): Admin,
+    context: Context,
     Named(projection): Named,
 ) -> ApiResult<Response> {
-    rebuilds::cancel(&app, projection).await?;
+    rebuilds::cancel(&app, projection, &context.user(admin.user_id)).await?;
     under_way(&app, projection).await
 }
 

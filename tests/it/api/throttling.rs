@@ -144,7 +144,19 @@ async fn registrations_from_one_address_are_bounded() {
         register(n, "198.51.100.7").await.is(201);
     }
     let events = running.events().await;
-    register(3, "198.51.100.7").await.problem(429, "too-many-attempts");
-    assert_eq!(running.events().await, events);
-    register(4, "198.51.100.8").await.is(201);
+    // It is told once in the hour, and with where it came from.
+    for n in 3..6 {
+        register(n, "198.51.100.7").await.problem(429, "too-many-attempts");
+    }
+    assert_eq!(running.events().await, events + 1);
+    register(6, "198.51.100.8").await.is(201);
+    let auditor = api.admin().await;
+    let path = "/api/v1/audit?type=RegistrationsThrottled&address=198.51.100.7";
+    let line = eventually("the history shows it", async || {
+        let found = api.get(path).bearer(&auditor.access).send().await.is(200).json();
+        found["lines"].as_array().unwrap().first().cloned()
+    })
+    .await;
+    assert_eq!(line["actor"]["kind"], "anonymous", "{line}");
+    assert_eq!(line["address"], "198.51.100.7", "{line}");
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use ::projections::transparency;
 use ::proof::{Checkpoint, Hash, InclusionProof, Leaf, Tree, is_consistent};
-use serde_json::Value;
+use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection, PgPool, Row};
 
 use super::{
@@ -497,6 +497,16 @@ async fn what_binds_all_replicas_is_lifted_by_somebody_alone() {
     log_ends(&setup, &["status"], 5).await;
     let resumed = log_ends(&setup, &["resume"], 0).await;
     assert!(resumed.contains("it has seen more"), "{resumed}");
+    // Who has lifted it, and what it was, is in the book.
+    let (told, by): (Value, String) = sqlx::query_as(
+        "SELECT payload, metadata->>'actor' FROM events WHERE event_type = 'LogResumed'",
+    )
+    .fetch_one(database.pool())
+    .await
+    .unwrap();
+    let expected = json!({"origin": "localhost:8080/log", "refusal": "it has seen more"});
+    assert_eq!(told, json!({ "LogResumed": expected }));
+    assert!(by.starts_with("cli:s1."), "{by}");
     all_is_signed(&api(&server), database.pool()).await;
     assert_eq!(warning(&api(&server)).await, None);
     log_ends(&setup, &["status"], 0).await;
@@ -582,6 +592,26 @@ async fn a_book_that_moved_to_another_server_keeps_its_lines_its_proofs_and_its_
     let setup = Setup { database_url: Some(url.clone()), ..setup };
     let server = setup.start().await;
     let there = PgPool::connect(&url).await.unwrap();
+    // The first start there tells that the book was restored, and the next one no more.
+    let restored = async || {
+        sqlx::query_scalar("SELECT payload FROM events WHERE event_type = 'BookRestored'")
+            .fetch_all(&there)
+            .await
+            .unwrap()
+    };
+    let told: Vec<Value> = restored().await;
+    let [told] = &told[..] else { panic!("{told:?}") };
+    let cluster = async |pool: &PgPool| -> String {
+        sqlx::query_scalar("SELECT system_identifier::text FROM pg_control_system()")
+            .fetch_one(pool)
+            .await
+            .unwrap()
+    };
+    let (from, to) = (cluster(database.pool()).await, cluster(&there).await);
+    assert_eq!(told["BookRestored"], json!({ "from": from, "to": to }));
+    assert!(server.stop().await.success());
+    let server = setup.start().await;
+    assert_eq!(restored().await.len(), 1);
     register(&server, &["cleo"]).await;
     let (_, after) = all_is_signed(&api(&server), &there).await;
     assert_eq!(warning(&api(&server)).await, None);

@@ -6,6 +6,7 @@ use super::{named, report};
 use crate::config::Config;
 use crate::service_events;
 use ::projections::{Options, Outcome, Rebuilt};
+use anyhow::Context;
 use std::io::{Write, stderr};
 
 #[derive(Debug, clap::Args)]
@@ -62,11 +63,13 @@ pub(super) async fn run(
     require_database(config)?;
     with_services_of(config, SIZE, async |services| {
         let mut signals = Signals::listen()?;
-        let ended = fold(services, &mut signals, &chosen, options, *json, out).await?;
-        let undecided =
-            if matches!(ended.how, How::BrokenOff(..)) { "cancelled" } else { "failed" };
         let (book, origin) = (&services.book, origin(services));
-        service_events::rebuilt(book, &chosen, &ended.rebuilt, undecided, options, &origin).await;
+        service_events::rebuild_begins(book, &chosen, options, &origin).await.context(
+            "A rebuild is written down first, and that could not be done, so nothing was begun",
+        )?;
+        let ended = fold(services, &mut signals, &chosen, options, *json, out).await?;
+        let (decided, undecided) = (&ended.rebuilt, ended.undecided);
+        service_events::rebuilt(book, &chosen, decided, undecided, options, &origin).await;
         told(ended, *json, out)
     })
     .await
@@ -74,7 +77,7 @@ pub(super) async fn run(
 
 /// Says what came of it.
 pub(super) fn told(ended: Ended, json: bool, out: &mut Out) -> anyhow::Result<Exit> {
-    let Ended { rebuilt, how } = ended;
+    let Ended { rebuilt, undecided: _, how } = ended;
     for one in &rebuilt {
         if json {
             out.json_line(&report::Result::new(one))?;

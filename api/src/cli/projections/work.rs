@@ -4,6 +4,7 @@
 use super::super::{Exit, Out};
 use super::progress::{Step, Telling};
 use crate::bootstrap::{Services, Size};
+use crate::service_events::Undecided;
 use ::projections::{
     Build, BuildState, Options, Outcome, Projection, Projector, ProjectorError, RebuildError,
     Rebuilt, Unfinished, builds, rebuild,
@@ -23,6 +24,8 @@ const LOOK: Duration = Duration::from_millis(500);
 /// What was decided, and how the work ended.
 pub(super) struct Ended {
     pub(super) rebuilt: Vec<Rebuilt>,
+    /// What became of the rest, if there is one.
+    pub(super) undecided: Undecided,
     pub(super) how: How,
 }
 
@@ -134,7 +137,9 @@ pub(super) async fn fold(
         }
     };
     let error: anyhow::Error = match result {
-        Ok(rebuilt) => return Ok(Ended { rebuilt, how: How::Done }),
+        Ok(rebuilt) => {
+            return Ok(Ended { rebuilt, undecided: Undecided::Failed, how: How::Done });
+        }
         Err(error) => error,
     };
     let (error, rebuilt) = match error.downcast::<Unfinished>() {
@@ -153,6 +158,19 @@ pub(super) async fn fold(
             .collect();
         decided.extend(new);
     }
+    let undecided = match (asked, error.downcast_ref()) {
+        (Some(_), Some(RebuildError::Cancelled)) => Undecided::Interrupted,
+        (None, Some(RebuildError::Cancelled)) => Undecided::Cancelled,
+        (
+            _,
+            Some(
+                RebuildError::UnderWay(_)
+                | RebuildError::FirstBuild(_)
+                | RebuildError::NotRegistered(_),
+            ),
+        ) => Undecided::Refused,
+        _ => Undecided::Failed,
+    };
     let how = match (asked, error.downcast_ref()) {
         (Some(exit), Some(RebuildError::Cancelled)) => {
             let message = cancelled(chosen, &decided, options);
@@ -166,7 +184,7 @@ pub(super) async fn fold(
             How::Failed(Advised { words, source: error }.into())
         }
     };
-    Ok(Ended { rebuilt, how })
+    Ok(Ended { rebuilt, undecided, how })
 }
 
 /// Brings the journal and the live tables up to date: without a server nobody else does, and a
