@@ -16,13 +16,15 @@ pub use waiting::Waiting;
 
 use crate::config::{Config, DatabaseUrl};
 use crate::log::Log;
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use commands::clock::{Clock, Entropy, SystemClock, SystemEntropy};
 use commands::hashing::{HashPool, HashSettings};
 use commands::keyring::Keyring;
 use commands::tokens::{TokenSettings, Tokens};
 use commands::{Entrybook, StorageError};
-use projections::{Adoption, Projector, Sequencer};
+use projections::{
+    Adoption, ProjectionState, ProjectionStatus, Projector, ProjectorError, Sequencer,
+};
 use sqlx::{Connection, PgConnection, PgPool};
 use std::sync::Arc;
 use std::time::Duration;
@@ -129,15 +131,43 @@ impl Services {
     }
 
     /// Posts all that is written into the journal and the read tables, so that a verb that reads them sees everything, whether or not
-    /// a server runs.
+    /// a server runs. A table that is stopped is left as it is: [`needs`](Self::needs) says whether that matters.
     pub async fn post(&self) -> anyhow::Result<()> {
         self.sequencer.drain().await.context("The journal could not be brought up to date")?;
-        self.projector.catch_up().await.context("The read tables could not be brought up to date")
+        match self.projector.catch_up().await {
+            Ok(()) | Err(ProjectorError::Stopped { .. }) => Ok(()),
+            Err(error) => Err(error).context("The read tables could not be brought up to date"),
+        }
     }
 
-    /// The same, and warns where the newest events cannot be posted yet.
-    pub async fn catch_up(&self) -> anyhow::Result<()> {
+    /// Refuses what reads these projections where one of them is stopped or was never complete: what it shows would be a part as if it
+    /// were the whole.
+    pub async fn needs(&self, projections: &[&str]) -> anyhow::Result<()> {
+        for status in self.projector.status().await? {
+            if projections.contains(&status.name) && !is_whole(&status) {
+                return Err(not_whole(&status));
+            }
+        }
+        Ok(())
+    }
+
+    /// Posts, and sees that what is read is whole. Warns of other projections that are not, and where the newest events cannot be posted
+    /// yet.
+    pub async fn catch_up(&self, read: &[&str]) -> anyhow::Result<()> {
         self.post().await?;
+        for status in self.projector.status().await? {
+            let ProjectionStatus { name, .. } = status;
+            if is_whole(&status) {
+                continue;
+            }
+            if read.contains(&name) {
+                return Err(not_whole(&status));
+            }
+            tracing::warn!(
+                projection = name,
+                "the projection {name} is stopped or not complete, which changes nothing here: see `entrybook projections status`"
+            );
+        }
         Ok(waiting::warn_of_missing(&self.pool).await?)
     }
 
@@ -147,6 +177,25 @@ impl Services {
         self.book.store().close().await;
         self.pool.close().await;
     }
+}
+
+fn is_whole(status: &ProjectionStatus) -> bool {
+    status.built && status.state != ProjectionState::Stopped
+}
+
+fn not_whole(status: &ProjectionStatus) -> anyhow::Error {
+    let ProjectionStatus { name, detail, .. } = status;
+    let why = match (&status.state, detail) {
+        (ProjectionState::Stopped, Some(detail)) => format!("is stopped: {detail}"),
+        (ProjectionState::Stopped, None) => "is stopped".to_owned(),
+        (ProjectionState::Missing | ProjectionState::Building | ProjectionState::Live, _) => {
+            "was never complete".to_owned()
+        }
+    };
+    anyhow!(
+        "The projection {name}, which is read here, {why}. It does not show all of the book, so nothing is shown. What to do: entrybook \
+         projections status"
+    )
 }
 
 fn service_settings(config: &Config) -> commands::Settings {

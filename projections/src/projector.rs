@@ -192,24 +192,38 @@ impl Projector {
         }
     }
 
-    /// Applies all that is in the journal now, then returns: for the command line and for tests.
+    /// Applies all that is in the journal now, then returns: for the command line and for tests. One
+    /// that is stopped keeps none of the others back; the first of those is the error in the end.
     pub async fn catch_up(&self) -> Result<(), ProjectorError> {
+        let mut stopped = None;
         for projection in self.projections.iter().copied() {
-            let name = projection.name();
-            let mut limit = BATCH;
-            loop {
-                match self.step(projection, &mut limit).await? {
-                    Step::Busy => sleep(Duration::from_millis(20)).await,
-                    Step::Advanced { more: true, .. } => {}
-                    Step::Advanced { more: false, .. } => break,
-                    Step::Stopped { detail } => {
-                        return Err(ProjectorError::Stopped { projection: name, detail });
-                    }
-                    Step::Unbuilt => {}
+            match self.catch_up_one(projection).await {
+                Err(error @ ProjectorError::Stopped { .. }) => {
+                    stopped.get_or_insert(error);
                 }
+                done => done?,
             }
         }
-        Ok(())
+        stopped.map_or(Ok(()), Err)
+    }
+
+    async fn catch_up_one(
+        &self,
+        projection: &'static dyn Projection,
+    ) -> Result<(), ProjectorError> {
+        let mut limit = BATCH;
+        loop {
+            match self.step(projection, &mut limit).await? {
+                Step::Busy => sleep(Duration::from_millis(20)).await,
+                Step::Advanced { more: true, .. } => {}
+                Step::Advanced { more: false, .. } => return Ok(()),
+                Step::Stopped { detail } => {
+                    let projection = projection.name();
+                    return Err(ProjectorError::Stopped { projection, detail });
+                }
+                Step::Unbuilt => {}
+            }
+        }
     }
 
     async fn keep_up(&self, projection: &'static dyn Projection) {

@@ -195,7 +195,7 @@ struct Listed {
 
 async fn list(config: &Config, list: &List, out: &mut Out) -> anyhow::Result<()> {
     let accounts = with_services(config, async |services| {
-        services.catch_up().await?;
+        services.catch_up(&["users"]).await?;
         let mut accounts = Vec::new();
         let mut after = None;
         loop {

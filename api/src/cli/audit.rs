@@ -138,9 +138,11 @@ pub(super) async fn run(
 
 const PAUSE: Duration = Duration::from_millis(500);
 const PAGE: i64 = 1_000;
+/// What shows the lines.
+const HISTORY: &[&str] = &["audit_history"];
 
 async fn tail(services: &Services, tail: &Tail, out: &mut Out) -> anyhow::Result<()> {
-    services.catch_up().await?;
+    services.catch_up(HISTORY).await?;
     let (filter, _) = filter(services, &tail.wanted).await?;
     let reading = if tail.follow { Reading::Followed } else { Reading::Searched };
     record(services, reading, readings::asked(&filter)).await?;
@@ -170,6 +172,7 @@ async fn tail(services: &Services, tail: &Tail, out: &mut Out) -> anyhow::Result
             // A server posts new lines; where none runs, this does.
             tokio::time::sleep(PAUSE).await;
             services.post().await?;
+            services.needs(HISTORY).await?;
         }
         let oldest = Order::Oldest;
         let found = audit_history::page(&services.pool, &filter, oldest, Some(last), PAGE).await?;
@@ -268,6 +271,7 @@ async fn person(services: &Services, typed: &str) -> anyhow::Result<UserId> {
     if let Some(id) = services.book.find_account(&identifier).await? {
         return Ok(id);
     }
+    services.needs(&["claims"]).await?;
     let index = services.book.keyring().index(identifier.kind(), &identifier.folded());
     let mut held: Vec<UserId> =
         claims::holders(&services.pool, &index).await?.into_iter().map(|(id, _)| id).collect();
@@ -291,7 +295,8 @@ async fn person(services: &Services, typed: &str) -> anyhow::Result<UserId> {
 }
 
 async fn show(services: &Services, position: i64, json: bool, out: &mut Out) -> anyhow::Result<()> {
-    services.catch_up().await?;
+    // It is read from the journal.
+    services.catch_up(&[]).await?;
     let missing = || Refused(format!("There is no line {position} in the book."));
     let recorded = journal::read_one(&services.pool, position).await?.ok_or_else(missing)?;
     record(services, Reading::Searched, serde_json::json!({ "position": position })).await?;

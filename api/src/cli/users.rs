@@ -100,6 +100,7 @@ async fn erase(config: &Config, erase: &Erase, out: &mut Out) -> anyhow::Result<
         }
         // Whether another admin remains is looked up in the list.
         services.post().await?;
+        services.needs(&["users"]).await?;
         match erasure::erase(&services.book, id, &origin(services)).await {
             Ok(receipt) => Ok((id, receipt.is_some())),
             Err(TakeAwayError::LastAdmin) => Err(Refused(

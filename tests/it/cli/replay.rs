@@ -1,7 +1,11 @@
 //! `entrybook audit replay`, and a tail that goes on where another was broken off.
 
 use super::run;
-use crate::support::{http::password_of, server::ADMIN_PASSWORD, shared::Running};
+use crate::support::{
+    http::password_of,
+    server::{ADMIN_PASSWORD, eventually},
+    shared::Running,
+};
 use serde_json::{Value, json};
 
 fn lines(text: &str) -> Vec<Value> {
@@ -68,6 +72,50 @@ async fn the_command_line_tells_how_it_was() {
     assert!(said(&["replay", "ada", "--at", "yesterday"]).refused(2).contains("yesterday"));
     assert!(said(&["replay", "--at", "1"]).refused(2).contains("as of a time"));
     assert!(said(&["replay", "--against", "1"]).refused(2).contains("USER"));
+}
+
+/// One table that can't go on stops what reads it, and nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_projection_ends_the_verbs_that_read_it_and_no_others() {
+    let running = Running::start(&[]).await;
+    let ada = running.api().register("ada").await;
+    let Running { server, setup, database, .. } = running;
+    assert!(server.stop().await.success());
+    let version =
+        |name: &str| ::projections::named(name).map(|projection| projection.version()).unwrap();
+    let (users, history) = (version("users"), version("audit_history"));
+    // No row may be written to it any more.
+    let refuse = async |table: String| {
+        let check =
+            format!("ALTER TABLE ledger.{table} ADD CONSTRAINT no_more CHECK (false) NOT VALID");
+        sqlx::raw_sql(&check).execute(database.pool()).await.unwrap();
+    };
+    refuse(format!("users_v{users}")).await;
+    let create = ["--email", "ben@example.org", "--username", "ben", "--generate-password"];
+    run(&setup, &[&["admin", "create"], &create[..]].concat()).ok();
+    let refused = async |arguments: &[&str]| {
+        // The newest events wait for who else is at work in the cluster.
+        eventually("it is stopped", async || {
+            let told = run(&setup, arguments);
+            (told.code != 0).then(|| told.refused(1))
+        })
+        .await
+    };
+    let listed = refused(&["admin", "list"]).await;
+    assert!(listed.contains("The projection users, which is read here, is stopped"), "{listed}");
+    let told = run(&setup, &["audit", "tail", "--type", "UserRegistered", "--json"]).ok();
+    assert!(told.contains("\"label\":\"ben\""), "{told}");
+    run(&setup, &["audit", "show", "1"]).ok();
+    run(&setup, &["audit", "replay", "ada"]).ok();
+
+    refuse(format!("audit_history_v{history}")).await;
+    run(&setup, &["admin", "reset-password", "ben"]).ok();
+    for verb in [&["tail"][..], &["replay", &ada.user_id], &["replay"]] {
+        let told = refused(&[&["audit"], verb].concat()).await;
+        assert!(told.contains("The projection audit_history, which is read"), "{verb:?}: {told}");
+    }
+    run(&setup, &["audit", "show", "1"]).ok();
+    run(&setup, &["audit", "replay", "--whole-book"]).ok();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -80,10 +80,8 @@ async fn how_far_a_witness_is_behind_is_told_and_proofs_are_of_what_it_has_cosig
     let newest = api(&server).get(&path).send().await.is(200).text();
     let newest = InclusionProof::parse(&newest).unwrap();
     assert!(place.key.find(&newest.checkpoint).is_err());
-    eventually("it is behind", async || {
-        (metric("log_witness_lag_lines").await > 0).then_some(())
-    })
-    .await;
+    eventually("it is behind", async || (metric("log_witness_lag_lines").await > 0).then_some(()))
+        .await;
     assert!(metric("log_witness_lag_seconds").await >= 0);
     let found = doctor(&setup, 0, &["witness"]).await;
     println!("{found:?}");

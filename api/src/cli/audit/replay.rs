@@ -55,7 +55,13 @@ pub(super) async fn run(
     arguments: &Arguments,
     out: &mut Out,
 ) -> anyhow::Result<()> {
-    services.catch_up().await?;
+    // With --whole-book, no table is read at all.
+    let read: &[&str] = match &arguments.user {
+        Some(_) => &["audit_history"],
+        None if arguments.whole_book => &[],
+        None => &["audit_history", "sessions"],
+    };
+    services.catch_up(read).await?;
     match &arguments.user {
         Some(user) => one(services, arguments, user, out).await,
         None => everybody(services, arguments, out).await,
