@@ -10,8 +10,8 @@ use std::{
 };
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
-use commands::{Entrybook, Origin, StorageError};
-use domain::{ReadingEvent, UserId};
+use commands::{By, CLI_ACTOR, Entrybook, Origin, PastReading, StorageError, filter_place};
+use domain::{Actor, ReadingEvent, UserId};
 use projections::audit_history::{ActorKind, Filter};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
@@ -27,6 +27,8 @@ const ONCE_IN: TimeDelta = TimeDelta::minutes(10);
 /// So many readings of one reader are written down in an hour; more are refused.
 const MOST: usize = 1_000;
 const AN_HOUR: TimeDelta = TimeDelta::hours(1);
+/// So many lines are no past to speak of.
+const A_PAGE: i64 = 200;
 /// Of so many readers it is remembered what they read.
 const READERS: usize = 1_024;
 
@@ -43,6 +45,19 @@ pub enum Reading {
     Replayed,
     /// New lines, as they come.
     Followed,
+}
+
+impl Reading {
+    fn of(event: &ReadingEvent) -> Self {
+        match event {
+            ReadingEvent::HistorySearched { filter: _ } => Self::Searched,
+            ReadingEvent::HistoryExported { filter: _, format, up_to } => {
+                Self::Exported { format: format.clone(), up_to: *up_to }
+            }
+            ReadingEvent::HistoryReplayed { filter: _ } => Self::Replayed,
+            ReadingEvent::HistoryFollowed { filter: _ } => Self::Followed,
+        }
+    }
 }
 
 impl App {
@@ -94,6 +109,41 @@ pub(crate) async fn record(
     book.record_reading(event, reader, origin).await.map(drop)
 }
 
+/// Whether the same was written down within [`ONCE_IN`], of the same user of the operating system: for
+/// the command line, which remembers nothing from one run to the next.
+pub(crate) async fn is_known(
+    book: &Entrybook,
+    reading: &Reading,
+    filter: Option<&str>,
+    reader: &str,
+    origin: &Origin,
+) -> Result<bool, StorageError> {
+    let By::Cli { os_user } = &origin.by else { return Ok(false) };
+    let now = book.clock().now();
+    for PastReading { event, metadata } in book.past_readings(reader).await? {
+        if now - metadata.at >= ONCE_IN {
+            break;
+        }
+        if *reading != Reading::of(&event) {
+            continue;
+        }
+        let Actor::Cli(actor) = &metadata.actor else { continue };
+        let asked = match event.filter() {
+            // What can't be opened any more was another month's.
+            Some(sealed) => match book.open_text(sealed, &filter_place(reader)).await? {
+                Some(asked) => Some(asked),
+                None => continue,
+            },
+            None => None,
+        };
+        let who = book.open_text(actor, CLI_ACTOR).await?;
+        if asked.as_deref() == filter && who.as_ref() == Some(os_user) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 fn not_recorded(error: StorageError) -> ApiError {
     let detail = "Who reads the history is written down, and that could not be done, so nothing is \
                   shown. Try again in a moment.";
@@ -141,6 +191,19 @@ pub fn asked(filter: &Filter) -> Value {
     ];
     let asked = fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
     Value::Object(asked.collect::<Map<_, _>>())
+}
+
+/// What is asked for by who follows. Who begins further back than a page reads the past as well, and
+/// from where on is told; who goes on where a stream was broken off does what they did before.
+#[must_use]
+pub fn followed(filter: &Filter, after: i64, head: i64) -> Value {
+    let mut asked = asked(filter);
+    if after < head.saturating_sub(A_PAGE)
+        && let Some(fields) = asked.as_object_mut()
+    {
+        fields.insert("after".to_owned(), json!(after));
+    }
+    asked
 }
 
 /// Nothing where everything is asked for.
@@ -267,6 +330,19 @@ mod tests {
             readings.is_due(user(number), &key("a"), at(4_000 + number as i64)).unwrap();
         }
         assert_eq!(readings.0.lock().unwrap().len(), READERS);
+    }
+
+    #[test]
+    fn whoever_follows_from_far_back_is_told_with_where_they_begin() {
+        let everything = Filter::default();
+        assert_eq!(text_of(&followed(&everything, 1_000, 1_000)), None);
+        assert_eq!(text_of(&followed(&everything, 800, 1_000)), None);
+        assert_eq!(followed(&everything, 799, 1_000), json!({"after": 799}));
+        assert_eq!(followed(&everything, 0, 1_000), json!({"after": 0}));
+        // A replica may be ahead of what this one shows.
+        assert_eq!(text_of(&followed(&everything, 1_001, 1_000)), None);
+        let of_one = Filter { user: Some(user(1)), ..Filter::default() };
+        assert_eq!(followed(&of_one, 0, 1_000), json!({"user": user(1), "after": 0}));
     }
 
     #[test]

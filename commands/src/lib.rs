@@ -44,7 +44,7 @@ pub use executor::{ExecuteError, Executed};
 pub use guard::{GuardAggregate, GuardCommand};
 pub use origin::{By, CLI_ACTOR, Origin, Source, source_place};
 pub use provable::MAX_EVENT;
-pub use readings::{CLI_READER, ReadingAggregate, filter_place};
+pub use readings::{CLI_READER, PastReading, ReadingAggregate, filter_place};
 pub use service::{Counters, Entrybook, LocalChange, Settings};
 pub use service_events::{PROJECTIONS, ServiceAggregate, ServiceCommand};
 pub use session::{SessionAggregate, SessionCommand};

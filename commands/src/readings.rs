@@ -1,7 +1,7 @@
 //! Posts that somebody read the history: who, when, from where, and what they looked for.
 
 use cqrs_es::{Aggregate, event_sink::EventSink};
-use domain::{ReadingEvent, Sealed, stream};
+use domain::{Event, Metadata, ReadingEvent, Sealed, stream};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -54,7 +54,41 @@ pub fn filter_place(reader: &str) -> String {
     format!("{}/{reader}/filter", stream::READING)
 }
 
+/// So many readings are looked back at.
+const PAST_READINGS: i64 = 1_000;
+
+/// A reading that stands in the book.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PastReading {
+    pub event: ReadingEvent,
+    pub metadata: Metadata,
+}
+
 impl Entrybook {
+    /// The newest readings of a reader, the newest first, whether or not they have a place in the
+    /// journal yet. Those that only a newer binary knows are left out.
+    pub async fn past_readings(&self, reader: &str) -> Result<Vec<PastReading>, StorageError> {
+        let rows: Vec<(String, String, String, String)> = sqlx::query_as(
+            "SELECT event_type, event_version, payload::text, metadata::text FROM events
+              WHERE aggregate_type = $1 AND aggregate_id = $2 ORDER BY sequence DESC LIMIT $3",
+        )
+        .bind(stream::READING)
+        .bind(reader)
+        .bind(PAST_READINGS)
+        .fetch_all(self.pool())
+        .await?;
+        let mut readings = Vec::with_capacity(rows.len());
+        for (event_type, version, payload, metadata) in rows {
+            let event = Event::from_stored_text(stream::READING, &event_type, &version, &payload);
+            if let (Ok(Event::Reading(event)), Ok(metadata)) =
+                (event, Metadata::from_text(&metadata))
+            {
+                readings.push(PastReading { event, metadata });
+            }
+        }
+        Ok(readings)
+    }
+
     /// Posts that `reader` has read: the id of an account, or [`CLI_READER`].
     pub async fn record_reading(
         &self,

@@ -394,10 +394,55 @@ async fn the_command_line_is_a_reader_too() {
         .map(|line| serde_json::from_str(line["identifier"].as_str().unwrap()).unwrap())
         .collect();
     assert_eq!(asked, [json!({"position": 1}), json!({"user": ada.user_id})]);
+    // The same again within ten minutes is the same, as over HTTP; another is another.
+    stand.run(&["audit", "tail", "--user", "ada", "-n", "5"]);
+    stand.run(&["audit", "show", "1", "--json"]);
+    assert_eq!(stand.recorded("HistorySearched").await.len(), 3, "two, and that of the auditor");
+    stand.run(&["audit", "show", "2"]);
+    stand.run(&["audit", "tail"]);
+    assert_eq!(stand.recorded("HistorySearched").await.len(), 5);
+    stand.run(&["audit", "tail"]);
+    assert_eq!(stand.recorded("HistorySearched").await.len(), 5, "everything is one too");
     // What is shown of a reading tells what was looked for.
     let position = lines[1]["position"].to_string();
     let whole = stand.run(&["audit", "show", &position, "--json"]);
     assert!(whole.contains(&ada.user_id), "{whole}");
+}
+
+#[tokio::test]
+async fn whoever_follows_from_far_back_reads_the_past_and_that_is_told() {
+    let running = Running::start(&UNTHROTTLED).await;
+    let (api, pool) = (running.api(), running.database.pool());
+    let auditor = api.admin().await;
+    for number in 0..210 {
+        let query = format!("session=00000000-0000-0000-0000-{number:012}");
+        audit(&api, &auditor, &query).await.is(200);
+    }
+    let head = eventually("the history shows them", async || {
+        let newest = audit(&api, &auditor, "limit=1").await.is(200).json();
+        newest["lines"][0]["position"].as_i64().filter(|position| *position > 210)
+    })
+    .await;
+    let followed = async |query: &str| {
+        let path = format!("/api/v1/audit/stream{query}");
+        let answer = running.server.get(&path, &auditor.access).await.unwrap();
+        assert_eq!(answer.status(), 200, "{query}");
+        recorded(pool, "HistoryFollowed").await
+    };
+    assert_eq!(followed("").await[0].payload, json!({}));
+    // Who goes on near the head does what they did.
+    let near = format!("?after={}", head - 10);
+    assert_eq!(followed(&near).await.len(), 1);
+    // From the beginning on is all there is, and the same again is the same.
+    assert_eq!(followed("?after=0").await.len(), 2);
+    assert_eq!(followed("?after=0").await.len(), 2);
+    assert_eq!(followed("?after=1").await.len(), 3);
+    let lines = shown(&api, &auditor, "HistoryFollowed", 3).await;
+    let asked = |line: &Value| -> Value {
+        line["identifier"].as_str().map_or(Value::Null, |text| serde_json::from_str(text).unwrap())
+    };
+    let asked: Vec<_> = lines.iter().map(asked).collect();
+    assert_eq!(asked, [json!({"after": 1}), json!({"after": 0}), Value::Null]);
 }
 
 #[tokio::test]

@@ -144,8 +144,14 @@ const HISTORY: &[&str] = &["audit_history"];
 async fn tail(services: &Services, tail: &Tail, out: &mut Out) -> anyhow::Result<()> {
     services.catch_up(HISTORY).await?;
     let (filter, _) = filter(services, &tail.wanted).await?;
-    let reading = if tail.follow { Reading::Followed } else { Reading::Searched };
-    record(services, reading, readings::asked(&filter)).await?;
+    let (reading, asked) = if tail.follow {
+        let head = audit_history::reached(&services.pool).await?;
+        let after = tail.after.unwrap_or(head.saturating_sub(tail.lines));
+        (Reading::Followed, readings::followed(&filter, after, head))
+    } else {
+        (Reading::Searched, readings::asked(&filter))
+    };
+    record(services, reading, asked).await?;
     let mut opener = Opener::new(services);
     // The last line that was shown or looked at: from there it goes on.
     let (mut rows, mut last, mut more) = match tail.after {
@@ -203,10 +209,19 @@ async fn newest(
     Ok(rows)
 }
 
-/// Writes down that somebody reads the history here, before they see anything of it.
+/// Writes down that somebody reads the history here, before they see anything of it; once, as on a server, where they do so again within
+/// ten minutes.
 async fn record(services: &Services, reading: Reading, filter: Value) -> anyhow::Result<()> {
-    let (book, filter) = (&services.book, readings::text_of(&filter));
-    readings::record(book, reading, filter, CLI_READER, &origin(services)).await.context(
+    let (book, filter, origin) = (&services.book, readings::text_of(&filter), origin(services));
+    let told = async {
+        let is_known =
+            readings::is_known(book, &reading, filter.as_deref(), CLI_READER, &origin).await?;
+        if is_known {
+            return Ok(());
+        }
+        readings::record(book, reading, filter, CLI_READER, &origin).await
+    };
+    told.await.context(
         "Who reads the history is written down, and that could not be done, so nothing is shown",
     )
 }

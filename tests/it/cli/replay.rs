@@ -65,7 +65,14 @@ async fn the_command_line_tells_how_it_was() {
 
     // That it was asked for is in the history.
     let replayed = lines(&said(&["tail", "--type", "HistoryReplayed", "--json"]).ok());
-    assert!(replayed.len() >= 7 && replayed[0]["actor"]["kind"] == "cli", "{replayed:?}");
+    let asked: Vec<Value> = replayed
+        .iter()
+        .map(|line| serde_json::from_str(line["identifier"].as_str().unwrap()).unwrap())
+        .collect();
+    assert_eq!(asked.len(), 3, "each once: {asked:?}");
+    assert_eq!(asked[0], json!({"user": ada.user_id}));
+    assert_eq!(asked[1], json!({"signed_in": "now"}));
+    assert!(replayed.iter().all(|line| line["actor"]["kind"] == "cli"), "{replayed:?}");
 
     assert!(said(&["replay", "nobody"]).refused(4).contains("and there was none"));
     assert!(said(&["replay", "ada", "--at", "99999999"]).refused(4).contains("line 99999999"));

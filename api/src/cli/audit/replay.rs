@@ -130,7 +130,9 @@ async fn everybody(
         }
         None => services.book.clock().now(),
     };
-    record(services, Reading::Replayed, json!({ "signed_in": at })).await?;
+    // Now is now, whenever it is asked.
+    let asked = arguments.at.map_or(json!("now"), |_| json!(at));
+    record(services, Reading::Replayed, json!({ "signed_in": asked })).await?;
     let mut people = Vec::new();
     if arguments.whole_book {
         let whole = projections::replay::whole(&services.pool, AsOf::Time(at)).await;

@@ -19,7 +19,7 @@ use crate::{
     history::Line,
     identity::{Auditor, Identity},
     problem::{ApiError, ApiResult, Kind},
-    readings::{Reading, asked},
+    readings::{Reading, followed},
     state::App,
     tail,
 };
@@ -114,7 +114,8 @@ async fn follow_history(
     };
     let (filter, _) = query.filter(&app, &auditor).await?;
     let origin = context.user(auditor.user_id);
-    app.reading(&auditor, &origin, Reading::Followed, asked(&filter)).await?;
+    let asked = followed(&filter, after, reached);
+    app.reading(&auditor, &origin, Reading::Followed, asked).await?;
     let write =
         |line: Line| serde_json::to_string(&LineView::from(line)).map_err(ApiError::internal);
     let may = move |app| is_auditor_still(app, headers.clone());
