@@ -130,7 +130,7 @@ pub async fn open(book: &Entrybook, state: &replay::State) -> Result<Then, Keyri
         account,
         sessions,
         live: live.iter().map(|row| row.session_id).collect(),
-        begun: state.sessions.len(),
+        begun: state.begun,
     })
 }
 

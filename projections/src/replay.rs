@@ -68,8 +68,10 @@ pub struct State {
     pub position: i64,
     /// None before they registered.
     pub account: Option<users::Row>,
-    /// All sessions that had begun, in the order of their beginning.
+    /// The sessions that had begun and not ended, in the order of their beginning.
     pub sessions: Vec<sessions::Row>,
+    /// How many had begun by then, those that had ended among them.
+    pub begun: usize,
     /// What the account itself says of its sessions.
     user: User,
 }
@@ -98,6 +100,9 @@ pub struct Replay {
     past: HashSet<Uuid>,
     accounts: HashMap<UserId, (users::Row, User)>,
     sessions: HashMap<SessionId, (sessions::Row, i64)>,
+    /// Sessions that have ended and are not kept: how far each is read.
+    ended: HashMap<SessionId, i64>,
+    forgets_ended: bool,
     position: i64,
 }
 
@@ -105,6 +110,12 @@ impl Replay {
     #[must_use]
     pub fn new(until: Option<DateTime<Utc>>) -> Self {
         Self { until, ..Self::default() }
+    }
+
+    /// Keeps of a session that has ended no more than how far it is read: an account may have had a
+    /// million of them.
+    fn forgetting_ended(until: Option<DateTime<Utc>>) -> Self {
+        Self { forgets_ended: true, ..Self::new(until) }
     }
 
     /// Folds the next line in. Those of other streams are passed by.
@@ -150,9 +161,19 @@ impl Replay {
             self.accounts.insert(id, (Users::fold(row, &line)?, user));
         } else {
             let id = SessionId(stream);
-            let (row, known) = self.sessions.remove(&id).unzip();
-            next_is(known.unwrap_or(0).saturating_add(1))?;
-            self.sessions.insert(id, (Sessions::fold(row, &line)?, sequence));
+            let known = self.sessions.get(&id).map(|(_, known)| known).or(self.ended.get(&id));
+            next_is(known.copied().unwrap_or(0).saturating_add(1))?;
+            if let Some(known) = self.ended.get_mut(&id) {
+                *known = sequence;
+            } else {
+                let row = self.sessions.remove(&id).map(|(row, _)| row);
+                let row = Sessions::fold(row, &line)?;
+                if self.forgets_ended && row.ended_at.is_some() {
+                    self.ended.insert(id, sequence);
+                } else {
+                    self.sessions.insert(id, (row, sequence));
+                }
+            }
         }
         self.position = line.recorded.position;
         Ok(())
@@ -175,7 +196,10 @@ impl Replay {
             people.into_iter().map(|id| (id, self.state(id, at))).collect();
         for (_, (session, _)) in self.sessions.drain() {
             if let Some(state) = states.get_mut(&session.user_id) {
-                state.sessions.push(session);
+                state.begun += 1;
+                if session.ended_at.is_none() {
+                    state.sessions.push(session);
+                }
             }
         }
         let mut states: Vec<State> = states.into_values().collect();
@@ -188,7 +212,8 @@ impl Replay {
     fn state(&mut self, user_id: UserId, at: DateTime<Utc>) -> State {
         let (account, user) = self.accounts.remove(&user_id).unzip();
         let user = user.unwrap_or_default();
-        State { user_id, at, position: self.position, account, sessions: Vec::new(), user }
+        let sessions = Vec::new();
+        State { user_id, at, position: self.position, account, sessions, begun: 0, user }
     }
 }
 
@@ -212,7 +237,7 @@ pub async fn state(pool: &PgPool, user: UserId, as_of: AsOf) -> Result<State, Re
         AsOf::Position(_) => None,
         AsOf::Time(at) => Some(at),
     };
-    let mut replay = Replay::new(until);
+    let mut replay = Replay::forgetting_ended(until);
     let mut after = 0;
     loop {
         let positions = audit_history::lines_of(pool, user, (after, last), PAGE).await?;
@@ -224,6 +249,7 @@ pub async fn state(pool: &PgPool, user: UserId, as_of: AsOf) -> Result<State, Re
         }
     }
     let mut state = replay.state(user, at);
+    state.begun = replay.sessions.len() + replay.ended.len();
     state.sessions = replay.sessions.into_values().map(|(session, _)| session).collect();
     in_order(&mut state);
     Ok(state)

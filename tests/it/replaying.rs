@@ -53,6 +53,8 @@ impl Tables {
         assert_eq!(state.account.as_ref(), self.users.get(&state.user_id), "{}", state.user_id);
         let mut of_user: Vec<&sessions::Row> =
             self.sessions.values().filter(|row| row.user_id == state.user_id).collect();
+        assert_eq!(state.begun, of_user.len(), "{}", state.user_id);
+        of_user.retain(|row| row.ended_at.is_none());
         of_user.sort_unstable_by_key(|row| (row.started_at, row.session_id));
         assert_eq!(state.sessions.iter().collect::<Vec<_>>(), of_user, "{}", state.user_id);
     }
@@ -268,7 +270,8 @@ async fn what_the_account_had_ended_was_over_at_once() {
     // Before it all, and somebody who never was.
     for (who, at) in [(user(1), dawn()), (user(9), later)] {
         let state = replay::state(pool, who, AsOf::Time(at)).await.unwrap();
-        assert_eq!((state.account, state.sessions.len(), state.position), (None, 0, 0));
+        let seen = (state.account, state.sessions.len(), state.begun, state.position);
+        assert_eq!(seen, (None, 0, 0, 0));
     }
     let ahead = replay::state(pool, user(1), AsOf::Position(9)).await.unwrap_err();
     assert!(matches!(ahead, ReplayError::Ahead { asked: 9, reached: 8 }), "{ahead}");
