@@ -10,7 +10,7 @@ use commands::{CLI_ACTOR, Origin};
 use domain::{Actor, Identifier, Role, SessionId, UserId};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use projections::{
-    audit_history,
+    Reach, audit_history,
     claims::{self, Claim},
     users,
 };
@@ -22,7 +22,7 @@ use crate::{
     problem::ApiResult,
     readings::{self, Reading},
     sources::{self, Seen},
-    state::App,
+    state::{App, Wait},
 };
 
 pub use projections::audit_history::{ActorKind, Count, Filter, Order};
@@ -62,6 +62,8 @@ pub enum Doer {
     System,
     /// The command line, with the operating system's user where it may be shown.
     Cli(Option<String>),
+    /// This version can't read who it was.
+    Unknown,
 }
 
 /// Who is looked for as the actor of lines.
@@ -198,12 +200,26 @@ pub async fn page(
     Ok(Page { lines, next, previous, broke_off: found.broke_off })
 }
 
-/// How many lines `viewer` may see of those that pass.
-pub async fn count(app: &App, viewer: &Identity, mut filter: Filter) -> ApiResult<Count> {
+/// How many lines `viewer` may see of those that pass. Where the history did not show all of the book
+/// beforehand there may be more of them.
+pub async fn count(
+    app: &App,
+    viewer: &Identity,
+    mut filter: Filter,
+    reach: Reach,
+) -> ApiResult<Count> {
     if !viewer.is(Role::Auditor) {
         filter.visible_to = Some(viewer.user_id);
     }
-    Ok(audit_history::count(app.pool(), &filter).await?)
+    let count = audit_history::count(app.pool(), &filter).await?;
+    Ok(Count { exact: count.exact && reach.is_whole(), ..count })
+}
+
+/// How far the history shows the book. It is asked for before lines are, so that those up to there are
+/// all among them.
+pub async fn reach(app: &App, wait: Wait) -> ApiResult<Reach> {
+    app.needs("audit_history").await?;
+    app.reach("audit_history", wait).await
 }
 
 /// Narrows a filter, whose time is given, to what came from an address or a network. For auditors: on
@@ -293,11 +309,11 @@ pub async fn describe(
     let person = |id: UserId| Person { id, label: labels.get(&id).cloned().flatten() };
     let mut lines = Vec::with_capacity(rows.len());
     for row in rows {
-        let actor = row.actor.parse::<Actor>().unwrap_or(Actor::System);
+        let actor = row.actor.parse::<Actor>().ok();
         let somebody_else = match &actor {
-            Actor::User(id) => *id != viewer.user_id,
-            Actor::Cli(_) => true,
-            Actor::Anonymous | Actor::System => false,
+            Some(Actor::User(id)) => *id != viewer.user_id,
+            Some(Actor::Cli(_)) | None => true,
+            Some(Actor::Anonymous | Actor::System) => false,
         };
         let source = match &row.source {
             Some(sealed) if everything || !somebody_else => {
@@ -312,13 +328,14 @@ pub async fn describe(
             _ => None,
         };
         let actor = match actor {
-            Actor::User(id) => Doer::User(person(id)),
-            Actor::Anonymous => Doer::Anonymous,
-            Actor::System => Doer::System,
-            Actor::Cli(sealed) if everything => {
+            Some(Actor::User(id)) => Doer::User(person(id)),
+            Some(Actor::Anonymous) => Doer::Anonymous,
+            Some(Actor::System) => Doer::System,
+            Some(Actor::Cli(sealed)) if everything => {
                 Doer::Cli(app.book().open_text(&sealed, CLI_ACTOR).await?)
             }
-            Actor::Cli(_) => Doer::Cli(None),
+            Some(Actor::Cli(_)) => Doer::Cli(None),
+            None => Doer::Unknown,
         };
         let (address, user_agent) =
             source.map(|source| (source.address, source.user_agent)).unwrap_or_default();

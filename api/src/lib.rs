@@ -44,6 +44,7 @@ pub mod state;
 pub mod tail;
 pub mod telemetry;
 pub mod views;
+pub mod whole_line;
 pub mod witness;
 
 use axum::Router;

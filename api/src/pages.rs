@@ -9,6 +9,7 @@ mod account;
 mod assets;
 mod erasing;
 mod history;
+mod line;
 mod overview;
 mod projections;
 mod sessions;
@@ -70,6 +71,7 @@ pub fn router(app: &App) -> Router<App> {
         .route(paths::MY_HISTORY, get(history::show_mine))
         .route(paths::HISTORY, get(history::show_everyone))
         .route(paths::HISTORY_EXPORT, post(history::export))
+        .route(paths::HISTORY_LINE, get(line::show))
         .route(paths::AUDIT_STATE, get(state::show))
         .route(paths::USERS, get(users::show))
         .route(paths::USER_DISABLE, post(users::disable))
@@ -164,11 +166,10 @@ async fn visit(
     }
     set.add_to(response.headers_mut());
     // Other failures may be the database's, which is then not asked for more.
-    let building = response
-        .extensions()
-        .get::<Arc<ApiError>>()
-        .is_some_and(|error| error.kind == Kind::ProjectionBuilding);
-    if (response.status().is_client_error() || building)
+    let of_a_projection = response.extensions().get::<Arc<ApiError>>().is_some_and(|error| {
+        matches!(error.kind, Kind::ProjectionBuilding | Kind::ProjectionBehind)
+    });
+    if (response.status().is_client_error() || of_a_projection)
         && let Some(identity) = &visit.identity
         && let Ok(Some(account)) = app.book().account(identity.user_id).await
     {
@@ -418,7 +419,9 @@ pub(crate) fn error_page(
     };
     let detail = match error.kind {
         // The texts of `ui` know no more than the status; these know better.
-        Kind::CrossSite | Kind::RegistrationClosed => Some(error.detail.clone().into_owned()),
+        Kind::CrossSite | Kind::RegistrationClosed | Kind::ProjectionBehind => {
+            Some(error.detail.clone().into_owned())
+        }
         _ => None,
     };
     let page = ErrorPage {

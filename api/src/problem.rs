@@ -47,6 +47,7 @@ pub enum Kind {
     Internal,
     Unavailable,
     ProjectionBuilding,
+    ProjectionBehind,
     Overloaded,
 }
 
@@ -134,6 +135,9 @@ impl Kind {
                 "projection-building",
                 "Being put together just now",
             ),
+            Self::ProjectionBehind => {
+                (StatusCode::SERVICE_UNAVAILABLE, "projection-behind", "Behind the book just now")
+            }
             Self::Overloaded => {
                 (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "Too busy just now")
             }
@@ -235,6 +239,16 @@ impl ApiError {
              on meanwhile; try again in a moment."
         );
         Self { retry_after: Some(5), ..Self::new(Kind::ProjectionBuilding, detail) }
+    }
+
+    /// What is asked for may be told by lines that a projection does not show yet.
+    pub fn projection_behind(projection: &str, reached: i64, needed: i64) -> Self {
+        let detail = format!(
+            "The projection {projection}, from which this is read, shows the book up to line {reached} so far, and this \
+             takes line {needed}. Try again in a moment, or ask as of a line up to {reached}. If it stays so, an \
+             administrator finds why at Projections, or with `entrybook projections status`."
+        );
+        Self { retry_after: Some(5), ..Self::new(Kind::ProjectionBehind, detail) }
     }
 
     pub fn not_found() -> Self {

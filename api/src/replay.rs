@@ -103,7 +103,9 @@ impl What {
 impl From<ReplayError> for ApiError {
     fn from(error: ReplayError) -> Self {
         match error {
-            ReplayError::Ahead { .. } => Self::invalid_field("at", error),
+            ReplayError::Ahead { asked, reached } => {
+                Self::projection_behind("audit_history", reached, asked)
+            }
             ReplayError::Journal(projections::JournalError::Database(cause)) => cause.into(),
             ReplayError::LeftOut { .. } | ReplayError::Event(_) | ReplayError::Journal(_) => {
                 Self::internal(error)

@@ -11,7 +11,7 @@ use std::{
 use chrono::{DateTime, TimeDelta, Utc};
 use commands::{Entrybook, LocalChange, Receipt};
 use domain::{User, UserId};
-use projections::{Projector, Revocations, Sequencer};
+use projections::{Projector, Reach, Revocations, Sequencer};
 use sqlx::PgPool;
 use tokio::sync::{Semaphore, broadcast};
 use tokio_util::task::TaskTracker;
@@ -67,10 +67,19 @@ struct Inner {
 
 /// How long a page waits for what its person has just done.
 const OWN_WRITES_WAIT: Duration = Duration::from_secs(1);
+/// How long what is read from a projection waits for it to show all of the book.
+const BEHIND_WAIT: Duration = Duration::from_secs(2);
 /// For how long that is remembered …
 const OWN_WRITES_KEPT: TimeDelta = TimeDelta::seconds(30);
 /// … and of how many people, before the old ones are dropped.
 const OWN_WRITES_PEOPLE: usize = 4096;
+
+/// Whether to wait for a projection that is behind the book.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    No,
+    ForAll,
+}
 
 impl App {
     #[must_use]
@@ -250,6 +259,27 @@ impl App {
             return Ok(());
         }
         Err(ApiError::projection_building(projection))
+    }
+
+    /// How far a projection shows the book, which is told beside what is read from it: as it is, or
+    /// after waiting a moment for all that is in the book now.
+    pub async fn reach(&self, projection: &str, wait: Wait) -> ApiResult<Reach> {
+        let patience = match wait {
+            Wait::No => Duration::ZERO,
+            Wait::ForAll => BEHIND_WAIT,
+        };
+        Ok(self.projector().reach(self.pool(), projection, None, patience).await?)
+    }
+
+    /// Refuses what would be answered wrongly by a projection that does not show a line yet, or the
+    /// end of the book where none is named. It may come to it within a moment.
+    pub async fn needs_line(&self, projection: &str, line: Option<i64>) -> ApiResult<Reach> {
+        let reach = self.projector().reach(self.pool(), projection, line, BEHIND_WAIT).await?;
+        let needed = line.unwrap_or(reach.head);
+        if reach.reached < needed {
+            return Err(ApiError::projection_behind(projection, reach.reached, needed));
+        }
+        Ok(reach)
     }
 
     /// Remembers what a person has written, so that what they read next includes it.

@@ -18,7 +18,8 @@ use sqlx::{PgConnection, postgres::PgRow};
 
 use crate::{
     copy::Fields,
-    projection::{self, CannotApply, Generation, Line, Table},
+    journal::RecordedEvent,
+    projection::{self, CannotApply, Entry, Generation, Line, Table},
     sessions::{methods_name, session_of_stream},
     users::user_of_stream,
     view::{View, table},
@@ -233,6 +234,12 @@ impl View for AuditHistory {
     ) -> Result<(), sqlx::Error> {
         write_times(conn, generation, rows).await
     }
+}
+
+/// What the history has of a line, folded from the line itself.
+pub fn row_of(recorded: &RecordedEvent) -> Result<Row, CannotApply> {
+    let entry = Entry::new(recorded.clone());
+    AuditHistory::fold(None, &entry.line()?)
 }
 
 /// Whom and what an event concerns.

@@ -292,7 +292,7 @@ pub async fn read_at(
 pub async fn read_one(pool: &PgPool, position: i64) -> Result<Option<RecordedEvent>, JournalError> {
     let before = position.saturating_sub(1);
     let mut lines = read_after(&mut *pool.acquire().await?, before, 1).await?;
-    Ok(lines.pop())
+    Ok(lines.pop().filter(|line| line.position == position))
 }
 
 /// The position of the last line, as the connection's transaction sees it.

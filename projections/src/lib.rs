@@ -110,6 +110,7 @@ pub mod journal;
 mod pinned_folds;
 mod projection;
 mod projector;
+mod reach;
 mod rebuild;
 pub mod replay;
 mod replicas;
@@ -139,6 +140,7 @@ pub use projection::{
     Projection, Start, StopKind, Table,
 };
 pub use projector::{Projector, ProjectorError, Receipt};
+pub use reach::Reach;
 pub use rebuild::{
     Options, Outcome, RebuildError, Rebuilt, Unfinished, end_with_us, rebuild, verify,
 };
@@ -202,6 +204,7 @@ mod tests {
             let _ = projector.catch_up().await;
             let _ = projector.status().await;
             let _ = projector.wait_for(receipt, "users", Duration::ZERO).await;
+            let _ = projector.reach(&pool, "users", None, Duration::ZERO).await;
             projector.run(cancel.clone()).await;
             let user = domain::UserId(uuid::Uuid::nil());
             let session = domain::SessionId(uuid::Uuid::nil());

@@ -505,16 +505,17 @@ impl Projector {
     /// Waits until a projection shows an append, at most for `timeout`. `false` when it does not, or
     /// is stopped: the caller then folds the stream itself.
     pub async fn wait_for(&self, receipt: Receipt, name: &str, timeout: Duration) -> bool {
-        let Some((name, checkpoint)) = self.checkpoints.get_key_value(name) else { return false };
-        let Some(projection) = self.projections.iter().find(|known| known.name() == *name) else {
-            return false;
-        };
+        let Some(projection) = self.named(name) else { return false };
         tokio::time::timeout(timeout, async {
             let position = self.position_of(receipt).await;
-            self.shows(*projection, checkpoint.subscribe(), position).await
+            self.shows(projection, position).await
         })
         .await
         .unwrap_or(false)
+    }
+
+    pub(crate) fn named(&self, name: &str) -> Option<&'static dyn Projection> {
+        self.projections.iter().copied().find(|known| known.name() == name)
     }
 
     /// A position at which the append is settled: its own, or that of a line soon after it.
@@ -540,12 +541,9 @@ impl Projector {
     }
 
     /// Whether the projection comes to a position; `false` once it is stopped before it.
-    async fn shows(
-        &self,
-        projection: &'static dyn Projection,
-        mut checkpoint: watch::Receiver<i64>,
-        position: i64,
-    ) -> bool {
+    pub(crate) async fn shows(&self, projection: &'static dyn Projection, position: i64) -> bool {
+        let checkpoint = self.checkpoints.get(projection.name()).map(watch::Sender::subscribe);
+        let Some(mut checkpoint) = checkpoint else { return false };
         let started = Instant::now();
         let mut pause = Duration::from_millis(5);
         loop {
@@ -595,7 +593,7 @@ impl From<sqlx::Error> for BatchError {
 }
 
 /// How far a projection is, if it is registered, and where the book ends.
-async fn standing(
+pub(crate) async fn standing(
     pool: &PgPool,
     name: &str,
     version: i32,

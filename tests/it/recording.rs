@@ -446,6 +446,45 @@ async fn whoever_follows_from_far_back_reads_the_past_and_that_is_told() {
 }
 
 #[tokio::test]
+async fn a_line_is_shown_with_all_that_it_holds_to_auditors_who_are_written_down() {
+    let running = Running::start(&UNTHROTTLED).await;
+    let (api, pool) = (running.api(), running.database.pool());
+    let ada = api.register("ada").await;
+    let change = json!({"username": "augusta", "full_name": "Ada Lovelace"});
+    api.patch("/api/v1/auth/me").bearer(&ada.access).json(change).send().await.is(200);
+    let admin = api.admin().await;
+    let of = |position: i64| format!("/api/v1/audit/{position}");
+    let changed = shown(&api, &admin, "UserProfileChanged", 1).await.remove(0);
+    let position = changed["position"].as_i64().unwrap();
+    let read = recorded(pool, "HistorySearched").await.len();
+    let line = api.get(&of(position)).bearer(&admin.access).send().await.is(200).json();
+    for (name, value) in changed.as_object().unwrap() {
+        assert_eq!(line[name], *value, "{name}: {line}");
+    }
+    assert_eq!(line["stream"], format!("User/{}", ada.user_id));
+    assert_eq!((&line["sequence"], &line["version"]), (&json!(2), &json!("1")), "{line}");
+    assert_eq!(line["proof"], format!("/log/proof/{position}"));
+    let payload = &line["payload"];
+    assert_eq!(payload["username"]["from"]["sealed"], "ada", "{payload}");
+    assert_eq!(payload["username"]["to"]["sealed"], "augusta", "{payload}");
+    assert_eq!(payload["full_name"], json!({"from": null, "to": "Ada Lovelace"}), "{payload}");
+    assert_eq!(recorded(pool, "HistorySearched").await.len(), read + 1);
+    // The hash of a password is opened for nobody.
+    let of_ada = format!("UserRegistered&user={}", ada.user_id);
+    let registered = shown(&api, &admin, &of_ada, 1).await;
+    let position = registered[0]["position"].as_i64().unwrap();
+    let line = api.get(&of(position)).bearer(&admin.access).send().await.is(200).json();
+    assert_eq!(line["payload"]["password"], "(sealed)", "{line}");
+
+    api.get(&of(position)).send().await.problem(401, "not-signed-in");
+    api.get(&of(position)).bearer(&ada.access).send().await.problem(403, "forbidden");
+    for none in ["0", "-1", "99999999", "9223372036854775807", "99999999999999999999", "first"] {
+        let path = format!("/api/v1/audit/{none}");
+        api.get(&path).bearer(&admin.access).send().await.problem(404, "not-found");
+    }
+}
+
+#[tokio::test]
 async fn what_cannot_be_written_down_is_not_shown() {
     let running = Running::start(&UNTHROTTLED).await;
     let (api, pool) = (running.api(), running.database.pool());

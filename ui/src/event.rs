@@ -49,13 +49,12 @@ pub const EVENT_TYPES: [&str; 38] = [
 ];
 
 /// The reasons of a `SessionEnded`.
-pub const SESSION_END_REASONS: [&str; 9] = [
+pub const SESSION_END_REASONS: [&str; 8] = [
     "signed_out",
     "ended_elsewhere",
     "ended_others",
     "password_changed",
     "account_disabled",
-    "ended_by_admin",
     "expired",
     "token_reused",
     "account_erased",
@@ -88,6 +87,8 @@ pub struct HistoryRow {
     pub address: Option<String>,
     pub user_agent: Option<String>,
     pub session: Option<String>,
+    /// What was typed to sign in, where it is nobody's; what a reader of the history looked for.
+    pub identifier: Option<String>,
 }
 
 /// Who did it.
@@ -100,6 +101,8 @@ pub enum Actor {
     System,
     /// The command line, and the operating system's user there.
     Cli(String),
+    /// This version can't read who it was.
+    Unknown,
 }
 
 impl HistoryRow {
@@ -136,6 +139,20 @@ impl HistoryRow {
         self.person.as_ref().map(|person| link(paths::HISTORY, &[("user", &person.id)]))
     }
 
+    /// All that its event holds.
+    pub(crate) fn line_link(&self) -> Option<String> {
+        self.position.map(|position| paths::history_line(&position.to_string()))
+    }
+
+    /// What was typed, or looked for.
+    pub(crate) fn typed(&self, chrome: &Chrome) -> Option<Cow<'static, str>> {
+        let typed = self.identifier.as_deref()?;
+        Some(match self.event_type.as_str() {
+            "SignInFailed" => chrome.t_with("history-typed", "text", typed),
+            _ => chrome.t_with("history-asked", "text", typed),
+        })
+    }
+
     /// How it was with its person at this line.
     pub(crate) fn state_link(&self) -> Option<String> {
         let (person, position) = (self.person.as_ref()?, self.position?.to_string());
@@ -157,6 +174,7 @@ impl HistoryRow {
             Actor::Anonymous => chrome.t("actor-anonymous"),
             Actor::System => chrome.t("actor-system"),
             Actor::Cli(name) => chrome.t_with("actor-cli", "name", name),
+            Actor::Unknown => chrome.t("actor-unknown"),
         }
     }
 }
@@ -193,6 +211,7 @@ mod tests {
             address: None,
             user_agent: None,
             session: None,
+            identifier: None,
         }
     }
 

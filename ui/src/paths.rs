@@ -27,6 +27,10 @@ pub const MY_HISTORY: &str = "/my-history";
 pub const HISTORY: &str = "/history";
 /// POST as [`HISTORY`]: the lines as a file, in the format `id` (`jsonl`, `csv` or `ocsf`).
 pub const HISTORY_EXPORT: &str = "/history/export/{id}";
+/// GET: one line of the book with all that it holds.
+pub const HISTORY_LINE: &str = "/history/lines/{id}";
+/// GET, answered outside of the pages: the proof that a line is in the newest signed checkpoint.
+const LOG_PROOF: &str = "/log/proof/{id}";
 /// GET `user`, `at` (a time, or the number of a line), `against` (likewise), `after` (an id, where there
 /// is no `user`); each may be empty.
 pub const AUDIT_STATE: &str = "/audit/state";
@@ -84,6 +88,16 @@ pub fn user_enable(id: &str) -> String {
 #[must_use]
 pub fn history_export(format: &str) -> String {
     with_id(HISTORY_EXPORT, format)
+}
+
+#[must_use]
+pub fn history_line(position: &str) -> String {
+    with_id(HISTORY_LINE, position)
+}
+
+#[must_use]
+pub fn log_proof(position: &str) -> String {
+    with_id(LOG_PROOF, position)
 }
 
 #[must_use]

@@ -3,12 +3,13 @@
 use axum::{extract::State, http::StatusCode};
 use commands::Origin;
 use domain::{Role, UserId};
+use projections::{Reach, claims::Claim};
 use serde::Deserialize;
 use ui::{
     Actor, EVENT_TYPES, HistoryRow, PersonRef, Problem,
     pages::{
-        HistoryCount, HistoryFilter, HistoryFilterProblems, HistoryPage, HistoryScope,
-        HistorySearched,
+        HistoryBehind, HistoryCount, HistoryFilter, HistoryFilterProblems, HistoryPage,
+        HistoryScope, HistorySearched, Holder,
     },
 };
 
@@ -19,7 +20,7 @@ use crate::{
     identity::Identity,
     problem::{ApiError, ApiResult},
     sources::{self, Seen, SourcesError},
-    state::App,
+    state::{App, Wait},
 };
 
 mod export;
@@ -70,10 +71,11 @@ async fn show(
     query: HistoryQuery,
 ) -> PageResult {
     let (chrome, _) = visit.framed(app, identity).await?;
-    let mut problems = HistoryFilterProblems::default();
     let origin = visit.context.user(identity.user_id);
     let reader = (identity, &origin);
-    let (mut filter, seen) = filter(app, reader, &query, scope, &mut problems).await?;
+    let mut asked = Asked::default();
+    let (mut filter, seen) = filter(app, reader, &query, scope, &mut asked).await?;
+    let Asked { problems, holders } = asked;
     if scope == HistoryScope::Mine {
         filter.user = Some(identity.user_id);
     }
@@ -84,13 +86,15 @@ async fn show(
         text => Some(text.parse().map_err(|error| ApiError::invalid_field("cursor", error))?),
     };
     let sound = problems == HistoryFilterProblems::default();
-    let mut count = None;
+    let (mut count, mut behind) = (None, None);
     let page = if sound {
+        let reach = history::reach(app, Wait::ForAll).await?;
+        behind = behind_by(reach);
         let counted = cursor.is_none().then(|| filter.clone());
         let page = history::page(app, identity, &origin, filter, order, cursor, LINES).await?;
         // Whoever turns pages knows it.
         if let Some(filter) = counted {
-            count = Some(history::count(app, identity, filter).await?);
+            count = Some(history::count(app, identity, filter, reach).await?);
         }
         page
     } else {
@@ -123,11 +127,28 @@ async fn show(
             left_out: seen.left_out,
         }),
         broke_off: page.broke_off,
+        behind,
+        holders,
         older,
         newer,
     };
     let status = if sound { StatusCode::OK } else { StatusCode::UNPROCESSABLE_ENTITY };
     Ok(html(status, &page)?)
+}
+
+/// What is said of the filter, beside the lines that pass it.
+#[derive(Default)]
+struct Asked {
+    problems: HistoryFilterProblems,
+    /// Who else held what was typed, with the field.
+    holders: Vec<(&'static str, Holder)>,
+}
+
+/// What is said where the history does not show all of the book.
+pub(super) fn behind_by(reach: Reach) -> Option<HistoryBehind> {
+    let line = |position: i64| u64::try_from(position).unwrap_or(0);
+    (!reach.is_whole())
+        .then(|| HistoryBehind { reached: line(reach.reached), head: line(reach.head) })
 }
 
 /// What the filter asks for, and what of it can't be read.
@@ -136,17 +157,35 @@ async fn filter(
     reader: (&Identity, &Origin),
     query: &HistoryQuery,
     scope: HistoryScope,
-    problems: &mut HistoryFilterProblems,
+    Asked { problems, holders }: &mut Asked,
 ) -> ApiResult<(Filter, Option<Seen>)> {
     let mut filter = Filter::default();
     if scope == HistoryScope::Everyone {
-        let (user, problem) = (&query.user, &mut problems.user);
-        filter.user = account(app, reader, user, Problem::UserUnknown, problem).await?;
+        let mut held = async |field, meant: Meant, otherwise| {
+            let Meant { who, holders: several } = meant;
+            // Who holds it now is not all whom it has meant.
+            let is_one = several.iter().all(|(holder, _)| Some(*holder) == who);
+            let problem = match (who, several.is_empty()) {
+                (Some(_), _) => None,
+                (None, true) => Some(otherwise),
+                (None, false) => Some(Problem::SeveralHeld),
+            };
+            if !is_one {
+                let several = named(app, several).await?;
+                holders.extend(several.into_iter().map(|holder| (field, holder)));
+            }
+            ApiResult::Ok((who, problem))
+        };
+        if let Some(meant) = account(app, reader, &query.user).await? {
+            (filter.user, problems.user) = held("user", meant, Problem::UserUnknown).await?;
+        }
         match ActorFilter::read(query.actor.trim()) {
             Some(actor) => actor.narrow(&mut filter),
             None => {
-                filter.actor_user =
-                    account(app, reader, &query.actor, Problem::Actor, &mut problems.actor).await?;
+                if let Some(meant) = account(app, reader, &query.actor).await? {
+                    (filter.actor_user, problems.actor) =
+                        held("actor", meant, Problem::Actor).await?;
+                }
             }
         }
     }
@@ -198,23 +237,32 @@ fn read<T>(
     value
 }
 
-/// The account of an id, or of an e-mail address or a username that it holds or once held.
+/// Whom an id, or an e-mail address or a username of now or of before, means; none where nobody was
+/// asked for.
 async fn account(
     app: &App,
     (auditor, origin): (&Identity, &Origin),
     text: &str,
-    otherwise: Problem,
-    problem: &mut Option<Problem>,
-) -> ApiResult<Option<UserId>> {
+) -> ApiResult<Option<Meant>> {
     let text = text.trim();
     if text.is_empty() {
         return Ok(None);
     }
-    let Meant { who, holders } = history::meant(app, auditor, origin, text).await?;
-    if who.is_none() {
-        *problem = Some(if holders.is_empty() { otherwise } else { Problem::SeveralHeld });
-    }
-    Ok(who)
+    Ok(Some(history::meant(app, auditor, origin, text).await?))
+}
+
+/// Those who held something, as `ui` has them.
+pub(super) async fn named(app: &App, holders: Vec<(UserId, Claim)>) -> ApiResult<Vec<Holder>> {
+    let line = |position: i64| u64::try_from(position).unwrap_or(0);
+    let holders = history::named(app, holders).await?;
+    Ok(holders
+        .into_iter()
+        .map(|(person, claim)| Holder {
+            person: PersonRef { id: person.id.to_string(), label: person.label },
+            from: line(claim.from),
+            to: claim.to.map(line),
+        })
+        .collect())
 }
 
 /// A line as `ui` has it.
@@ -231,9 +279,11 @@ pub(super) fn row(line: Line) -> HistoryRow {
             Doer::Anonymous => Actor::Anonymous,
             Doer::System => Actor::System,
             Doer::Cli(name) => Actor::Cli(name.unwrap_or_default()),
+            Doer::Unknown => Actor::Unknown,
         },
         address: line.address,
         user_agent: line.user_agent,
         session: line.session.map(|session| session.to_string()),
+        identifier: line.identifier,
     }
 }

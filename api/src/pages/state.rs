@@ -3,19 +3,23 @@
 use std::collections::BTreeMap;
 
 use axum::{extract::State, http::StatusCode, response::Response};
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use domain::{Role, SessionId, UserId};
 use projections::audit_history;
 use serde::Deserialize;
 use ui::{
     PersonRef, Problem, SessionView,
     pages::{
-        AccountThen, PeopleThen, PersonThen, StateChange, StateDifference, StateForm, StateHolder,
-        StatePage, StateProblems, StateShown,
+        AccountThen, PeopleThen, PersonThen, StateChange, StateDifference, StateForm, StatePage,
+        StateProblems, StateShown,
     },
 };
 
-use super::{PageResult, Visit, history::row, html, role_of};
+use super::{
+    PageResult, Visit,
+    history::{behind_by, named, row},
+    html, role_of,
+};
 use crate::{
     extract::Query,
     history::{self, Filter, Meant, Order, is_rfc_3339},
@@ -132,21 +136,6 @@ fn time_of(at: Option<AsOf>) -> Option<Option<DateTime<Utc>>> {
     }
 }
 
-async fn named(
-    app: &App,
-    holders: Vec<(UserId, projections::claims::Claim)>,
-) -> ApiResult<Vec<StateHolder>> {
-    let holders = history::named(app, holders).await?;
-    Ok(holders
-        .into_iter()
-        .map(|(person, claim)| StateHolder {
-            person: PersonRef { id: person.id.to_string(), label: person.label },
-            from: line(claim.from),
-            to: claim.to.map(line),
-        })
-        .collect())
-}
-
 fn line(position: i64) -> u64 {
     u64::try_from(position).unwrap_or(0)
 }
@@ -157,13 +146,19 @@ async fn person(
     auditor: &Identity,
     (user, at, against): (UserId, Option<AsOf>, Option<AsOf>),
 ) -> ApiResult<PersonThen> {
-    let (then, other) = state::read(app, auditor, &visit.context, user, (at, against)).await?;
-    // Where a line was asked for, it is that one, whoever it is about.
-    let here = match at {
-        Some(AsOf::Position(position)) => position,
-        Some(AsOf::Time(_)) | None => then.position,
-    };
+    let told = state::read(app, auditor, &visit.context, user, (at, against)).await?;
+    let state::Told { then, other, reach } = told;
     let of_user = Filter { user: Some(user), ..Filter::default() };
+    let here = match at {
+        // Where a line was asked for, it is that one, whoever it is about.
+        Some(AsOf::Position(position)) => position,
+        // Of a time it is the last of their lines by then, be it one that changes no state.
+        Some(AsOf::Time(_)) | None => {
+            let by_then = Filter { to: Some(just_after(then.at)), ..of_user.clone() };
+            let last = audit_history::page(app.pool(), &by_then, Order::Newest, None, 1).await?;
+            last.rows.first().map_or(0, |row| row.position).max(then.position)
+        }
+    };
     let page = async |order, cursor, limit| {
         audit_history::page(app.pool(), &of_user, order, cursor, limit).await
     };
@@ -182,6 +177,7 @@ async fn person(
         at: then.at,
         line: line(here),
         head: line(head(app)),
+        behind: behind_by(reach),
         account: then.account.map(|account| AccountThen {
             email: account.email,
             username: account.username,
@@ -200,6 +196,11 @@ async fn person(
         next,
         first: first.filter(|first| Some(*first) != previous && *first < line(here)),
     })
+}
+
+/// Filters end before their time. PostgreSQL has microseconds.
+fn just_after(time: DateTime<Utc>) -> DateTime<Utc> {
+    time.checked_add_signed(TimeDelta::microseconds(1)).unwrap_or(time)
 }
 
 fn session(session: Session) -> SessionView {
@@ -252,7 +253,7 @@ async fn people(
     (at, after): (Option<DateTime<Utc>>, Option<UserId>),
 ) -> ApiResult<PeopleThen> {
     let page = (after, PEOPLE);
-    let (people, next) = state::read_people(app, auditor, &visit.context, at, page).await?;
+    let (people, next, _) = state::read_people(app, auditor, &visit.context, at, page).await?;
     let person = |then: Then| {
         let label = then.account.and_then(|account| account.username);
         let person = PersonRef { id: then.user.to_string(), label };

@@ -16,10 +16,11 @@ use crate::{
     identity::{Auditor, Identity},
     problem::{ApiError, ApiResult},
     sources::Seen,
-    state::App,
+    state::{App, Wait},
 };
 
 mod export;
+mod line;
 pub mod state;
 pub mod stream;
 
@@ -34,6 +35,7 @@ pub fn router() -> OpenApiRouter<App> {
         .routes(routes!(read_history))
         .routes(routes!(search_history))
         .routes(routes!(find_holders))
+        .merge(line::router())
         .merge(state::router())
         .merge(stream::router())
         .merge(export::router())
@@ -146,6 +148,13 @@ pub struct History {
     /// How many lines pass, where that was asked for.
     #[schema(required)]
     count: Option<CountView>,
+    /// The last line of the book up to which the history shows all of it; what was written after it
+    /// may be missing.
+    #[schema(minimum = 0)]
+    reached: i64,
+    /// The last line of the book. Where that is more than `reached`, the history is behind.
+    #[schema(minimum = 0)]
+    head: i64,
     /// How far a search by address can see, where it was one.
     #[schema(required)]
     searched: Option<SearchedView>,
@@ -164,7 +173,8 @@ pub struct History {
 pub struct CountView {
     #[schema(minimum = 0)]
     lines: i64,
-    /// Whether that is all. If not, there are at least so many: no more are counted.
+    /// Whether that is all. If not, there are at least so many: no more are counted, or the history
+    /// is behind the book.
     exact: bool,
 }
 
@@ -248,6 +258,8 @@ pub enum ActorKind {
     System,
     /// The command line.
     Cli,
+    /// This version can't read who it was.
+    Unknown,
 }
 
 impl From<Person> for PersonView {
@@ -263,6 +275,7 @@ impl From<Doer> for ActorView {
             Doer::Anonymous => (ActorKind::Anonymous, None, None),
             Doer::System => (ActorKind::System, None, None),
             Doer::Cli(label) => (ActorKind::Cli, None, label),
+            Doer::Unknown => (ActorKind::Unknown, None, None),
         };
         Self { kind, id, label }
     }
@@ -410,14 +423,18 @@ async fn search(
         Direction::Oldest => Order::Oldest,
     };
     let origin = context.user(identity.user_id);
+    let counts = query.count.unwrap_or(false);
+    let reach = history::reach(app, if counts { Wait::ForAll } else { Wait::No }).await?;
     let page = history::page(app, identity, &origin, filter.clone(), order, cursor, limit).await?;
-    let count = match query.count {
-        Some(true) => Some(history::count(app, identity, filter).await?),
-        Some(false) | None => None,
+    let count = match counts {
+        true => Some(history::count(app, identity, filter, reach).await?),
+        false => None,
     };
     Ok(JsonAnswer(History {
         lines: page.lines.into_iter().map(LineView::from).collect(),
         count: count.map(|count| CountView { lines: count.lines, exact: count.exact }),
+        reached: reach.reached,
+        head: reach.head,
         searched: seen.map(|seen| {
             let (first, last) = seen.months.unzip();
             SearchedView {

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::support::{
+    held::{poison, readable_again},
     http::{Api, email_of},
     server::{Tokens, eventually},
     shared::{Running, unique},
@@ -59,8 +60,9 @@ async fn a_person_is_told_as_they_were_at_any_line_and_time() {
     for number in 0..6 {
         let answer = at(&line(number).to_string()).await;
         let by_position = format!("user={}&position={}", ada.user_id, line(number));
-        assert_eq!(get(&api, &auditor.access, &by_position).await, answer);
         let state = &answer["state"];
+        assert_eq!(get(&api, &auditor.access, &by_position).await["state"], *state);
+        assert!(answer["reached"].as_i64() >= Some(line(number)), "{answer}");
         assert_eq!(state["at"], lines[number]["at"], "{answer}");
         assert_eq!(state["position"], line(number), "{answer}");
         assert_eq!((&answer["against"], &answer["changes"]), (&Value::Null, &Value::Null));
@@ -186,6 +188,57 @@ async fn who_was_signed_in_is_told_page_by_page() {
     walked.sort();
     assert_eq!(walked, ["ada", "admin", "grace", "katherine"]);
     assert_eq!(names(&signed_in("at=2020-01-01T00:00:00Z").await), Vec::<String>::new());
+}
+
+/// A table that is stopped shows the book of then. What is of now, or counted to the end, is not told by it.
+#[tokio::test]
+async fn what_the_history_does_not_show_yet_is_not_told_as_all() {
+    let running = Running::start(&[]).await;
+    let api = running.api();
+    let admin = api.admin().await;
+    let (ada, eve) = (api.register("ada").await, api.register("eve").await);
+    let disable = api.post(&format!("/api/v1/admin/users/{}/disable", eve.user_id));
+    disable.bearer(&admin.access).send().await.is(200);
+    let known = lines_of(&api, &admin, &eve.user_id, 3).await;
+    let last = known.last().unwrap()["position"].as_i64().unwrap();
+    let state = async |query: &str| {
+        let path = format!("{STATE}?user={}{query}", ada.user_id);
+        api.get(&path).bearer(&admin.access).send().await
+    };
+    let search = async || {
+        let path = format!("/api/v1/audit?user={}&count=true", ada.user_id);
+        api.get(&path).bearer(&admin.access).send().await.is(200).json()
+    };
+    let before = search().await;
+    assert_eq!(before["count"], json!({"lines": 2, "exact": true}));
+    assert!(before["reached"].as_i64() >= before["head"].as_i64(), "{before}");
+
+    poison(&running.database, &ada.user_id).await;
+    let behind = eventually("the history is stopped", async || {
+        let found = search().await;
+        (found["count"]["exact"] == false).then_some(found)
+    })
+    .await;
+    let (reached, head) = (behind["reached"].as_i64().unwrap(), behind["head"].as_i64().unwrap());
+    assert!(last <= reached && reached < head, "{behind}");
+    assert_eq!(behind["count"]["lines"], 2, "{behind}");
+    let now = chrono::Utc::now() - chrono::TimeDelta::seconds(1);
+    let now = now.to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
+    for query in [String::new(), format!("&at={now}"), format!("&at={last}&against={now}")] {
+        let refused = state(&query).await;
+        let problem = refused.problem(503, "projection-behind");
+        let words = format!("up to line {reached}");
+        assert!(problem["detail"].as_str().unwrap().contains(&words), "{problem}");
+        assert!(!refused.header("retry-after").is_empty());
+    }
+    let signed_in = api.get("/api/v1/audit/signed-in").bearer(&admin.access);
+    signed_in.send().await.problem(503, "projection-behind");
+    // As of a line that is shown it can be told, and how far that is stands beside it.
+    let then = state(&format!("&at={last}")).await.is(200).json();
+    assert_eq!((&then["reached"], &then["state"]["live_sessions"]), (&json!(reached), &json!(1)));
+
+    readable_again(&running.database).await;
+    eventually("it goes on", async || (state("").await.status == 200).then_some(())).await;
 }
 
 #[tokio::test]

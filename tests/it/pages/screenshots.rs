@@ -224,6 +224,7 @@ async fn every_page_fits_and_can_be_read() {
         ("/my-history", "my-history"),
         ("/history", "history"),
         ("/history?type=SignInFailed&from=2020-01-01&to=tomorrow", "history-refused"),
+        ("/history/lines/3", "line"),
         ("/users", "users"),
         ("/users?q=nobody", "users-none"),
         ("/projections", "projections"),
@@ -270,6 +271,12 @@ async fn every_page_fits_and_can_be_read() {
         api.get("/api/v1/admin/users?q=katherine").bearer(&admin.access).send().await.json();
     poison(&running.database, found["users"][0]["id"].as_str().unwrap()).await;
     eventually("one is stopped", async || view(&|one| one["state"] == "stopped").await).await;
+    browser.open("/history").await;
+    browser.shows("The history shows the book up to line").await;
+    wrong.extend(look(&browser, "history-behind").await);
+    browser.open("/audit/state?user=ada").await;
+    browser.shows("shows the book up to line").await;
+    wrong.extend(look(&browser, "state-behind").await);
     let building = half_done(&running.database, "sessions").await;
     browser.open("/projections").await;
     browser.press("Repair …").await;

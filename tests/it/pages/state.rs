@@ -28,12 +28,14 @@ async fn a_person_is_seen_at_any_moment_and_compared_with_another() {
     let change = serde_json::json!({"username": later, "full_name": "Ada Lovelace"});
     api.patch("/api/v1/auth/me").bearer(&ada.access).json(change).send().await.is(200);
     api.post("/api/v1/auth/logout").bearer(&ada.access).send().await.is(204);
+    // It changes no state, and is a line of hers all the same.
+    api.try_sign_in(&later, "not the password").await.is(401);
     let admin = api.admin().await;
     let lines = eventually("all is in the history", async || {
         let path = format!("/api/v1/audit?user={}&order=oldest", ada.user_id);
         let page = api.get(&path).bearer(&admin.access).send().await.is(200).json();
         let lines = page["lines"].as_array().unwrap().clone();
-        (lines.len() == 4).then_some(lines)
+        (lines.len() == 5).then_some(lines)
     })
     .await;
     let line = |number: usize| lines[number]["position"].as_i64().unwrap();
@@ -60,9 +62,13 @@ async fn a_person_is_seen_at_any_moment_and_compared_with_another() {
     }
     assert!(part(&browser, "live").await.contains("No session was live."));
     let timeline = part(&browser, "timeline").await;
-    assert!(timeline.contains("Session ended · Signed out Here"), "{timeline}");
+    assert!(timeline.contains("Sign-in failed · Wrong password Here"), "{timeline}");
+    let later_ones = browser.client.find(Locator::Css(".timeline .later")).await;
+    assert!(later_ones.is_err(), "nothing of what was is still to come: {timeline}");
 
     // Back along the events.
+    browser.press("Event before").await;
+    browser.arrives(&format!("/audit/state?user={}&at={}", ada.user_id, line(3))).await;
     browser.press("Event before").await;
     let profile = format!("/audit/state?user={}&at={}", ada.user_id, line(2));
     browser.arrives(&profile).await;
@@ -114,9 +120,74 @@ async fn a_person_is_seen_at_any_moment_and_compared_with_another() {
     }
     // From a line of the history to the person at that line.
     browser.open(&format!("/history?user={}&order=oldest", ada.user_id)).await;
-    browser.shows("4 lines.").await;
+    browser.shows("5 lines.").await;
     browser.press(&line(2).to_string()).await;
     browser.arrives(&profile).await;
+    // And from the event to all that it holds.
+    browser.open(&format!("/history?user={}&order=oldest", ada.user_id)).await;
+    browser.press("Profile changed").await;
+    browser.arrives(&format!("/history/lines/{}", line(2))).await;
+    let changes = part(&browser, "changes").await;
+    for words in [format!("username {name} {later}"), "full_name – Ada Lovelace".into()] {
+        assert!(changes.contains(&words), "{words}: {changes}");
+    }
+    assert!(part(&browser, "event").await.contains("UserProfileChanged"));
+    browser.press("Line before").await;
+    browser.arrives(&format!("/history/lines/{}", line(2) - 1)).await;
+    browser.press("Line after").await;
+    browser.press("Its person at this line").await;
+    browser.arrives(&profile).await;
+    browser.open("/history/lines/99999999").await;
+    browser.shows("There is nothing here").await;
+    browser.close().await;
+}
+
+/// Ada gave a name up and Eve took it: whoever looks for the name sees both.
+#[tokio::test]
+async fn whoever_held_a_name_before_is_found_beside_who_holds_it() {
+    if !tools::with("browser") {
+        return;
+    }
+    let running = Running::start(&[]).await;
+    let api = running.api();
+    let ada = api.register("ada").await;
+    let change = serde_json::json!({"username": "augusta"});
+    api.patch("/api/v1/auth/me").bearer(&ada.access).json(change).send().await.is(200);
+    let taken = serde_json::json!({
+        "email": "eve@example.org", "username": "ada", "password": password_of("eve"),
+    });
+    let eve = api.post("/api/v1/auth/register").json(taken).send().await.tokens(201);
+    api.try_sign_in("stranger@example.org", "not the password").await.is(401);
+    let admin = api.admin().await;
+    eventually("both are in the history", async || {
+        let holders = api.post("/api/v1/audit/holders").bearer(&admin.access);
+        let held = holders.json(serde_json::json!({"identifier": "ada"})).send().await.json();
+        (held["holders"].as_array()?.len() == 2).then_some(())
+    })
+    .await;
+    let browser = super::browser(&running, JavaScript::Off).await;
+    browser.open("/sign-in").await;
+    browser.sign_in("admin", ADMIN_PASSWORD).await;
+    browser.arrives("/").await;
+    for field in ["user", "actor"] {
+        browser.open("/history").await;
+        browser.fill(field, "ada").await;
+        browser.press("Show").await;
+        browser.shows("2 lines.").await;
+        let holders = part(&browser, "holders").await;
+        assert!(holders.contains("augusta") && holders.contains("ada"), "{holders}");
+        browser.press_within("//section[@aria-labelledby='holders']", "augusta").await;
+        browser.arrives(&format!("/history?{field}={}", ada.user_id)).await;
+        browser.shows("3 lines.").await;
+        assert!(browser.client.find(Locator::Css("#holders")).await.is_err());
+    }
+    // What strangers typed, and what readers looked for, stands in the line.
+    browser.open("/history?type=SignInFailed").await;
+    browser.shows("Typed: ").await;
+    browser.shows("stranger@example.org").await;
+    browser.open("/history?type=HistorySearched&order=oldest").await;
+    browser.shows("Asked for: ").await;
+    browser.shows(&eve.user_id).await;
     browser.close().await;
 }
 

@@ -70,6 +70,7 @@ person-unnamed = Person { $id }
 person-erased = Erased person { $id }
 actor-anonymous = Not signed in
 actor-system = Entrybook
+actor-unknown = Not known to this version
 actor-cli = Command line ({ $name })
 
 notice-signed-out = You are signed out.

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use super::Holder;
 use crate::{
     Chrome, EVENT_TYPES, HistoryRow, Problem, Role, SERVICE_OUTCOMES, SESSION_END_REASONS,
     SESSION_METHODS, SIGN_IN_FAILURE_REASONS,
@@ -27,6 +28,11 @@ pub struct HistoryPage {
     pub searched: Option<HistorySearched>,
     /// Whether the page is not full although more may follow, because so many lines were looked through.
     pub broke_off: bool,
+    /// How far the history shows the book, where that is not all of it.
+    pub behind: Option<HistoryBehind>,
+    /// Who held what was typed for the person or for who did it, where that is not one alone; with the
+    /// field that it was typed in.
+    pub holders: Vec<(&'static str, Holder)>,
     /// The cursor of the page with older lines, if there are any.
     pub older: Option<String>,
     /// The cursor of the page with newer lines, if there are any.
@@ -39,6 +45,22 @@ pub struct HistoryCount {
     pub lines: u64,
     /// If not, there are at least so many.
     pub exact: bool,
+}
+
+/// How far the history shows the book.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HistoryBehind {
+    pub reached: u64,
+    /// The last line of the book.
+    pub head: u64,
+}
+
+impl HistoryBehind {
+    pub(crate) fn text(self, chrome: &Chrome) -> Cow<'static, str> {
+        let (reached, head) = (chrome.number(&self.reached), chrome.number(&self.head));
+        let args = [("reached", crate::Arg::Text(&reached)), ("head", crate::Arg::Text(&head))];
+        chrome.texts().get_with("history-behind", &args)
+    }
 }
 
 /// How far a search by address could see.
@@ -164,10 +186,16 @@ impl HistoryPage {
 
     /// What is to be said of the lines that were found.
     fn notes(&self) -> Vec<Cow<'static, str>> {
-        [self.count_text(), self.broke_off_text(), self.searched_text(), self.left_out_text()]
-            .into_iter()
-            .flatten()
-            .collect()
+        [
+            self.count_text(),
+            self.behind_text(),
+            self.broke_off_text(),
+            self.searched_text(),
+            self.left_out_text(),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
     }
 
     /// How many lines there are, never more exactly than it is known.
@@ -176,8 +204,21 @@ impl HistoryPage {
         Some(match (exact, lines) {
             (true, lines) => self.chrome.t_count("history-count", lines),
             (false, MANY..) => self.chrome.t_count("history-count-more", MANY - 1),
+            (false, lines) if self.behind.is_some() => {
+                self.chrome.t_count("history-count-so-far", lines)
+            }
             (false, lines) => self.chrome.t_count("history-count-at-least", lines),
         })
+    }
+
+    /// That lines may be missing.
+    fn behind_text(&self) -> Option<Cow<'static, str>> {
+        self.behind.map(|behind| behind.text(&self.chrome))
+    }
+
+    /// The history with one of those who held it in place of what was typed.
+    fn of_holder(&self, field: &str, holder: &Holder) -> String {
+        link(self.path(), &[(field, &holder.person.id)])
     }
 
     /// That the search goes on only where somebody wants it to.

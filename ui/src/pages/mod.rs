@@ -3,6 +3,7 @@
 mod erase;
 mod errors;
 mod history;
+mod line;
 mod overview;
 mod password;
 mod profile;
@@ -16,8 +17,10 @@ mod users;
 pub use erase::{ErasePage, EraseProblems, ErasedPage};
 pub use errors::{ErrorPage, ForbiddenPage, NotFoundPage};
 pub use history::{
-    HistoryCount, HistoryFilter, HistoryFilterProblems, HistoryPage, HistoryScope, HistorySearched,
+    HistoryBehind, HistoryCount, HistoryFilter, HistoryFilterProblems, HistoryPage, HistoryScope,
+    HistorySearched,
 };
+pub use line::{LineChange, LinePage};
 pub use overview::{Account, OverviewPage};
 pub use password::{PasswordPage, PasswordProblems};
 pub use profile::{ProfilePage, ProfileProblems};
@@ -30,7 +33,7 @@ pub use register::{RegisterPage, RegisterProblems};
 pub use sessions::SessionsPage;
 pub use sign_in::{SignInPage, SignInProblems};
 pub use state::{
-    AccountThen, PeopleThen, PersonThen, StateChange, StateDifference, StateForm, StateHolder,
+    AccountThen, Holder, PeopleThen, PersonThen, StateChange, StateDifference, StateForm,
     StatePage, StateProblems, StateShown,
 };
 pub use users::{UserRow, UsersPage};

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use chrono::{DateTime, Utc};
 
+use super::HistoryBehind;
 use crate::{
     Chrome, HistoryRow, PersonRef, Problem, Role, SessionView, paths, query::link, session,
     texts::MessageId,
@@ -16,7 +17,7 @@ pub struct StatePage {
     pub form: StateForm,
     pub problems: StateProblems,
     /// Who held what was typed for the person, where that is not one alone.
-    pub holders: Vec<StateHolder>,
+    pub holders: Vec<Holder>,
     pub shown: Option<StateShown>,
 }
 
@@ -39,7 +40,7 @@ pub struct StateProblems {
 
 /// Somebody who held an e-mail address or a username for a time.
 #[derive(Clone)]
-pub struct StateHolder {
+pub struct Holder {
     pub person: PersonRef,
     /// The line by which they took it.
     pub from: u64,
@@ -62,6 +63,8 @@ pub struct PersonThen {
     pub line: u64,
     /// The last line of the book.
     pub head: u64,
+    /// How far the history shows the book, where that is not all of it.
+    pub behind: Option<HistoryBehind>,
     /// None before they registered.
     pub account: Option<AccountThen>,
     pub sessions: Vec<SessionView>,
@@ -254,20 +257,23 @@ impl StatePage {
         link(paths::HISTORY, &[("user", id)])
     }
 
-    fn held(&self, holder: &StateHolder) -> String {
-        let from = self.chrome.number(&holder.from);
-        match &holder.to {
-            Some(to) => {
-                let to = self.chrome.number(to);
-                let args = [("from", crate::Arg::Text(&from)), ("to", crate::Arg::Text(&to))];
-                self.chrome.texts().get_with("state-held-until", &args).into_owned()
-            }
-            None => self.chrome.t_with("state-held-since", "from", &from).into_owned(),
-        }
-    }
-
     fn device(&self, session: &SessionView) -> String {
         session::device(&self.chrome, session.user_agent.as_deref())
+    }
+}
+
+impl Holder {
+    /// From which line to which.
+    pub(crate) fn held(&self, chrome: &Chrome) -> Cow<'static, str> {
+        let from = chrome.number(&self.from);
+        match &self.to {
+            Some(to) => {
+                let to = chrome.number(to);
+                let args = [("from", crate::Arg::Text(&from)), ("to", crate::Arg::Text(&to))];
+                chrome.texts().get_with("state-held-until", &args)
+            }
+            None => chrome.t_with("state-held-since", "from", &from),
+        }
     }
 }
 

@@ -83,6 +83,7 @@ fn history(words: Words) -> Vec<HistoryRow> {
                 address: Some(words.address.into()),
                 user_agent: Some(words.user_agent.into()),
                 session: Some(words.id.into()),
+                identifier: None,
             }
         };
     let user = || Actor::User(person.clone());
@@ -101,6 +102,10 @@ fn history(words: Words) -> Vec<HistoryRow> {
                 Some(&person),
                 Actor::Cli(words.username.into()),
             )
+        },
+        HistoryRow {
+            identifier: Some(words.note.into()),
+            ..row(Some(48_206), "HistorySearched", None, None, Actor::Unknown)
         },
         row(Some(48_208), "SignInAttemptsBlocked", None, None, Actor::Anonymous),
         row(
@@ -124,6 +129,8 @@ fn history_page(words: Words, scope: HistoryScope, path: &str) -> HistoryPage {
         count: Some(HistoryCount { lines: 48_211, exact: true }),
         searched: None,
         broke_off: false,
+        behind: None,
+        holders: Vec::new(),
         older: Some(words.id.into()),
         newer: None,
     }
@@ -141,6 +148,7 @@ fn state_page(words: Words) -> StatePage {
         at: at("2025-11-21T11:38:07.250Z"),
         line: 48_209,
         head: 48_211,
+        behind: Some(HistoryBehind { reached: 48_210, head: 48_211 }),
         account: Some(AccountThen {
             email: Some(words.email.into()),
             username: Some(words.username.into()),
@@ -175,19 +183,41 @@ fn state_page(words: Words) -> StatePage {
         chrome: signed_in(words, paths::AUDIT_STATE),
         form: StateForm { user: words.id.into(), at: "48209".into(), against: words.note.into() },
         problems: StateProblems::default(),
-        holders: vec![
-            StateHolder {
-                person: PersonRef { id: words.id.into(), label: Some(words.username.into()) },
-                from: 3,
-                to: Some(90),
-            },
-            StateHolder {
-                person: PersonRef { id: words.id.into(), label: None },
-                from: 95,
-                to: None,
-            },
-        ],
+        holders: holders(words),
         shown: Some(StateShown::Person(Box::new(then))),
+    }
+}
+
+/// Two who held the same, one after the other.
+fn holders(words: Words) -> Vec<Holder> {
+    let person =
+        |label: Option<&str>| PersonRef { id: words.id.into(), label: label.map(Into::into) };
+    vec![
+        Holder { person: person(Some(words.username)), from: 3, to: Some(90) },
+        Holder { person: person(None), from: 95, to: None },
+    ]
+}
+
+fn line_page(words: Words) -> LinePage {
+    LinePage {
+        chrome: signed_in(words, paths::HISTORY),
+        line: 48_209,
+        head: 48_211,
+        row: history(words).swap_remove(1),
+        recorded: at("2025-11-21T11:38:07.251Z"),
+        version: "1".into(),
+        stream: format!("User/{}", words.id),
+        sequence: 7,
+        request_id: words.id.into(),
+        changes: vec![
+            LineChange {
+                name: "email".into(),
+                from: Some(words.note.into()),
+                to: Some(words.email.into()),
+            },
+            LineChange { name: "full_name".into(), from: None, to: Some(words.name.into()) },
+        ],
+        fields: vec![("kept_session".into(), words.id.into()), (words.note.into(), "–".into())],
     }
 }
 
@@ -433,6 +463,26 @@ fn refused(words: Words) -> Vec<(&'static str, Box<dyn Page>)> {
                 count: Some(HistoryCount { lines: 0, exact: false }),
                 broke_off: true,
                 ..history_page(words, HistoryScope::Everyone, paths::HISTORY)
+            }),
+        ),
+        (
+            "history-behind",
+            Box::new(HistoryPage {
+                count: Some(HistoryCount { lines: 7, exact: false }),
+                behind: Some(HistoryBehind { reached: 5_000, head: 48_211 }),
+                holders: holders(words).into_iter().map(|holder| ("user", holder)).collect(),
+                ..history_page(words, HistoryScope::Everyone, paths::HISTORY)
+            }),
+        ),
+        ("line", Box::new(line_page(words))),
+        (
+            "line-bare",
+            Box::new(LinePage {
+                line: 1,
+                head: 1,
+                changes: Vec::new(),
+                fields: Vec::new(),
+                ..line_page(words)
             }),
         ),
         (

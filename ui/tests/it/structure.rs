@@ -266,7 +266,7 @@ fn a_line_of_the_book() {
     <tr role="row" class="alarming">
     <td role="cell" class="number" data-label="Line"><a href="/audit/state?user=0197f0c2-6b1e-7a54-9d3c-5e8f1a2b3c4d&#38;at=48211" title="How it was with this person">48,211</a></td>
     <td role="cell" class="steady" data-label="Time (UTC)"><time datetime="2025-11-21T11:38:07.250Z">21 Nov 2025, 11:38:07</time></td>
-    <td role="cell" data-label="Event"><div><span class="event">Sign-in failed</span><br><span class="muted">Wrong password</span></div></td>
+    <td role="cell" data-label="Event"><div><a class="event" href="/history/lines/48211" title="All that this line holds">Sign-in failed</a><br><span class="muted">Wrong password</span></div></td>
     <td role="cell" data-label="Person"><a href="/history?user=0197f0c2-6b1e-7a54-9d3c-5e8f1a2b3c4d" title="Show only this person">ada</a></td>
     <td role="cell" data-label="Done by">Not signed in</td>
     <td role="cell" class="address" data-label="Address"><span class="code">192.0.2.17</span></td>

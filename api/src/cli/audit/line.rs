@@ -1,6 +1,7 @@
 //! A line of the history in the clear.
 
 use crate::bootstrap::Services;
+use crate::whole_line::{ERASED, open_payload};
 use chrono::{DateTime, SecondsFormat, Utc};
 use commands::CLI_ACTOR;
 use domain::{Actor, Sealed, UserId};
@@ -9,8 +10,6 @@ use projections::journal::RecordedEvent;
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::HashMap;
-
-const ERASED: &str = "(erased)";
 
 /// One line, as programs get it: what the API answers, and where it stands in its stream.
 #[derive(Debug, Serialize)]
@@ -119,7 +118,7 @@ impl<'a> Opener<'a> {
             self.source(sealed, &recorded.aggregate_type, &recorded.aggregate_id).await?;
         let stream = format!("{}/{}", recorded.aggregate_type, recorded.aggregate_id);
         let mut payload = serde_json::from_str(&recorded.payload)?;
-        self.open_payload(&mut payload, &stream).await?;
+        open_payload(&self.services.book, &mut payload, &stream).await?;
         Ok(Whole {
             position: recorded.position,
             at: moment(metadata.at),
@@ -177,40 +176,6 @@ impl<'a> Opener<'a> {
             None => (Some(ERASED.to_owned()), Some(ERASED.to_owned())),
         })
     }
-
-    /// Opens the personal fields of a payload; whatever else is sealed stays so, password hashes before all.
-    async fn open_payload(&self, payload: &mut Value, stream: &str) -> anyhow::Result<()> {
-        // Depth first, with the name of the field that each value stands in.
-        let mut waiting: Vec<(&mut Value, Option<&'static str>)> = vec![(payload, None)];
-        while let Some((value, field)) = waiting.pop() {
-            match value {
-                Value::Object(fields) => {
-                    for (name, inner) in fields.iter_mut() {
-                        waiting.push((inner, personal(name).or(field)));
-                    }
-                }
-                Value::String(text) if text.starts_with("s1.") => {
-                    *text = match field {
-                        Some(field) => {
-                            self.text(&Sealed(text.clone()), &format!("{stream}/{field}")).await?
-                        }
-                        None => "(sealed)".to_owned(),
-                    };
-                }
-                Value::Array(items) => {
-                    waiting.extend(items.iter_mut().map(|inner| (inner, field)));
-                }
-                Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
-            }
-        }
-        Ok(())
-    }
-}
-
-fn personal(name: &str) -> Option<&'static str> {
-    ["email", "username", "full_name", "identifier", "filter"]
-        .into_iter()
-        .find(|known| *known == name)
 }
 
 fn moment(at: DateTime<Utc>) -> String {

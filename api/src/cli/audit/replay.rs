@@ -87,7 +87,8 @@ async fn one(
         None => None,
     };
     if arguments.json {
-        return Ok(out.json(&StateAnswer::new(state, other))?);
+        let reached = projections::audit_history::reached(&services.pool).await?;
+        return Ok(out.json(&StateAnswer::new(state, other, reached))?);
     }
     show(&state, out)?;
     if let Some(other) = &other {

@@ -8,7 +8,7 @@ use ui::{
     paths,
 };
 
-use super::{HistoryQuery, filter, show};
+use super::{Asked, HistoryQuery, filter, show};
 use crate::{
     export::{Format, send},
     pages::{PageResult, Posted, Tokened, Visit},
@@ -72,13 +72,13 @@ pub(in crate::pages) async fn export(
         _ => return Err(ApiError::not_found().into()),
     };
     let query: HistoryQuery = posted.or_back(&app, paths::HISTORY)?.into();
-    let mut problems = HistoryFilterProblems::default();
+    let mut asked = Asked::default();
     let origin = visit.context.user(auditor.user_id);
     let reader = (auditor, &origin);
-    let asked = filter(&app, reader, &query, HistoryScope::Everyone, &mut problems).await?;
-    if problems != HistoryFilterProblems::default() {
+    let found = filter(&app, reader, &query, HistoryScope::Everyone, &mut asked).await?;
+    if asked.problems != HistoryFilterProblems::default() {
         // The page tells what of the filter can't be read.
         return show(&app, &visit, auditor, HistoryScope::Everyone, query).await;
     }
-    Ok(send(&app, auditor, &visit.context, format, asked, 0).await?)
+    Ok(send(&app, auditor, &visit.context, format, found, 0).await?)
 }

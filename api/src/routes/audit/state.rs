@@ -3,6 +3,7 @@
 use axum::{Json as JsonAnswer, extract::State};
 use chrono::{DateTime, Utc};
 use domain::UserId;
+use projections::Reach;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
@@ -74,6 +75,10 @@ pub struct StateAnswer {
     /// What differs from the other state to this one.
     #[schema(required)]
     changes: Option<Vec<ChangeView>>,
+    /// The last line of the book that the history shows. As of now, or of a time, it is the last that
+    /// there was when it was asked.
+    #[schema(minimum = 0)]
+    reached: i64,
 }
 
 /// A person as they were.
@@ -160,10 +165,13 @@ pub struct SignedInAnswer {
     /// What `after` must be to get more of them.
     #[schema(required)]
     next: Option<Uuid>,
+    /// The last line of the book that was known.
+    #[schema(minimum = 0)]
+    reached: i64,
 }
 
 impl StateAnswer {
-    pub(crate) fn new(then: Then, other: Option<Then>) -> Self {
+    pub(crate) fn new(then: Then, other: Option<Then>, reached: i64) -> Self {
         let changes = other.as_ref().map(|other| {
             let view = |change: replay::Change| ChangeView {
                 what: change.what.as_str(),
@@ -172,7 +180,8 @@ impl StateAnswer {
             };
             replay::changes(other, &then).into_iter().map(view).collect()
         });
-        Self { state: then.into(), against: other.map(StateView::from), changes }
+        let against = other.map(StateView::from);
+        Self { state: then.into(), against, changes, reached }
     }
 }
 
@@ -246,6 +255,13 @@ fn past(app: &App, field: &str, time: DateTime<Utc>) -> ApiResult<DateTime<Utc>>
     Ok(time)
 }
 
+/// The states that were asked for, and how far the book is known.
+pub(crate) struct Told {
+    pub(crate) then: Then,
+    pub(crate) other: Option<Then>,
+    pub(crate) reach: Reach,
+}
+
 /// How it was with a person, as of one moment, and of another. Auditors alone may ask, and that they
 /// did is written down.
 pub(crate) async fn read(
@@ -254,8 +270,18 @@ pub(crate) async fn read(
     context: &Context,
     user: UserId,
     (at, against): (Option<AsOf>, Option<AsOf>),
-) -> ApiResult<(Then, Option<Then>)> {
+) -> ApiResult<Told> {
     app.needs("audit_history").await?;
+    // As of a time any line may count, for times are not in the order of the book.
+    let last = |moment: Option<AsOf>| match moment {
+        Some(AsOf::Position(line)) => Some(line),
+        Some(AsOf::Time(_)) | None => None,
+    };
+    let needed = match against {
+        Some(against) => last(at).zip(last(Some(against))).map(|(one, other)| one.max(other)),
+        None => last(at),
+    };
+    let reach = app.needs_line("audit_history", needed).await?;
     if user != auditor.user_id {
         // Whichever moment it is: who steps along looks at the same person.
         let origin = context.user(auditor.user_id);
@@ -270,8 +296,12 @@ pub(crate) async fn read(
         Some(against) => Some(then(against).await?),
         None => None,
     };
-    Ok((then(at.unwrap_or_else(|| AsOf::Time(app.now()))).await?, other))
+    let then = then(at.unwrap_or_else(|| AsOf::Time(app.now()))).await?;
+    Ok(Told { then, other, reach })
 }
+
+/// A page of those who were signed in, whom the next page begins after, and how far the book is known.
+pub(crate) type Page = (Vec<Then>, Option<UserId>, i64);
 
 /// Who was signed in, a page of them.
 pub(crate) async fn read_people(
@@ -280,9 +310,12 @@ pub(crate) async fn read_people(
     context: &Context,
     at: Option<DateTime<Utc>>,
     (after, limit): (Option<UserId>, i64),
-) -> ApiResult<(Vec<Then>, Option<UserId>)> {
-    app.needs("audit_history").await?;
-    app.needs("sessions").await?;
+) -> ApiResult<Page> {
+    let mut reached = i64::MAX;
+    for projection in ["audit_history", "sessions"] {
+        app.needs(projection).await?;
+        reached = app.needs_line(projection, None).await?.reached.min(reached);
+    }
     let filter = json!({ "signed_in": at.map_or(json!("now"), |at| json!(at)) });
     app.reading(auditor, &context.user(auditor.user_id), Reading::Replayed, filter).await?;
     let at = at.unwrap_or_else(|| app.now());
@@ -293,7 +326,7 @@ pub(crate) async fn read_people(
     for state in page.rows.iter().filter(|state| state.live().next().is_some()) {
         people.push(replay::open(app.book(), state).await?);
     }
-    Ok((people, next))
+    Ok((people, next, reached))
 }
 
 /// How it was with a person: the account, its roles and its live sessions as of a time or a line of the
@@ -311,6 +344,7 @@ pub(crate) async fn read_people(
         (status = 404, description = "There is no such account"),
         (status = 422, description = "Some values cannot be taken; `errors` names them"),
         (status = 429, description = "Too much was read in an hour"),
+        (status = 503, description = "The history does not show so much of the book yet"),
     )
 )]
 async fn read_state(
@@ -329,7 +363,7 @@ async fn read_state(
     };
     let against = query.against.as_deref().map(|text| moment(&app, "against", text)).transpose()?;
     let user = UserId(query.user);
-    let (then, other) = read(&app, &auditor, &context, user, (at, against)).await?;
+    let Told { then, other, reach } = read(&app, &auditor, &context, user, (at, against)).await?;
     let unknown = |then: &Then| then.account.is_none() && then.begun == 0;
     if unknown(&then) && other.as_ref().is_none_or(unknown) && !is_known(&app, user).await? {
         return Err(ApiError {
@@ -337,7 +371,7 @@ async fn read_state(
             ..ApiError::not_found()
         });
     }
-    Ok(JsonAnswer(StateAnswer::new(then, other)))
+    Ok(JsonAnswer(StateAnswer::new(then, other, reach.reached)))
 }
 
 /// Whether there is such an account at all, be it that it registered later.
@@ -355,6 +389,7 @@ async fn is_known(app: &App, user: UserId) -> ApiResult<bool> {
         (status = 403, description = "Not an auditor"),
         (status = 422, description = "Some values cannot be taken; `errors` names them"),
         (status = 429, description = "Too much was read in an hour"),
+        (status = 503, description = "The history does not show so much of the book yet"),
     )
 )]
 async fn read_signed_in(
@@ -369,10 +404,11 @@ async fn read_signed_in(
         _ => return Err(ApiError::invalid_field("limit", "a page has 1 to 50 people")),
     };
     let after = query.after.map(UserId);
-    let (people, next) = read_people(&app, &auditor, &context, at, (after, limit)).await?;
+    let (people, next, reached) = read_people(&app, &auditor, &context, at, (after, limit)).await?;
     Ok(JsonAnswer(SignedInAnswer {
         at: at.unwrap_or_else(|| app.now()),
         people: people.into_iter().map(StateView::from).collect(),
         next: next.map(|user| user.0),
+        reached,
     }))
 }
