@@ -109,7 +109,9 @@ pub struct Seen {
 pub enum SourcesError {
     #[error(transparent)]
     Place(#[from] NoPlace),
-    #[error("that is too much to look for at once; give a shorter time, or a smaller network")]
+    #[error(
+        "that is too much to look for at once; give a shorter time or a later line to begin after, or a smaller network"
+    )]
     TooMany,
     #[error(transparent)]
     Keyring(#[from] KeyringError),
@@ -148,6 +150,59 @@ pub async fn narrow(
     filter.place = Some(text.to_owned());
     let months = months.first().zip(months.last());
     Ok(Seen { months: months.map(|(first, last)| (first.month(), last.month())), left_out })
+}
+
+/// A place that is followed. It is looked for under the keys of those months of which lines are still to
+/// be looked at, and each new month has its key looked for before its first line is passed by.
+#[derive(Debug, Clone)]
+pub struct Followed {
+    text: String,
+    place: Place,
+    /// The months that are looked for, from the first to the last …
+    months: Option<(Month, Month)>,
+    /// … which are those of the lines up to this one.
+    known: i64,
+}
+
+impl Followed {
+    pub fn read(text: &str) -> Result<Self, NoPlace> {
+        let text = text.trim();
+        Ok(Self { text: text.to_owned(), place: text.parse()?, months: None, known: 0 })
+    }
+
+    /// Narrows a filter to the place, for the lines after one and up to another that the history shows.
+    pub async fn narrow(
+        &mut self,
+        book: &Entrybook,
+        (looked, reached): (i64, i64),
+        filter: &mut Filter,
+    ) -> Result<(), SourcesError> {
+        let times = async |after: i64| {
+            let times = audit_history::times_between(book.pool(), after, reached).await;
+            times.map_err(|cause| SourcesError::Keyring(cause.into()))
+        };
+        if filter.sources.is_some() {
+            let new = times(self.known.max(looked)).await?;
+            let is_among = |time| {
+                let month = Month::of(time);
+                self.months.is_some_and(|(first, last)| first <= month && month <= last)
+            };
+            if new.is_none_or(|(first, last)| is_among(first) && is_among(last)) {
+                self.known = self.known.max(reached);
+                return Ok(());
+            }
+        }
+        let keys = match times(looked).await? {
+            Some((first, last)) => book.keyring().months(first, last).await?,
+            None => Vec::new(),
+        };
+        filter.sources = Some(self.place.under(book, &keys).ok_or(SourcesError::TooMany)?);
+        filter.place = Some(self.text.clone());
+        self.months =
+            keys.first().zip(keys.last()).map(|(one, other)| (one.month(), other.month()));
+        self.known = reached;
+        Ok(())
+    }
 }
 
 #[cfg(test)]

@@ -20,7 +20,8 @@ use crate::{
     history::{self, Filter, Line, Order},
     identity::Identity,
     problem::{ApiError, ApiResult},
-    sources, standing,
+    sources::{Followed, SourcesError},
+    standing,
     state::App,
 };
 
@@ -38,6 +39,8 @@ const POLL: Duration = Duration::from_millis(500);
 const SHOWN_AFTER: Duration = Duration::from_millis(25);
 /// How often it is asked whether who follows may still do so.
 const CHECK: Duration = Duration::from_secs(2);
+/// After so many lines of which none was to be told, a client hears up to where that is so.
+const SO_FAR: i64 = 1_000;
 /// After how long a client whose stream has ended asks for it again.
 const RETRY: Duration = Duration::from_secs(2);
 
@@ -59,19 +62,35 @@ impl Tails {
     }
 }
 
-/// A stream of the lines after one that pass a filter, each written by `write`, for as long as `may`
-/// says.
+/// What is followed: the lines after one that pass a filter, and come from a place if one is asked for.
+#[derive(Debug)]
+pub struct Wanted {
+    pub filter: Filter,
+    pub place: Option<Followed>,
+    pub after: i64,
+}
+
+/// Whether who follows may still do so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Welcome {
+    Yes,
+    No,
+    /// That is not known at the moment: they are told nothing until it is.
+    Unknown,
+}
+
+/// A stream of the lines that are wanted, each written by `write`, for as long as `may` says.
 pub fn follow<W, M, F>(
     app: &App,
     viewer: Identity,
-    (filter, after): (Filter, i64),
+    Wanted { filter, place, after }: Wanted,
     write: W,
     may: M,
 ) -> ApiResult<Response>
 where
     W: Fn(Line) -> ApiResult<String> + Send + Sync + 'static,
     M: Fn(App) -> F + Send + Sync + 'static,
-    F: Future<Output = bool> + Send,
+    F: Future<Output = Welcome> + Send,
 {
     let permit = app.tails().0.clone().try_acquire_owned();
     let permit = permit.map_err(|_| ApiError::overloaded())?;
@@ -86,25 +105,31 @@ where
         app: app.clone(),
         viewer,
         filter,
+        place,
         after,
         looked: after,
         events,
         checked: Instant::now(),
+        is_sure: true,
         _permit: permit,
     };
     tokio::spawn(async move {
-        if tail.run(&write, &may).await == End::Lagging {
-            farewell.send(lagging(tail.after));
+        match tail.run(&write, &may).await {
+            End::Lagging => drop(farewell.send(lagging(tail.after))),
+            End::TooMuch(why) => drop(farewell.send(too_much(tail.after, &why))),
+            End::Over => {}
         }
     });
     Ok(standing::answer(ReceiverStream::new(told).map(Ok::<_, Infallible>)))
 }
 
 /// Why a stream ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum End {
     /// The reader took nothing for too long.
     Lagging,
+    /// The place can't be looked for any more, and why.
+    TooMuch(String),
     /// There is nobody, may nobody, or will be no server.
     Over,
 }
@@ -113,23 +138,39 @@ struct Tail {
     app: App,
     viewer: Identity,
     filter: Filter,
-    /// The last line that was told.
+    place: Option<Followed>,
+    /// The last line that was told, or up to which the reader heard that there is none.
     after: i64,
     /// The last line that was looked at: what passes no filter is not read again.
     looked: i64,
     head: HeadWatch,
     events: mpsc::Sender<sse::Event>,
+    /// When it was last asked whether the reader may still follow, and whether that was known.
     checked: Instant,
+    is_sure: bool,
     _permit: OwnedSemaphorePermit,
 }
 
 /// What a look has shown.
 struct Read {
     lines: Vec<Line>,
-    /// Up to where there are no others, where that is known.
-    looked: Option<i64>,
+    /// Up to where there are no others.
+    looked: i64,
     /// Whether to wait for more.
     at_end: bool,
+}
+
+/// Why there is nothing to tell.
+enum NoLines {
+    /// It can't be looked for any more, whatever happens.
+    TooMuch(String),
+    Error(ApiError),
+}
+
+impl<E: Into<ApiError>> From<E> for NoLines {
+    fn from(error: E) -> Self {
+        Self::Error(error.into())
+    }
 }
 
 impl Tail {
@@ -137,12 +178,23 @@ impl Tail {
     where
         W: Fn(Line) -> ApiResult<String>,
         M: Fn(App) -> F,
-        F: Future<Output = bool>,
+        F: Future<Output = Welcome>,
     {
         let ended = self.app.standing().ended();
         loop {
-            if ended.is_cancelled() || !self.is_welcome(may).await {
+            if ended.is_cancelled() {
                 return End::Over;
+            }
+            match self.welcome(may).await {
+                Welcome::Yes => {}
+                Welcome::No => return End::Over,
+                Welcome::Unknown => {
+                    tokio::select! {
+                        () = ended.cancelled() => return End::Over,
+                        () = self.events.closed() => return End::Over,
+                        () = sleep(POLL) => continue,
+                    }
+                }
             }
             self.head.mark_unchanged();
             match self.lines().await {
@@ -152,13 +204,17 @@ impl Tail {
                             return end;
                         }
                     }
-                    self.looked = self.looked.max(self.after).max(looked.unwrap_or(0));
+                    self.looked = self.looked.max(self.after).max(looked);
                     if !at_end {
                         continue;
                     }
+                    self.tell_so_far();
                 }
+                Err(NoLines::TooMuch(why)) => return End::TooMuch(why),
                 // `/readyz` says what is wrong; here there is just nothing new.
-                Err(error) => tracing::debug!("the history could not be followed: {error}"),
+                Err(NoLines::Error(error)) => {
+                    tracing::debug!("the history could not be followed: {error}");
+                }
             }
             tokio::select! {
                 () = ended.cancelled() => return End::Over,
@@ -168,48 +224,59 @@ impl Tail {
         }
     }
 
-    /// Asks now and then whether who follows may still do so. A month that has begun meanwhile has a
-    /// key of its own, under which a place is looked for as well.
-    async fn is_welcome<M, F>(&mut self, may: &M) -> bool
+    /// Asks now and then whether who follows may still do so, and again and again where that is not known.
+    async fn welcome<M, F>(&mut self, may: &M) -> Welcome
     where
         M: Fn(App) -> F,
-        F: Future<Output = bool>,
+        F: Future<Output = Welcome>,
     {
-        if self.checked.elapsed() < CHECK {
-            return true;
+        if self.is_sure && self.checked.elapsed() < CHECK {
+            return Welcome::Yes;
         }
         self.checked = Instant::now();
-        self.renew().await;
-        may(self.app.clone()).await
-    }
-
-    /// Looks for a place under the keys of all months that there are now, and tells whether there are
-    /// others than before.
-    async fn renew(&mut self) -> bool {
-        let Some(place) = self.filter.place.clone() else { return false };
-        let before = self.filter.sources.clone();
-        if let Err(error) = sources::narrow(self.app.book(), &place, &mut self.filter).await {
-            tracing::debug!("the keys of the months could not be looked at: {error}");
-        }
-        self.filter.sources != before
+        let welcome = may(self.app.clone()).await;
+        self.is_sure = welcome == Welcome::Yes;
+        welcome
     }
 
     /// The next lines.
-    async fn lines(&mut self) -> ApiResult<Read> {
-        let (pool, looked) = (self.app.pool().clone(), Some(self.looked));
+    async fn lines(&mut self) -> Result<Read, NoLines> {
+        let pool = self.app.pool().clone();
         // Asked for first: what comes between the two is in the page.
         let reached = audit_history::reached(&pool).await?;
-        let found = audit_history::page(&pool, &self.filter, Order::Oldest, looked, PAGE).await?;
+        if let Some(place) = &mut self.place {
+            let lines = (self.looked, reached);
+            match place.narrow(self.app.book(), lines, &mut self.filter).await {
+                Ok(()) => {}
+                Err(error @ SourcesError::TooMany) => {
+                    return Err(NoLines::TooMuch(error.to_string()));
+                }
+                Err(error) => return Err(ApiError::from(error).into()),
+            }
+        }
+        let looked = Some(self.looked);
+        let mut found =
+            audit_history::page(&pool, &self.filter, Order::Oldest, looked, PAGE).await?;
         let at_end = found.next.is_none() && found.rows.is_empty();
-        let looked = match found.next {
-            // A month whose key is not looked for yet may have lines of the place.
-            None if self.filter.place.is_some() => None,
-            None => Some(reached),
-            Some(_) if found.broke_off && self.renew().await => None,
-            next => next,
-        };
+        if self.place.is_some() {
+            // Of what has come since, the months are not known; one of its lines may be missing here.
+            found.rows.retain(|row| row.position <= reached);
+        }
+        let looked = found.next.map_or(reached, |next| next.min(reached));
         let lines = history::describe(&self.app, &self.viewer, found.rows).await?;
         Ok(Read { lines, looked, at_end })
+    }
+
+    /// Lets a reader to whom little is told know from where to go on, should the stream end: otherwise
+    /// all since their last line would be looked through again.
+    fn tell_so_far(&mut self) {
+        if self.looked.saturating_sub(self.after) < SO_FAR {
+            return;
+        }
+        let event = sse::Event::default().id(self.looked.to_string()).comment("so far");
+        if self.events.try_send(event).is_ok() {
+            self.after = self.looked;
+        }
     }
 
     async fn tell<W>(&mut self, line: Line, write: &W) -> Result<(), End>
@@ -242,6 +309,12 @@ async fn news(head: &mut HeadWatch) {
         sleep(SHOWN_AFTER).await;
     };
     let _elapsed = timeout(POLL, moved).await;
+}
+
+fn too_much(after: i64, why: &str) -> sse::Event {
+    let told =
+        json!({ "after": after, "detail": format!("The address can't be followed: {why}.") });
+    sse::Event::default().event("too_much").id(after.to_string()).data(told.to_string())
 }
 
 fn lagging(after: i64) -> sse::Event {

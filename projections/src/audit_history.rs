@@ -25,9 +25,11 @@ use crate::{
     view::{View, table},
 };
 
+mod between;
 mod page;
 mod walk;
 
+pub use between::times_between;
 pub use page::{
     ActorKind, Count, Filter, Found, Order, Sources, any_without_network, count, page, reached,
     times,

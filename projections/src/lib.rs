@@ -220,6 +220,7 @@ mod tests {
             let order = audit_history::Order::Newest;
             let _ = audit_history::page(&pool, &filter, order, None, 1).await;
             let _ = audit_history::count(&pool, &filter).await;
+            let _ = audit_history::times_between(&pool, 0, 1).await;
             let _ = claims::holders(&pool, &domain::Index(String::new())).await;
             let _ = replay::state(&pool, user, replay::AsOf::Position(1)).await;
             let _ = replay::signed_in(&pool, chrono::DateTime::UNIX_EPOCH, None, 1).await;

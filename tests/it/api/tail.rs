@@ -2,14 +2,21 @@
 
 use std::time::Duration;
 
+use ::projections::{
+    Projector, Sequencer, all,
+    audit_history::{self, Filter, Order},
+};
+use chrono::TimeDelta;
+use entrybook::sources::{self, Followed, SourcesError};
 use reqwest::Response;
 use serde_json::{Value, json};
 use sqlx::{ConnectOptions, Connection};
 
+use crate::book::Desk;
 use crate::support::{
     http::Api,
     scratch,
-    server::{PATIENCE, Server, Setup, Tokens, client, eventually},
+    server::{PATIENCE, Server, Setup, Tokens, eventually, streaming_client},
     shared::{Running, unique},
 };
 
@@ -27,7 +34,7 @@ struct Tail {
 }
 
 async fn ask(server: &Server, token: &str, query: &str, last: Option<&str>) -> Response {
-    let ask = client().get(server.url(&format!("{STREAM}{query}"))).bearer_auth(token);
+    let ask = streaming_client().get(server.url(&format!("{STREAM}{query}"))).bearer_auth(token);
     let ask = match last {
         Some(last) => ask.header("last-event-id", last),
         None => ask,
@@ -65,7 +72,8 @@ impl Tail {
             let chunk = tokio::time::timeout(PATIENCE, self.answer.chunk()).await;
             match chunk.expect("waited in vain for an event") {
                 Ok(Some(bytes)) => self.read.push_str(std::str::from_utf8(&bytes).unwrap()),
-                Ok(None) | Err(_) => return None,
+                Ok(None) => return None,
+                Err(error) => panic!("the stream broke off after {:?}: {error:?}", self.last),
             }
         }
     }
@@ -339,6 +347,85 @@ async fn a_stream_ends_with_the_role_the_session_and_the_server_and_they_are_few
     }
     let log = std::fs::read_to_string(log).unwrap();
     assert!(!log.contains("were not finished"), "it did not wait for who follows:\n{log}");
+}
+
+/// The ends of sessions are not known while the book can't be read. Who follows waits, and is told no line
+/// meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_outlasts_a_time_in_which_nobody_is_known() {
+    let running = Running::start(&[]).await;
+    let api = running.api();
+    let auditor = auditor(&api).await;
+    let mut tail = Tail::of(&running.server, &auditor.access, "?type=UserRegistered", None).await;
+    let mut connection = running.database.connect_options().connect().await.unwrap();
+    let lock = "BEGIN; LOCK TABLE journal IN ACCESS EXCLUSIVE MODE";
+    sqlx::raw_sql(lock).execute(&mut connection).await.unwrap();
+    eventually("nobody is known", async || {
+        (api.me(&auditor.access).await.status == 503).then_some(())
+    })
+    .await;
+    let nothing = tokio::time::timeout(Duration::from_secs(5), tail.next()).await;
+    assert!(nothing.is_err(), "it has ended, or told something: {nothing:?}");
+    connection.close().await.unwrap();
+    eventually("they are known again", async || {
+        (api.me(&auditor.access).await.status == 200).then_some(())
+    })
+    .await;
+    let ada = api.register(&unique("ada")).await;
+    assert_eq!(tail.line().await["person"]["id"], ada.user_id);
+}
+
+/// Of eighteen months a network has more hashes than can be asked for at once. Who follows it needs those of
+/// the months that are still to come.
+#[tokio::test]
+async fn a_place_is_followed_from_month_to_month() {
+    const NETWORK: &str = "192.0.0.0/16";
+    let desk = Desk::open().await;
+    let sequencer = Sequencer::new(desk.pool.clone());
+    let projector = Projector::new(desk.pool.clone(), all(), sequencer.head());
+    projector.ensure().await.unwrap();
+    let shown = async |count: i64| {
+        eventually("all is in the book", async || {
+            (sequencer.drain().await.unwrap().position >= count).then_some(())
+        })
+        .await;
+        projector.catch_up().await.unwrap();
+        audit_history::reached(&desk.pool).await.unwrap()
+    };
+    let mut followed = Followed::read(NETWORK).unwrap();
+    let (mut filter, mut looked) = (Filter::default(), 0);
+    let mut look = async |looked: i64, reached: i64| {
+        followed.narrow(&desk.book, (looked, reached), &mut filter).await.unwrap();
+        let (order, after) = (Order::Oldest, Some(looked));
+        let found = audit_history::page(&desk.pool, &filter, order, after, 100).await.unwrap();
+        found.rows.iter().map(|row| row.position).collect::<Vec<_>>()
+    };
+    // Nothing is there to look at yet.
+    assert_eq!(look(0, 0).await, Vec::<i64>::new());
+    for month in 0..18 {
+        desk.register(&format!("person-{month}")).await;
+        let reached = shown(looked + 2).await;
+        assert_eq!(look(looked, reached).await, [looked + 1, looked + 2], "month {month}");
+        looked = reached;
+        desk.clock.advance(TimeDelta::days(31));
+    }
+    // At the turn of the month one clock is behind another: the first line is of the new month.
+    desk.register("early").await;
+    desk.clock.advance(TimeDelta::days(-20));
+    desk.register("late").await;
+    let reached = shown(looked + 4).await;
+    let all_four: Vec<i64> = (looked + 1..=looked + 4).collect();
+    assert_eq!(look(looked, reached).await, all_four);
+
+    let whole = sources::narrow(&desk.book, NETWORK, &mut Filter::default()).await;
+    assert!(matches!(whole, Err(SourcesError::TooMany)), "{whole:?}");
+    let mut from_the_beginning = Followed::read(NETWORK).unwrap();
+    let all = (0, reached);
+    let all = from_the_beginning.narrow(&desk.book, all, &mut Filter::default()).await;
+    assert!(matches!(all, Err(SourcesError::TooMany)), "{all:?}");
+    let mut from_lately = Followed::read(NETWORK).unwrap();
+    let lately = (looked - 4, reached);
+    from_lately.narrow(&desk.book, lately, &mut Filter::default()).await.unwrap();
 }
 
 /// That somebody follows is history, and they see it themselves.

@@ -158,6 +158,16 @@ pub fn client() -> reqwest::Client {
         .unwrap()
 }
 
+/// The same for streams, which last for as long as somebody reads: silence alone ends them.
+pub fn streaming_client() -> reqwest::Client {
+    reqwest::Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .read_timeout(PATIENCE)
+        .no_proxy()
+        .build()
+        .unwrap()
+}
+
 /// A server that runs. Dropping it kills it.
 pub struct Server {
     child: Child,

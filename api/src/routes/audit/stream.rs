@@ -20,8 +20,9 @@ use crate::{
     identity::{Auditor, Identity},
     problem::{ApiError, ApiResult, Kind},
     readings::{Reading, followed},
+    sources::{Followed, SourcesError},
     state::App,
-    tail,
+    tail::{self, Wanted, Welcome},
 };
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -65,8 +66,8 @@ pub struct StreamQuery {
 /// answers of it. The id of an event is the number of its line.
 ///
 /// To go on where a stream has ended, send the last id as `Last-Event-ID`: no line is left out, and none
-/// told twice. Who reads too slowly is let go with an event `lagging`, whose data says so. It ends as
-/// well when the access token expires, or its session or role ends; ask again with a new one.
+/// told twice. Who reads too slowly is let go with an event `lagging`, whose data says so; a network of which too
+/// much would have to be looked for, with `too_much`. It ends as well when the access token expires, or its session or role ends; ask again with a new one.
 #[utoipa::path(
     get, path = "/audit/stream", tag = "audit",
     params(
@@ -103,23 +104,29 @@ async fn follow_history(
         }
         (None, None) => reached,
     };
+    let address = query.address;
     let query = HistoryQuery {
         user: query.user,
         actor: query.actor,
         session: query.session,
         event_type: query.event_type,
         outcome: query.outcome,
-        address: query.address,
         ..HistoryQuery::default()
     };
-    let (filter, _) = query.filter(&app, &auditor).await?;
+    let (mut filter, _) = query.filter(&app, &auditor).await?;
+    let mut place =
+        address.as_deref().map(Followed::read).transpose().map_err(SourcesError::from)?;
+    if let Some(place) = &mut place {
+        // Refused here rather than in the stream.
+        place.narrow(app.book(), (after, reached), &mut filter).await?;
+    }
     let origin = context.user(auditor.user_id);
     let asked = followed(&filter, after, reached);
     app.reading(&auditor, &origin, Reading::Followed, asked).await?;
     let write =
         |line: Line| serde_json::to_string(&LineView::from(line)).map_err(ApiError::internal);
     let may = move |app| is_auditor_still(app, headers.clone());
-    tail::follow(&app, auditor, (filter, after), write, may)
+    tail::follow(&app, auditor, Wanted { filter, place, after }, write, may)
 }
 
 fn head(app: &App) -> i64 {
@@ -145,8 +152,14 @@ fn malformed(what: &str) -> ApiError {
 }
 
 /// Whether a request that was let in would be so again.
-async fn is_auditor_still(app: App, headers: HeaderMap) -> bool {
-    Identity::of_request(&app, &headers).await.is_ok_and(|identity| identity.is(Role::Auditor))
+async fn is_auditor_still(app: App, headers: HeaderMap) -> Welcome {
+    match Identity::of_request(&app, &headers).await {
+        Ok(identity) if identity.is(Role::Auditor) => Welcome::Yes,
+        Ok(_) => Welcome::No,
+        Err(error) if error.status().is_client_error() => Welcome::No,
+        // While the database is away, the ends of sessions are not known, and it comes back.
+        Err(_) => Welcome::Unknown,
+    }
 }
 
 #[cfg(test)]
