@@ -245,8 +245,8 @@ impl ApiError {
     pub fn projection_behind(projection: &str, reached: i64, needed: i64) -> Self {
         let detail = format!(
             "The projection {projection}, from which this is read, shows the book up to line {reached} so far, and this \
-             takes line {needed}. Try again in a moment, or ask as of a line up to {reached}. If it stays so, an \
-             administrator finds why at Projections, or with `entrybook projections status`."
+             takes line {needed}. Try again in a moment; how somebody was as of a line up to {reached} can be told \
+             already. If it stays so, an administrator finds why at Projections."
         );
         Self { retry_after: Some(5), ..Self::new(Kind::ProjectionBehind, detail) }
     }

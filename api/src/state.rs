@@ -67,8 +67,11 @@ struct Inner {
 
 /// How long a page waits for what its person has just done.
 const OWN_WRITES_WAIT: Duration = Duration::from_secs(1);
-/// How long what is read from a projection waits for it to show all of the book.
+/// How long lines that are read from a projection wait for it to show all of the book; they tell how
+/// far it is …
 const BEHIND_WAIT: Duration = Duration::from_secs(2);
+/// … and how long what would otherwise be refused.
+const NEEDED_WAIT: Duration = Duration::from_secs(5);
 /// For how long that is remembered …
 const OWN_WRITES_KEPT: TimeDelta = TimeDelta::seconds(30);
 /// … and of how many people, before the old ones are dropped.
@@ -274,7 +277,7 @@ impl App {
     /// Refuses what would be answered wrongly by a projection that does not show a line yet, or the
     /// end of the book where none is named. It may come to it within a moment.
     pub async fn needs_line(&self, projection: &str, line: Option<i64>) -> ApiResult<Reach> {
-        let reach = self.projector().reach(self.pool(), projection, line, BEHIND_WAIT).await?;
+        let reach = self.projector().reach(self.pool(), projection, line, NEEDED_WAIT).await?;
         let needed = line.unwrap_or(reach.head);
         if reach.reached < needed {
             return Err(ApiError::projection_behind(projection, reach.reached, needed));

@@ -358,19 +358,17 @@ async fn a_stream_outlasts_a_time_in_which_nobody_is_known() {
     let auditor = auditor(&api).await;
     let mut tail = Tail::of(&running.server, &auditor.access, "?type=UserRegistered", None).await;
     let mut connection = running.database.connect_options().connect().await.unwrap();
-    let lock = "BEGIN; LOCK TABLE journal IN ACCESS EXCLUSIVE MODE";
+    let lock = "BEGIN; LOCK TABLE events IN ACCESS EXCLUSIVE MODE";
     sqlx::raw_sql(lock).execute(&mut connection).await.unwrap();
-    eventually("nobody is known", async || {
-        (api.me(&auditor.access).await.status == 503).then_some(())
-    })
-    .await;
+    let asked = async || {
+        let mine = running.server.get("/api/v1/sessions", &auditor.access).await.unwrap();
+        mine.status().as_u16()
+    };
+    eventually("nobody is known", async || (asked().await == 503).then_some(())).await;
     let nothing = tokio::time::timeout(Duration::from_secs(5), tail.next()).await;
     assert!(nothing.is_err(), "it has ended, or told something: {nothing:?}");
     connection.close().await.unwrap();
-    eventually("they are known again", async || {
-        (api.me(&auditor.access).await.status == 200).then_some(())
-    })
-    .await;
+    eventually("they are known again", async || (asked().await == 200).then_some(())).await;
     let ada = api.register(&unique("ada")).await;
     assert_eq!(tail.line().await["person"]["id"], ada.user_id);
 }

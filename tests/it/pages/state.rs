@@ -185,9 +185,12 @@ async fn whoever_held_a_name_before_is_found_beside_who_holds_it() {
     browser.open("/history?type=SignInFailed").await;
     browser.shows("Typed: ").await;
     browser.shows("stranger@example.org").await;
-    browser.open("/history?type=HistorySearched&order=oldest").await;
-    browser.shows("Asked for: ").await;
-    browser.shows(&eve.user_id).await;
+    eventually("that her lines were looked for is shown", async || {
+        browser.open("/history?type=HistorySearched&order=oldest").await;
+        let text = browser.text().await;
+        (text.contains("Asked for: ") && text.contains(&eve.user_id)).then_some(())
+    })
+    .await;
     browser.close().await;
 }
 
