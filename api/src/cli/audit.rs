@@ -8,8 +8,9 @@ mod verify;
 use super::{Exit, Out, Refused, origin, with_services};
 use crate::bootstrap::Services;
 use crate::config::Config;
+use crate::history::ActorFilter;
 use crate::readings::{self, Reading};
-use crate::sources::{self, Seen, SourcesError};
+use crate::sources::{self, Followed, Seen, SourcesError};
 use anyhow::Context;
 use chrono::{DateTime, NaiveDate, Utc};
 use commands::CLI_READER;
@@ -77,7 +78,7 @@ struct Wanted {
     /// Only what concerns this account: username, e-mail address, also a former one, or id
     #[arg(long)]
     user: Option<String>,
-    /// Only what this account did: username, e-mail address or id
+    /// Only what this account did: username, e-mail address or id; or cli, system or anonymous
     #[arg(long, value_name = "USER")]
     by: Option<String>,
     /// Only this session
@@ -143,7 +144,12 @@ const HISTORY: &[&str] = &["audit_history"];
 
 async fn tail(services: &Services, tail: &Tail, out: &mut Out) -> anyhow::Result<()> {
     services.catch_up(HISTORY).await?;
-    let (filter, _) = filter(services, &tail.wanted).await?;
+    let mut filter = without_place(services, &tail.wanted).await?;
+    let address = tail.wanted.address.as_deref();
+    let mut place = address
+        .map(|text| Followed::read(text).map_err(|why| refused(text, why.into())))
+        .transpose()?;
+    filter.place = address.map(|text| text.trim().to_owned());
     let (reading, asked) = if tail.follow {
         let head = audit_history::reached(&services.pool).await?;
         let after = tail.after.unwrap_or(head.saturating_sub(tail.lines));
@@ -160,7 +166,11 @@ async fn tail(services: &Services, tail: &Tail, out: &mut Out) -> anyhow::Result
             // Taken first: a line that comes between the two looks is shown by the second. It is the
             // end of the history and not that of the book, which may be a moment ahead.
             let reached = audit_history::reached(&services.pool).await?;
-            (newest(services, &filter, reached, tail.lines).await?, reached, false)
+            let mut wanted = filter.clone();
+            if let (Some(address), 1..) = (address, tail.lines) {
+                narrow_to(services, address, &mut wanted).await?;
+            }
+            (newest(services, &wanted, reached, tail.lines).await?, reached, false)
         }
     };
     if !tail.json {
@@ -180,10 +190,18 @@ async fn tail(services: &Services, tail: &Tail, out: &mut Out) -> anyhow::Result
             services.post().await?;
             services.needs(HISTORY).await?;
         }
+        let reached = audit_history::reached(&services.pool).await?;
+        if let (Some(place), Some(text)) = (&mut place, address) {
+            let narrowed = place.narrow(&services.book, (last, reached), &mut filter).await;
+            narrowed.map_err(|error| refused(text, error))?;
+        }
         let oldest = Order::Oldest;
         let found = audit_history::page(&services.pool, &filter, oldest, Some(last), PAGE).await?;
-        last = found.next.or(found.rows.last().map(|row| row.position)).unwrap_or(last);
-        (rows, more) = (found.rows, found.next.is_some());
+        rows = found.rows;
+        // What has come since is for the next look: it may be of a month that is not looked for yet.
+        rows.retain(|row| row.position <= reached);
+        last = found.next.unwrap_or(reached).min(reached).max(last);
+        more = last < reached;
     }
 }
 
@@ -228,6 +246,16 @@ async fn record(services: &Services, reading: Reading, filter: Value) -> anyhow:
 
 /// What is asked for, and how far a search for a place can see.
 async fn filter(services: &Services, wanted: &Wanted) -> anyhow::Result<(Filter, Option<Seen>)> {
+    let mut filter = without_place(services, wanted).await?;
+    let seen = match &wanted.address {
+        Some(address) => Some(narrow_to(services, address, &mut filter).await?),
+        None => None,
+    };
+    Ok((filter, seen))
+}
+
+/// What is wanted, wherever it came from.
+async fn without_place(services: &Services, wanted: &Wanted) -> anyhow::Result<Filter> {
     for name in &wanted.types {
         if !ui::EVENT_TYPES.contains(&name.as_str()) {
             return Err(super::usage(format!(
@@ -248,33 +276,45 @@ async fn filter(services: &Services, wanted: &Wanted) -> anyhow::Result<(Filter,
         filter.user = Some(person(services, user).await?);
     }
     if let Some(by) = &wanted.by {
-        filter.actor_user = Some(person(services, by).await?);
-    }
-    let mut searched = None;
-    if let Some(address) = &wanted.address {
-        let seen = sources::narrow(&services.book, address.trim(), &mut filter).await;
-        let seen = seen.map_err(|error| match error {
-            SourcesError::Place(_) | SourcesError::TooMany => {
-                super::usage(format!("--address is {address:?}: {error}."))
-            }
-            SourcesError::Keyring(error) => error.into(),
-        })?;
-        if seen.left_out {
-            tracing::warn!(
-                "lines of an older version of Entrybook have no network and are not among these; they are found by their address"
-            );
+        match ActorFilter::read(by) {
+            Some(actor) => actor.narrow(&mut filter),
+            None => filter.actor_user = Some(person(services, by).await?),
         }
-        match seen.months {
-            Some((first, last)) => tracing::info!(
-                "addresses of the months {first} to {last} can be searched: the keys of all others are gone, or not made yet"
-            ),
-            None => {
-                tracing::warn!("no month of that time has a key, so no address can be found in it")
-            }
-        }
-        searched = Some(seen);
     }
-    Ok((filter, searched))
+    Ok(filter)
+}
+
+/// Narrows a filter to a place, under the keys of all months of its time.
+async fn narrow_to(
+    services: &Services,
+    address: &str,
+    filter: &mut Filter,
+) -> anyhow::Result<Seen> {
+    let seen = sources::narrow(&services.book, address.trim(), filter).await;
+    let seen = seen.map_err(|error| refused(address, error))?;
+    if seen.left_out {
+        tracing::warn!(
+            "lines of an older version of Entrybook have no network and are not among these; they are found by their address"
+        );
+    }
+    match seen.months {
+        Some((first, last)) => tracing::info!(
+            "addresses of the months {first} to {last} can be searched: the keys of all others are gone, or not made yet"
+        ),
+        None => {
+            tracing::warn!("no month of that time has a key, so no address can be found in it")
+        }
+    }
+    Ok(seen)
+}
+
+fn refused(address: &str, error: SourcesError) -> anyhow::Error {
+    match error {
+        SourcesError::Place(_) | SourcesError::TooMany => {
+            super::usage(format!("--address is {address:?}: {error}."))
+        }
+        SourcesError::Keyring(error) => error.into(),
+    }
 }
 
 /// An account by its id, or by an e-mail address or username that it holds or once held.
@@ -283,15 +323,28 @@ async fn person(services: &Services, typed: &str) -> anyhow::Result<UserId> {
         return Ok(id);
     }
     let identifier = Identifier::typed(typed);
-    if let Some(id) = services.book.find_account(&identifier).await? {
-        return Ok(id);
+    let now = services.book.find_account(&identifier).await?;
+    if let Err(behind) = services.needs(&["claims"]).await {
+        // Who holds it now is known all the same.
+        return now.ok_or(behind);
     }
-    services.needs(&["claims"]).await?;
     let index = services.book.keyring().index(identifier.kind(), &identifier.folded());
     let mut held: Vec<UserId> =
         claims::holders(&services.pool, &index).await?.into_iter().map(|(id, _)| id).collect();
     held.sort_unstable();
     held.dedup();
+    if let Some(id) = now {
+        held.retain(|holder| *holder != id);
+        if !held.is_empty() {
+            record(services, Reading::Searched, serde_json::json!({ "holders_of": index })).await?;
+            let others: Vec<_> = held.iter().map(UserId::to_string).collect();
+            tracing::warn!(
+                "who is named here is {id}; before, it was the name of others, who are not meant: {}",
+                others.join(", ")
+            );
+        }
+        return Ok(id);
+    }
     if held.len() != 1 {
         record(services, Reading::Searched, serde_json::json!({ "holders_of": index })).await?;
     }

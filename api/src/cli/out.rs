@@ -37,6 +37,20 @@ impl Out {
         self.line(text)
     }
 
+    /// One part of a list, which is not held as a whole; the first begins it.
+    pub(super) fn json_part(&mut self, is_first: bool, value: &impl Serialize) -> io::Result<()> {
+        let text = serde_json::to_string_pretty(value).map_err(io::Error::other)?;
+        let before = if is_first { "[" } else { "," };
+        // In JSON no text has an end of a line in it.
+        write!(self.0, "{before}\n  {}", text.replace('\n', "\n  "))?;
+        self.0.flush()
+    }
+
+    /// Ends a list of parts.
+    pub(super) fn json_end(&mut self, is_empty: bool) -> io::Result<()> {
+        self.line(if is_empty { "[]" } else { "\n]" })
+    }
+
     /// For programs that read one line at a time.
     pub(super) fn json_line(&mut self, value: &impl Serialize) -> io::Result<()> {
         let text = serde_json::to_string(value).map_err(io::Error::other)?;

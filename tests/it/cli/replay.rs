@@ -61,7 +61,28 @@ async fn the_command_line_tells_how_it_was() {
     assert_eq!(names(&before), ["ada"]);
     assert_eq!(names(&by_book), ["ada"]);
     assert_eq!(before[0]["sessions"], by_book[0]["sessions"]);
-    assert!(said(&["replay", "--at", at]).ok().starts_with("1 signed in at "));
+    let text = said(&["replay", "--at", at]).ok();
+    assert!(text.starts_with("Signed in at ") && text.ends_with("\n1 person\n"), "{text}");
+    assert_eq!(said(&["replay", "--at", "2020-01-01", "--json"]).json(), json!([]));
+    assert!(said(&["replay", "--at", "2020-01-01"]).ok().ends_with("\n0 people\n"));
+
+    // Somebody else takes the name that she gave up: who looks for it is told of her.
+    let taken = json!({
+        "email": "eve@example.org", "username": "ada", "password": password_of("eve"),
+    });
+    let eve = api.post("/api/v1/auth/register").json(taken).send().await.tokens(201);
+    let answer = said(&["tail", "--user", "ada", "--json"]);
+    assert!(answer.err.contains(&ada.user_id) && answer.err.contains("before"), "{}", answer.err);
+    let of_eve = lines(&answer.ok());
+    assert!(of_eve.iter().all(|line| line["person"]["id"] == eve.user_id), "{of_eve:?}");
+    assert_eq!(of_eve.len(), 2);
+    assert!(!said(&["tail", "--user", "augusta"]).err.contains("before"));
+    let by_cli = lines(&said(&["tail", "--by", "cli", "--json"]).ok());
+    assert!(by_cli.len() >= 7 && by_cli.iter().all(|line| line["actor"]["kind"] == "cli"));
+    for (by, kind) in [("system", "system"), ("anonymous", "anonymous")] {
+        let found = lines(&said(&["tail", "--by", by, "--json"]).ok());
+        assert!(found.iter().all(|line| line["actor"]["kind"] == kind), "{by}: {found:?}");
+    }
 
     // That it was asked for is in the history.
     let replayed = lines(&said(&["tail", "--type", "HistoryReplayed", "--json"]).ok());

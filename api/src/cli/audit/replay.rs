@@ -134,11 +134,14 @@ async fn everybody(
     // Now is now, whenever it is asked.
     let asked = arguments.at.map_or(json!("now"), |_| json!(at));
     record(services, Reading::Replayed, json!({ "signed_in": asked })).await?;
-    let mut people = Vec::new();
+    let mut people = People { json: arguments.json, count: 0, out };
+    if !arguments.json {
+        people.out.line(format!("Signed in at {}:", written(at)))?;
+    }
     if arguments.whole_book {
         let whole = projections::replay::whole(&services.pool, AsOf::Time(at)).await;
         for state in whole.map_err(told)?.signed_in(at) {
-            people.push(replay::open(&services.book, &state).await?);
+            people.tell(replay::open(&services.book, &state).await?)?;
         }
     } else {
         let mut after = None;
@@ -148,24 +151,43 @@ async fn everybody(
                 .map_err(told)?;
             after = page.rows.last().map(|state| state.user_id);
             for state in page.rows.iter().filter(|state| state.live().next().is_some()) {
-                people.push(replay::open(&services.book, state).await?);
+                people.tell(replay::open(&services.book, state).await?)?;
             }
             if !page.more {
                 break;
             }
         }
     }
-    if arguments.json {
-        let people: Vec<StateView> = people.into_iter().map(StateView::from).collect();
-        return Ok(out.json(&people)?);
+    people.end()
+}
+
+/// Those who were signed in, told one by one: there may be very many of them.
+struct People<'a> {
+    json: bool,
+    count: u64,
+    out: &'a mut Out,
+}
+
+impl People<'_> {
+    fn tell(&mut self, then: Then) -> anyhow::Result<()> {
+        let is_first = self.count == 0;
+        self.count += 1;
+        if self.json {
+            return Ok(self.out.json_part(is_first, &StateView::from(then))?);
+        }
+        self.out.line("")?;
+        self.out.line(named(&then))?;
+        sessions(&then.sessions, self.out)
     }
-    out.line(format!("{} signed in at {}", people.len(), written(at)))?;
-    for then in &people {
-        out.line("")?;
-        out.line(named(then))?;
-        sessions(&then.sessions, out)?;
+
+    fn end(self) -> anyhow::Result<()> {
+        if self.json {
+            return Ok(self.out.json_end(self.count == 0)?);
+        }
+        let people = if self.count == 1 { "person" } else { "people" };
+        self.out.line("")?;
+        Ok(self.out.line(format!("{} {people}", self.count))?)
     }
-    Ok(())
 }
 
 fn show(then: &Then, out: &mut Out) -> anyhow::Result<()> {
