@@ -14,7 +14,6 @@ use projections::{
     claims::{self, Claim},
     users,
 };
-use serde_json::json;
 
 use crate::{
     context::Context,
@@ -266,7 +265,7 @@ pub async fn meant(app: &App, auditor: &Identity, origin: &Origin, text: &str) -
     // One account is what is read next, and that is written down then. That there are several, or none,
     // is an answer in itself.
     if who.is_none() || holders.iter().any(|(holder, _)| Some(*holder) != who) {
-        let asked = json!({ "holders_of": index });
+        let asked = readings::holders_of(app.book(), &identifier);
         app.reading(auditor, origin, Reading::Searched, asked).await?;
     }
     Ok(Meant { who, holders })
@@ -283,7 +282,8 @@ pub async fn holders(
     let identifier = Identifier::typed(identifier);
     let index = app.book().keyring().index(identifier.kind(), &identifier.folded());
     let origin = context.user(auditor.user_id);
-    app.reading(auditor, &origin, Reading::Searched, json!({ "holders_of": index })).await?;
+    let asked = readings::holders_of(app.book(), &identifier);
+    app.reading(auditor, &origin, Reading::Searched, asked).await?;
     app.see_own_writes(auditor.user_id, "claims").await;
     let held = claims::holders(app.pool(), &index).await?;
     named(app, held).await

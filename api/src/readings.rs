@@ -11,7 +11,7 @@ use std::{
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use commands::{By, CLI_ACTOR, Entrybook, Origin, PastReading, StorageError, filter_place};
-use domain::{Actor, ReadingEvent, UserId};
+use domain::{Actor, Identifier, ReadingEvent, UserId};
 use projections::audit_history::{ActorKind, Filter};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
@@ -152,6 +152,13 @@ fn not_recorded(error: StorageError) -> ApiError {
         cause: Some(Arc::new(error)),
         ..ApiError::new(Kind::Unavailable, detail)
     }
+}
+
+/// That somebody asked who has held an identifier, as it is written down. The hash is another one than
+/// that of accounts: who compared the two could tell whose name was erased.
+pub(crate) fn holders_of(book: &Entrybook, identifier: &Identifier) -> Value {
+    let index = book.keyring().reading_index(identifier.kind(), &identifier.folded());
+    json!({ "holders_of": index })
 }
 
 /// A filter of the history as it is written down.

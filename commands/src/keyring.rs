@@ -400,6 +400,18 @@ impl Keyring {
         look_up(&self.service.index, purpose, folded)
     }
 
+    /// What is written down of an identifier that a reader of the history looked for: equal for whoever
+    /// looks for the same, and equal to nothing that stands in the event of an account, so that reading
+    /// one's own lines tells nobody whose name it was.
+    #[must_use]
+    pub fn reading_index(&self, kind: IdentifierKind, folded: &str) -> Index {
+        let purpose = match kind {
+            IdentifierKind::Email => "entrybook/index/reading-email/v1",
+            IdentifierKind::Username => "entrybook/index/reading-username/v1",
+        };
+        look_up(&self.service.index, purpose, folded)
+    }
+
     /// The look-up value of an identifier that no account has: the subject of its guard.
     #[must_use]
     pub fn unknown_index(&self, folded: &str) -> Index {

@@ -346,7 +346,8 @@ async fn person(services: &Services, typed: &str) -> anyhow::Result<UserId> {
         return Ok(id);
     }
     if held.len() != 1 {
-        record(services, Reading::Searched, serde_json::json!({ "holders_of": index })).await?;
+        let asked = readings::holders_of(&services.book, &identifier);
+        record(services, Reading::Searched, asked).await?;
     }
     match held.as_slice() {
         [] => Err(Refused(format!("There is no account {typed:?}, and there was none.")).into()),
