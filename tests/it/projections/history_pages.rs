@@ -23,7 +23,8 @@ async fn large_book(pool: &PgPool) {
                            'user_version', 1, 'method', 'password', 'remember_me', false))
                        ELSE jsonb_build_object('SessionRefreshed', common) END,
                   jsonb_build_object('actor', 'user:' || person, 'request_id', 'r', 'at', at,
-                                     'source', 's', 'address', 'address ' || n, 'network', 'network ' || n % 20)
+                                     'source', 's1.p:' || person || '+m:2026-03.x',
+                                     'address', 'address ' || n, 'network', 'network ' || n % 20)
              FROM (SELECT *, jsonb_build_object('user_id', person, 'refresh', 'h', 'at', at,
                                                 'expires_at', at) AS common
                      FROM (SELECT '00000000-0000-0000-0000-' || lpad(to_hex(45056 + n), 12, '0') AS id,
@@ -52,6 +53,9 @@ async fn large_book(pool: &PgPool) {
                       'username', jsonb_build_object('sealed', 's', 'index', 'u' || n),
                       'full_name', null, 'password', 's', 'roles', jsonb_build_array('user'))),
                   '{"actor": "anonymous", "request_id": "r", "at": "2026-03-02T10:00:00Z"}'
+             FROM generate_series(1, 2000) AS n;
+           INSERT INTO sealing_keys (id, wrapped, master_key)
+           SELECT 'p:00000000-0000-0000-0000-' || lpad(to_hex(40960 + n), 12, '0'), '', 'x'
              FROM generate_series(1, 2000) AS n;
            INSERT INTO events (aggregate_type, aggregate_id, sequence, event_type, event_version,
                                payload, metadata)
