@@ -29,12 +29,13 @@ pub(crate) mod primitives;
 mod remembered;
 pub mod rewrap;
 mod sealing;
+mod service;
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use domain::{IdentifierKind, Index, Sealed, UserId};
-use sqlx::{PgConnection, PgPool};
+use sqlx::PgPool;
 use zeroize::Zeroizing;
 
 pub use self::{
@@ -45,6 +46,7 @@ use self::{
     primitives::{KEY_BYTES, KeyBytes},
     remembered::Remembered,
     sealing::{KeyRef, SealedParts},
+    service::{ServiceKeys, make_service_keys, read_service_keys, refuse_others},
 };
 use crate::clock::Entropy;
 
@@ -53,16 +55,13 @@ pub const REMEMBERED: Duration = Duration::from_secs(60);
 const REMEMBERED_PEOPLE: usize = 10_000;
 const REMEMBERED_MONTHS: usize = 240;
 
-/// The service's own keys. They are made together, at the first start, and never again: what is
-/// needed later is derived from `s:service`.
-const SERVICE_KEYS: [&str; 3] = ["s:index", "s:operators", "s:service"];
-
 /// Why a key could not be had, or a value not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyringError {
     #[error(
-        "the keys in this database are wrapped by master key {expected}, and master key {given} was \
-         given; start with the key that belongs to this database"
+        "keys in this database are wrapped by master key {expected}, and master key {given} was given; \
+         start with the key that belongs to this database, or, while it is being changed, with both: \
+         ENTRYBOOK_MASTER_KEY and ENTRYBOOK_PREVIOUS_MASTER_KEY"
     )]
     WrongMasterKey { expected: String, given: String },
     #[error(
@@ -138,18 +137,12 @@ pub struct Keyring {
     months: Remembered<Month, MonthKey>,
 }
 
-struct ServiceKeys {
-    index: SealingKey,
-    operators: SealingKey,
-    service: SealingKey,
-}
-
 impl Keyring {
     /// Loads the service's keys, or makes them if this database is new. However many processes do
     /// so at once, they agree.
     ///
     /// # Errors
-    /// [`KeyringError::WrongMasterKey`] if the keys were wrapped by another master key. Nothing is
+    /// [`KeyringError::WrongMasterKey`] if any key was wrapped by another master key. Nothing is
     /// written then.
     pub async fn load(
         pool: PgPool,
@@ -162,6 +155,7 @@ impl Keyring {
             Some(service) => service,
             None => make_service_keys(&pool, &master, entropy.as_ref()).await?,
         };
+        refuse_others(&pool, &master).await?;
         let keyring = Self {
             pool,
             entropy,
@@ -503,72 +497,6 @@ fn data_key(master: &MasterKeys, row: &NewKey) -> Result<KeyBytes, KeyringError>
         .try_into()
         .map_err(|_| KeyringError::DamagedKey { id: row.id.clone() })?;
     Ok(Zeroizing::new(*bytes))
-}
-
-/// The service's keys, or nothing if the database has none of them.
-async fn read_service_keys(
-    connection: &mut PgConnection,
-    master: &MasterKeys,
-) -> Result<Option<ServiceKeys>, KeyringError> {
-    let rows: Vec<(String, Vec<u8>, String)> =
-        sqlx::query_as("SELECT id, wrapped, master_key FROM sealing_keys WHERE id = ANY($1)")
-            .bind(SERVICE_KEYS.as_slice())
-            .fetch_all(connection)
-            .await?;
-    if rows.is_empty() {
-        return Ok(None);
-    }
-    let rows: Vec<NewKey> = rows.into_iter().map(NewKey::from).collect();
-    let key = |id: &str| {
-        let row = rows
-            .iter()
-            .find(|row| row.id == id)
-            .ok_or_else(|| KeyringError::MissingServiceKeys { ids: id.to_owned() })?;
-        let name = id.trim_start_matches("s:").to_owned();
-        Ok::<_, KeyringError>(SealingKey::new(KeyRef::Service(name), data_key(master, row)?))
-    };
-    let [index, operators, service] = SERVICE_KEYS;
-    Ok(Some(ServiceKeys { index: key(index)?, operators: key(operators)?, service: key(service)? }))
-}
-
-/// Makes the service's keys under a lock, so that of two processes that start together the second
-/// finds the keys of the first.
-async fn make_service_keys(
-    pool: &PgPool,
-    master: &MasterKeys,
-    entropy: &dyn Entropy,
-) -> Result<ServiceKeys, KeyringError> {
-    let mut transaction = pool.begin().await?;
-    sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('entrybook/sealing_keys', 0))")
-        .execute(&mut *transaction)
-        .await?;
-    if let Some(service) = read_service_keys(&mut transaction, master).await? {
-        return Ok(service);
-    }
-    let missing = || KeyringError::MissingServiceKeys { ids: SERVICE_KEYS.join(", ") };
-    // A new index key in a book that has begun would make every account unfindable.
-    let begun: bool = sqlx::query_scalar(
-        "SELECT EXISTS (SELECT FROM sealing_keys) OR EXISTS (SELECT FROM events)",
-    )
-    .fetch_one(&mut *transaction)
-    .await?;
-    if begun {
-        return Err(missing());
-    }
-    for id in SERVICE_KEYS {
-        let secret = primitives::random_key(entropy);
-        let row = wrap(master, entropy, id.to_owned(), secret.as_slice());
-        sqlx::query("INSERT INTO sealing_keys (id, wrapped, master_key) VALUES ($1, $2, $3)")
-            .bind(&row.id)
-            .bind(&row.wrapped)
-            .bind(&row.master_key)
-            .execute(&mut *transaction)
-            .await?;
-    }
-    let service = read_service_keys(&mut transaction, master).await?.ok_or_else(missing)?;
-    transaction.commit().await?;
-    tracing::info!("made the service keys, wrapped by master key {}", master.id());
-    Ok(service)
 }
 
 #[cfg(test)]

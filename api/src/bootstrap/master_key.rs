@@ -63,7 +63,8 @@ pub(super) async fn find(
 pub(super) fn require(config: &Config) -> anyhow::Result<()> {
     if config.database_url.is_some() && master_key_of(config)?.is_none() {
         return Err(ConfigError::one(
-            "With DATABASE_URL a master key must be given, and there is none. Make one with\n    \
+            "With DATABASE_URL a master key must be given, and there is none. If this database was used before, give the key that it was \
+             made with: no other opens it. Else make one with\n    \
              openssl rand -base64 32 > master.key && chmod 600 master.key\nand set ENTRYBOOK_MASTER_KEY_FILE to that file (or \
              ENTRYBOOK_MASTER_KEY to its content). Keep a copy: without it the personal data in the database is lost. Every replica \
              needs the same one.",
@@ -103,7 +104,8 @@ fn read(path: &Path) -> anyhow::Result<MasterKey> {
         Ok(text) => Zeroizing::new(text),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Err(ConfigError::one(format!(
-                "The master key file {shown} is not there. Make one with: openssl rand -base64 32 > {shown} && chmod 600 {shown}"
+                "The master key file {shown} is not there. If this database was used before, put the key back that it was made with (is a \
+                 volume not mounted?): no other opens it. Else make one with: openssl rand -base64 32 > {shown} && chmod 600 {shown}"
             ))
             .into());
         }

@@ -52,6 +52,13 @@ impl MasterKeys {
         [Some(&self.current), self.other.as_ref()].into_iter().flatten().find(|key| key.id() == id)
     }
 
+    /// The ids of what was given, the lesser first; twice the same where it is one.
+    pub(super) fn in_order(&self) -> (&str, &str) {
+        let current = self.current.id();
+        let other = self.other.as_ref().map_or(current, MasterKey::id);
+        if current <= other { (current, other) } else { (other, current) }
+    }
+
     /// What was given, for messages.
     pub(super) fn ids(&self) -> String {
         match &self.other {

@@ -95,13 +95,15 @@ async fn all_keys_are_wrapped_anew_in_steps_that_may_be_broken_off() {
     drop(rewrap);
     let halfway = keyring.wrapped_by().await.unwrap();
     assert_eq!(halfway, BTreeMap::from([(old_id.clone(), 703), (new_id.clone(), 500)]));
-    // Whoever has both reads all of it; the old key alone doesn't, and says which it needs.
+    // Whoever has both reads all of it; neither starts with one of them alone, and each is told of the other.
     opens(book.load(both()).await.unwrap(), &people).await.unwrap();
-    let refused = opens(book.load(master(1)).await.unwrap(), &people).await.unwrap_err();
-    assert!(
-        matches!(&refused, KeyringError::WrongMasterKey { expected, given } if *expected == new_id && *given == old_id),
-        "{refused}"
-    );
+    for (alone, id, missing) in [(1, &old_id, &new_id), (2, &new_id, &old_id)] {
+        let refused = book.load(master(alone)).await.unwrap_err();
+        assert!(
+            matches!(&refused, KeyringError::WrongMasterKey { expected, given } if expected == missing && given == id),
+            "{refused}"
+        );
+    }
 
     // Gone on with; one that was destroyed meanwhile doesn't come back.
     let gone = people[1_100].0;
@@ -133,6 +135,51 @@ async fn all_keys_are_wrapped_anew_in_steps_that_may_be_broken_off() {
     let given = MasterKeys::new(master(1), Some(master(3)));
     let refused = book.load(given).await.unwrap_err().to_string();
     assert!(refused.contains(&format!("{} and {}", master(1).id(), master(3).id())), "{refused}");
+}
+
+/// Whichever table it is in, and however its id compares with those that were given.
+#[tokio::test]
+async fn one_key_of_another_master_key_stops_the_start() {
+    let book = Book::new().await;
+    let keyring = book.load(master(1)).await.unwrap();
+    let people = book.people(&keyring, 3).await;
+    sqlx::raw_sql(
+        "INSERT INTO signing_keys (kid, algorithm, wrapped, master_key, signs_from)
+             VALUES ('k', 'EdDSA', 'x', (SELECT master_key FROM sealing_keys LIMIT 1), now());
+         INSERT INTO log_keys (id, origin, wrapped, master_key, signs_from)
+             VALUES ('k', 'o', 'x', (SELECT master_key FROM sealing_keys LIMIT 1), now())",
+    )
+    .execute(&mut book.owner().await)
+    .await
+    .unwrap();
+    let given = || MasterKeys::new(master(1), Some(master(2)));
+    book.load(master(1)).await.unwrap();
+    book.load(given()).await.unwrap();
+    let mut ids = [master(1).id().to_owned(), master(2).id().to_owned()];
+    ids.sort();
+    // Before both, between them, after both.
+    let others = ["!".to_owned(), format!("{}!", ids[0]), format!("{}!", ids[1])];
+    for row in [
+        format!("sealing_keys SET master_key = $1 WHERE id = 'p:{}'", people[1].0),
+        "signing_keys SET master_key = $1".to_owned(),
+        "log_keys SET master_key = $1".to_owned(),
+    ] {
+        for other in &others {
+            let mut owner = book.owner().await;
+            let set = format!("UPDATE {row}");
+            sqlx::query(&set).bind(other).execute(&mut owner).await.unwrap();
+            for keys in [master(1).into(), given()] {
+                let refused = book.load(keys).await.unwrap_err();
+                assert!(
+                    matches!(&refused, KeyringError::WrongMasterKey { expected, .. } if expected == other),
+                    "{row}: {refused}"
+                );
+                assert!(refused.to_string().contains("ENTRYBOOK_PREVIOUS_MASTER_KEY"), "{refused}");
+            }
+            sqlx::query(&set).bind(master(1).id()).execute(&mut owner).await.unwrap();
+        }
+    }
+    book.load(master(1)).await.unwrap();
 }
 
 #[tokio::test]
@@ -228,11 +275,29 @@ async fn the_master_key_is_changed_while_a_server_runs() {
     let (code, _, said) = run(&old, &["serve"]).await;
     assert_ne!(code, 0, "{said}");
     assert!(said.contains(&old_id) && said.contains(&new_id), "{said}");
+
+    // One key that was left behind, of somebody who is not even asked for: a server would start, and fail
+    // at their sign-in.
+    let leave =
+        format!("UPDATE sealing_keys SET master_key = '{old_id}' WHERE id = 'p:{}'", ben.user_id);
+    sqlx::raw_sql(&leave).execute(database.pool()).await.unwrap();
+    let (code, _, said) = run(&new, &["serve"]).await;
+    assert_ne!(code, 0, "{said}");
+    assert!(said.contains(&old_id) && said.contains("ENTRYBOOK_PREVIOUS_MASTER_KEY"), "{said}");
+    let (code, out, _) = run(&new, &["doctor"]).await;
+    assert_ne!(code, 0, "{out}");
+    let said = out.lines().find(|line| line.contains("master key")).unwrap();
+    assert!(said.contains("FAIL") || said.contains("fail"), "{out}");
+    assert!(out.contains(&old_id), "{out}");
     let mut none = old.clone();
     none.extra.retain(|(key, _)| key != "ENTRYBOOK_MASTER_KEY");
     let (code, _, said) = run(&none, &["serve"]).await;
     assert_eq!(code, 2, "{said}");
     assert!(said.contains("a master key must be given"), "{said}");
+    assert!(
+        said.contains("give the key that it was made with"),
+        "nobody is told to make another: {said}"
+    );
 }
 
 /// Who may not change keys is told which login may.

@@ -219,11 +219,14 @@ async fn a_server_forgets_on_schedule() {
     let setup = Setup::on(&database.url(), &scratch.path().join("data"));
     setup.start().await.stop().await;
     for month in ["m:2023-12", "m:2024-01"] {
-        sqlx::query("INSERT INTO sealing_keys (id, wrapped, master_key) VALUES ($1, 'x', 'x')")
-            .bind(month)
-            .execute(database.pool())
-            .await
-            .unwrap();
+        sqlx::query(
+            "INSERT INTO sealing_keys (id, wrapped, master_key)
+             SELECT $1, 'x', master_key FROM sealing_keys WHERE id = 's:index'",
+        )
+        .bind(month)
+        .execute(database.pool())
+        .await
+        .unwrap();
     }
     let server = setup.start().await;
     server.register("ada").await;
