@@ -193,10 +193,13 @@ impl Entrybook {
         at: DateTime<Utc>,
     ) {
         let NoMore { made: accounts, until, is_news: _ } = no_more;
-        let subject = GuardSubject::Address(self.keyring().guard_address_index(network));
-        let stream_id = subject.stream_id();
-        let command = GuardCommand::ThrottleRegistrations { subject, accounts, at, until };
-        if let Err(error) = self.guard(&stream_id, command, None, origin, at).await {
+        let posted = async {
+            let Some(subject) = self.network_of(origin).await? else { return Ok(()) };
+            let stream_id = subject.stream_id();
+            let command = GuardCommand::ThrottleRegistrations { subject, accounts, at, until };
+            self.guard(&stream_id, command, None, origin, at).await.map(drop)
+        };
+        if let Err(error) = posted.await {
             tracing::warn!(
                 "it could not be posted that an address registers no more accounts: {error}"
             );

@@ -394,6 +394,12 @@ impl Keyring {
         look_up(&self.service.index, purpose, folded)
     }
 
+    /// The look-up value of an identifier that no account has: the subject of its guard.
+    #[must_use]
+    pub fn unknown_index(&self, folded: &str) -> Index {
+        look_up(&self.service.index, "entrybook/index/unknown/v1", folded)
+    }
+
     /// What is written down of an identifier that a reader of the history looked for: equal for whoever
     /// looks for the same, and equal to nothing that stands in the event of an account, so that reading
     /// one's own lines tells nobody whose name it was.
@@ -404,12 +410,6 @@ impl Keyring {
             IdentifierKind::Username => "entrybook/index/reading-username/v1",
         };
         look_up(&self.service.index, purpose, folded)
-    }
-
-    /// The look-up value of an identifier that no account has: the subject of its guard.
-    #[must_use]
-    pub fn unknown_index(&self, folded: &str) -> Index {
-        look_up(&self.service.index, "entrybook/index/unknown/v1", folded)
     }
 
     /// The look-up value of an address in one month. It goes with the month's key: afterwards nobody
@@ -426,10 +426,12 @@ impl Keyring {
         look_up(month, "entrybook/index/network/v1", network)
     }
 
-    /// The look-up value of a network: the subject of its guard.
+    /// The look-up value of a network in one month: the subject of its guard. There are few enough
+    /// addresses to try them all, so it goes with the month's key as well. A guard of addresses forgets
+    /// within the hour, and begins anew at the turn of a month.
     #[must_use]
-    pub fn guard_address_index(&self, network: &str) -> Index {
-        look_up(&self.service.index, "entrybook/index/guard-address/v1", network)
+    pub fn guard_address_index(&self, month: &MonthKey, network: &str) -> Index {
+        look_up(month, "entrybook/index/guard-address/v1", network)
     }
 
     /// A secret of the service for one purpose: `"csrf"`, `"refresh"`, …. Every replica derives the

@@ -175,9 +175,7 @@ impl Entrybook {
         let Claim { subject, account, typed, password, origin } = claim;
         let stream_id = subject.stream_id();
         let _turn = self.turns().take(&stream_id).await;
-        let network = origin.network().map(|network| {
-            GuardSubject::Address(self.keyring().guard_address_index(&network.to_string()))
-        });
+        let network = self.network_of(origin).await?;
         self.admit(&subject, origin).await?;
         if let Some(network) = &network {
             self.admit(network, origin).await?;
@@ -200,11 +198,32 @@ impl Entrybook {
             Some((_, user)) if user.disabled => FailureReason::AccountDisabled,
             Some(_) => return Ok(Proof::Right { outdated }),
         };
-        self.remember_failure(&subject, account.map(|(id, _)| id), typed, reason, origin).await?;
+        let person = match account {
+            Some((id, _)) => Some(self.keyring().person(id).await?.ok_or(Unproved::Erased)?),
+            None => None,
+        };
+        self.remember_failure(&subject, person.as_ref(), typed, reason, origin).await?;
         if let Some(network) = network {
-            self.count_address_failure(network, origin).await?;
+            self.count_address_failure(network, person.as_ref(), origin).await?;
         }
         Ok(Proof::Wrong)
+    }
+
+    /// The guard of where a request comes from. There is none where the month is forgotten: the clock of
+    /// this machine is far behind, and what is left are the guards of accounts and names.
+    pub(crate) async fn network_of(
+        &self,
+        origin: &Origin,
+    ) -> Result<Option<GuardSubject>, StorageError> {
+        let Some(network) = origin.network() else { return Ok(None) };
+        match self.keyring().month(self.clock().now()).await {
+            Ok(month) => {
+                let index = self.keyring().guard_address_index(&month, &network.to_string());
+                Ok(Some(GuardSubject::Address(index)))
+            }
+            Err(KeyringError::MonthIsForgotten { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     async fn admit(&self, subject: &GuardSubject, origin: &Origin) -> Result<(), Unproved> {
@@ -220,20 +239,16 @@ impl Entrybook {
     async fn remember_failure(
         &self,
         subject: &GuardSubject,
-        account: Option<UserId>,
+        person: Option<&PersonKey>,
         typed: Option<&Identifier>,
         reason: FailureReason,
         origin: &Origin,
     ) -> Result<(), Unproved> {
         let at = self.clock().now();
         let stream_id = subject.stream_id();
-        let person = match account {
-            Some(id) => Some(self.keyring().person(id).await?.ok_or(Unproved::Erased)?),
-            None => None,
-        };
         // What was typed is kept only where it is nobody's: there it may be a slip of the tongue, or
         // a password in the wrong field, so it goes with its month.
-        let identifier = match (account, typed) {
+        let identifier = match (person, typed) {
             (None, Some(typed)) => {
                 let place = format!("SignInGuard/{stream_id}/identifier");
                 match self.keyring().month(at).await {
@@ -244,20 +259,23 @@ impl Entrybook {
             _ => None,
         };
         let command = GuardCommand::Fail { subject: subject.clone(), reason, identifier, at };
-        self.guard(&stream_id, command, person.as_ref(), origin, at).await?;
+        self.guard(&stream_id, command, person, origin, at).await?;
         Ok(())
     }
 
+    /// `person` is whose account the last attempt was on: it may be they who failed, so that where from
+    /// goes with them.
     async fn count_address_failure(
         &self,
         network: GuardSubject,
+        person: Option<&PersonKey>,
         origin: &Origin,
     ) -> Result<(), StorageError> {
         let at = self.clock().now();
         if let Some((failures, until)) = self.address_failures().count(&network, at) {
             let stream_id = network.stream_id();
             let command = GuardCommand::Throttle { subject: network, failures, at, until };
-            self.guard(&stream_id, command, None, origin, at).await?;
+            self.guard(&stream_id, command, person, origin, at).await?;
         }
         Ok(())
     }

@@ -111,7 +111,7 @@ impl Simulation {
             sessions: 0,
             runtime: Handle::current(),
         };
-        simulation.meet_guessers();
+        simulation.meet_guessers()?;
         Ok(simulation)
     }
 

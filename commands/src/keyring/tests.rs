@@ -45,7 +45,10 @@ async fn look_up_values_of_different_kinds_never_meet() {
         keyring.index(IdentifierKind::Email, "ada"),
         keyring.index(IdentifierKind::Username, "ada"),
         keyring.unknown_index("ada"),
-        keyring.guard_address_index("ada"),
+        keyring.reading_index(IdentifierKind::Email, "ada"),
+        keyring.reading_index(IdentifierKind::Username, "ada"),
+        keyring.guard_address_index(&january, "ada"),
+        keyring.guard_address_index(&other, "ada"),
         keyring.address_index(&january, "ada"),
         keyring.address_index(&other, "ada"),
         self::keyring(2).index(IdentifierKind::Email, "ada"),
@@ -54,7 +57,7 @@ async fn look_up_values_of_different_kinds_never_meet() {
     assert!(values.iter().all(|Index(text)| text.len() == 64));
     values.sort();
     values.dedup();
-    assert_eq!(values.len(), 7);
+    assert_eq!(values.len(), 10);
 }
 
 #[tokio::test]

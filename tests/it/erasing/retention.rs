@@ -1,5 +1,5 @@
 use chrono::{DateTime, TimeDelta, Utc};
-use commands::{By, Origin, SignedIn, keyring::KeyringError};
+use commands::{By, Origin, SignInError, SignedIn, keyring::KeyringError};
 use domain::{Identifier, Password, Sealed, ServiceEvent};
 use sqlx::PgPool;
 
@@ -119,6 +119,63 @@ async fn the_sources_of_old_months_are_forgotten_and_nothing_else() {
     desk.clock.set(at("2025-03-31T23:59:59.999999Z"));
     assert_eq!(forget(&desk, TimeDelta::zero()).await, [""; 0]);
     assert_eq!(months(&desk.pool).await, ["m:2025-03", "m:2025-05"]);
+}
+
+/// There are few enough addresses to try them all: no hash of one may outlive its month.
+#[tokio::test]
+async fn a_network_that_was_slowed_down_is_known_for_its_month_alone() {
+    let desk = Desk::open().await;
+    let guess = async |many: usize| {
+        for number in 0..many {
+            let name = Identifier::typed(&format!("nobody{number}"));
+            let wrong = Password::present("a guess").unwrap();
+            let _ = desk.book.sign_in(&name, wrong, false, &desk.origin()).await;
+        }
+    };
+    let slowed = async || -> Vec<String> {
+        sqlx::query_scalar(
+            "SELECT DISTINCT aggregate_id FROM events
+              WHERE event_type = 'SignInThrottled' AND aggregate_id LIKE 'address:%' ORDER BY 1",
+        )
+        .fetch_all(&desk.pool)
+        .await
+        .unwrap()
+    };
+    let subject = async |at| {
+        let month = desk.book.keyring().month(at).await.unwrap();
+        format!("address:{}", desk.book.keyring().guard_address_index(&month, "192.0.2.7").0)
+    };
+    let (january, february) = (at("2025-01-31T23:59:00Z"), at("2025-02-01T00:00:00Z"));
+    desk.clock.set(january);
+    guess(99).await;
+    assert_eq!(slowed().await, [""; 0]);
+    guess(1).await;
+    assert_eq!(slowed().await, [subject(january).await]);
+    let (name, guess_at_it) =
+        (Identifier::typed("somebody"), Password::present("a guess").unwrap());
+    let throttled = desk.book.sign_in(&name, guess_at_it, false, &desk.origin()).await;
+    assert!(matches!(throttled, Err(SignInError::Throttled { .. })));
+    // A month later the same network is another one, and begins anew.
+    desk.clock.set(february);
+    guess(100).await;
+    let both = [subject(january).await, subject(february).await];
+    assert_ne!(both[0], both[1]);
+    let mut told = slowed().await;
+    told.sort_by_key(|stream| both.iter().position(|known| known == stream));
+    assert_eq!(told, both);
+    desk.clock.set(at("2025-06-10T00:00:00Z"));
+    assert_eq!(forget(&desk, TimeDelta::days(30)).await, ["2025-01", "2025-02"]);
+    let gone = desk.book.keyring().month(january).await.unwrap_err();
+    assert!(
+        matches!(gone, KeyringError::MonthIsForgotten { .. }),
+        "nobody can make its hashes: {gone}"
+    );
+    // A clock that stands there still lets people in and guards their accounts.
+    desk.clock.set(january);
+    desk.register("ada").await;
+    sign_in(&desk, "ada").await;
+    guess(101).await;
+    assert_eq!(slowed().await.len(), 2);
 }
 
 /// A clock that runs ahead must not destroy what is not over.

@@ -8,7 +8,9 @@ const GUESSES: usize = 200;
 const GUESSERS: usize = 40;
 
 impl Simulation {
-    pub(super) fn meet_guessers(&mut self) {
+    pub(super) fn meet_guessers(&mut self) -> Result<(), HistoryError> {
+        // The guards of addresses go by the month; here they stay the same in all of them.
+        let month = self.runtime.block_on(self.book().keyring().month(self.now))?;
         for number in 0..GUESSES {
             let typed = format!("root{number}");
             let index = self.book().keyring().unknown_index(&typed);
@@ -24,11 +26,12 @@ impl Simulation {
                 guarded: Guarded::default(),
             };
             if let Some(network) = guesser.origin().network() {
-                let index = self.book().keyring().guard_address_index(&network.to_string());
+                let index = self.book().keyring().guard_address_index(&month, &network.to_string());
                 guesser.subject = GuardSubject::Address(index);
             }
             self.guessers.push(guesser);
         }
+        Ok(())
     }
 
     /// Somebody types an e-mail address that is nobody's.
