@@ -12,6 +12,7 @@
 mod accounts;
 pub mod clock;
 mod connections;
+mod damage;
 pub mod database;
 mod erasure;
 mod error;
@@ -39,6 +40,7 @@ pub use accounts::{
     Account, ChangePasswordError, ChangeProfileError, CommandError, NewAccount, NewProfile,
     RegisterError,
 };
+pub use damage::DAMAGED;
 pub use error::{StorageError, is_temporary};
 pub use executor::{ExecuteError, Executed};
 pub use guard::{GuardAggregate, GuardCommand};

@@ -16,6 +16,7 @@ use tokio::sync::{Notify, broadcast};
 use crate::{
     Source, StorageError, UserAggregate,
     clock::{Clock, Entropy, Ids},
+    damage::{DAMAGED, Damage},
     hashing::HashPool,
     keyring::{Keyring, KeyringError, Opened},
     origin::source_place,
@@ -127,6 +128,7 @@ struct Inner {
     address_failures: AddressFailures,
     registrations: Registrations,
     blocked: BlockedAttempts,
+    damage: Damage,
 }
 
 /// Attempts on one subject that this replica looks at side by side.
@@ -158,6 +160,7 @@ impl Entrybook {
             address_failures: AddressFailures::new(settings.address_throttle),
             registrations: Registrations::new(settings.registrations_per_hour),
             blocked: BlockedAttempts::default(),
+            damage: Damage::default(),
             pool,
             keyring,
             tokens,
@@ -272,7 +275,8 @@ impl Entrybook {
         Ok(self.store().load::<UserAggregate>(&id.to_string()).await?.aggregate.0)
     }
 
-    /// A sealed text in the clear, or `None` when its key was destroyed. `place` is where it stands:
+    /// A sealed text in the clear, to be shown: `None` when its key was destroyed, [`DAMAGED`] where it
+    /// or its key was changed. `place` is where it stands:
     /// `User/<id>/email`, `User/<id>/username`, `User/<id>/full_name`,
     /// `SignInGuard/<stream id>/identifier`, [`crate::CLI_ACTOR`].
     pub async fn open_text(
@@ -280,23 +284,31 @@ impl Entrybook {
         sealed: &domain::Sealed,
         place: &str,
     ) -> Result<Option<String>, KeyringError> {
-        Ok(match self.keyring().open(sealed, place).await? {
-            Opened::Plain(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()),
-            Opened::Gone => None,
-        })
+        match self.keyring().open(sealed, place).await {
+            Ok(Opened::Plain(bytes)) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+            Ok(Opened::Gone) => Ok(None),
+            Err(error) if self.0.damage.is(&error) => Ok(Some(DAMAGED.to_owned())),
+            Err(error) => Err(error),
+        }
     }
 
-    /// The source of an event in the clear, or `None` when one of its keys was destroyed.
+    /// The source of an event in the clear, or `None` when one of its keys was destroyed; [`DAMAGED`] in
+    /// all its parts where it was changed.
     pub async fn open_source(
         &self,
         sealed: &domain::Sealed,
         aggregate_type: &str,
         aggregate_id: &str,
     ) -> Result<Option<Source>, KeyringError> {
-        Ok(match self.keyring().open(sealed, &source_place(aggregate_type, aggregate_id)).await? {
-            Opened::Plain(bytes) => serde_json::from_slice(&bytes).ok(),
-            Opened::Gone => None,
-        })
+        match self.keyring().open(sealed, &source_place(aggregate_type, aggregate_id)).await {
+            Ok(Opened::Plain(bytes)) => Ok(serde_json::from_slice(&bytes).ok()),
+            Ok(Opened::Gone) => Ok(None),
+            Err(error) if self.0.damage.is(&error) => {
+                let damaged = Some(DAMAGED.to_owned());
+                Ok(Some(Source { address: damaged.clone(), user_agent: damaged }))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Posts the attempts that were turned away since the last call. Called once per window, and
