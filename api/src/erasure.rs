@@ -9,7 +9,7 @@ use commands::{Entrybook, Origin, Receipt, StorageError};
 use domain::{UserId, stream};
 use projections::{
     journal::{self, JournalError, RecordedEvent},
-    transparency, users,
+    transparency,
 };
 use proof::{ErasureReceipt, LeafError};
 use sqlx::PgPool;
@@ -33,8 +33,6 @@ pub enum ReceiptError {
     Leaf { position: i64, cause: LeafError },
     #[error(transparent)]
     Storage(#[from] StorageError),
-    #[error("the list of accounts could not be read: {0}")]
-    Database(#[from] sqlx::Error),
 }
 
 impl From<ReceiptError> for ApiError {
@@ -42,8 +40,7 @@ impl From<ReceiptError> for ApiError {
         match error {
             ReceiptError::Log(error) => error.into(),
             ReceiptError::Storage(error) => error.into(),
-            ReceiptError::Database(error)
-            | ReceiptError::Journal(JournalError::Database(error)) => error.into(),
+            ReceiptError::Journal(JournalError::Database(error)) => error.into(),
             error => Self::internal(error),
         }
     }
@@ -78,18 +75,18 @@ pub async fn of(
         return Ok(None);
     }
     let waiting = Erasure { line: None, receipt: None };
-    // Nothing happens to an account after it, so it is the last line that was folded in.
-    let Some(row) = users::get(pool, id).await?.filter(|row| row.erased) else {
+    // Nothing happens to an account after it, so it is the last line of its stream.
+    let Some(position) = journal::last_line_of(pool, stream::USER, &id.to_string()).await? else {
         return Ok(Some(waiting));
     };
-    let Some(event) = journal::read_one(pool, row.position).await? else {
+    let Some(event) = journal::read_one(pool, position).await? else {
         return Ok(Some(waiting));
     };
     if event.event_type != "UserErased"
         || event.aggregate_type != stream::USER
         || event.aggregate_id != id.to_string()
     {
-        return Err(ReceiptError::OtherEvent(row.position));
+        return Err(ReceiptError::OtherEvent(position));
     }
     let line = Some((event.position, event.recorded_at));
     Ok(Some(Erasure { line, receipt: receipt(log, id, &event).await? }))

@@ -13,9 +13,11 @@ use crate::{
 
 mod as_stored;
 mod copied;
+mod line_of;
 
 pub use as_stored::{StoredLine, read_as_stored};
 pub(crate) use copied::{CopiedLine, copy_page, is_readable_otherwise};
+pub use line_of::last_line_of;
 
 /// One event at its place in the book.
 #[derive(Debug, Clone, PartialEq)]

@@ -160,7 +160,7 @@ async fn receipt(config: &Config, user: UserId, out: &mut Out) -> anyhow::Result
     let receipt = with_services(config, async |services| {
         let mut waited = Duration::ZERO;
         loop {
-            services.post().await?;
+            services.sequencer.drain().await?;
             services.log.refresh().await?;
             let erasure = erasure::of(&services.book, &services.log, &services.pool, user).await?;
             match erasure {
