@@ -5,7 +5,7 @@
 //! log (`proof::ErasureReceipt`).
 
 use chrono::{DateTime, Utc};
-use commands::{Entrybook, Origin, Receipt, StorageError};
+use commands::{Account, DAMAGED, Entrybook, Origin, Receipt, StorageError};
 use domain::{UserId, stream};
 use projections::{
     journal::{self, JournalError, RecordedEvent},
@@ -15,7 +15,7 @@ use proof::{ErasureReceipt, LeafError};
 use sqlx::PgPool;
 
 use crate::{
-    admins::{TakeAwayError, take_away},
+    admins::{Lookup, TakeAwayError, take_away},
     log::{Log, LogError},
     problem::ApiError,
 };
@@ -60,8 +60,19 @@ pub async fn erase(
     book: &Entrybook,
     id: UserId,
     origin: &Origin,
+    lookup: Lookup,
 ) -> Result<Option<Receipt>, TakeAwayError> {
-    take_away(book, id, origin, book.erase(id, origin)).await
+    take_away(book, id, origin, lookup, book.erase(id, origin)).await
+}
+
+/// What is typed to confirm that an account is meant: its username, or where nobody can read that any
+/// more, its id.
+#[must_use]
+pub fn name_to_type(account: &Account) -> String {
+    match account.username.as_str() {
+        "" | DAMAGED => account.id.to_string(),
+        username => username.to_owned(),
+    }
 }
 
 /// How the erasure of a person stands; nothing if they are not erased.

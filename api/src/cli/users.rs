@@ -1,12 +1,13 @@
 //! `entrybook users`: erasing a person, and the receipt for it.
 
 use super::{Out, Refused, admin, origin, usage, with_services};
-use crate::admins::TakeAwayError;
+use crate::admins::{Lookup, TakeAwayError};
 use crate::bootstrap::Services;
 use crate::config::Config;
 use crate::erasure::{self, Erasure};
 use anyhow::{Context, bail};
-use domain::UserId;
+use domain::{Role, UserId};
+use projections::Projector;
 use proof::ErasureReceipt;
 use std::io::{self, BufRead, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
@@ -70,6 +71,8 @@ struct Erase {
     json: bool,
 }
 
+/// The list of accounts, as projections are called.
+const USERS: &str = "users";
 /// How long a receipt is waited for.
 const WAIT: Duration = Duration::from_secs(15);
 const LOOK: Duration = Duration::from_millis(250);
@@ -98,10 +101,8 @@ async fn erase(config: &Config, erase: &Erase, out: &mut Out) -> anyhow::Result<
         if !erase.yes {
             confirm(services, id).await?;
         }
-        // Whether another admin remains is looked up in the list.
-        services.post().await?;
-        services.needs(&["users"]).await?;
-        match erasure::erase(&services.book, id, &origin(services)).await {
+        let lookup = lookup(services, id).await?;
+        match erasure::erase(&services.book, id, &origin(services), lookup).await {
             Ok(receipt) => Ok((id, receipt.is_some())),
             Err(TakeAwayError::LastAdmin) => Err(Refused(
                 "Nobody else is an admin who can sign in. Make one first: entrybook admin create"
@@ -133,16 +134,44 @@ async fn find(services: &Services, typed: &str) -> anyhow::Result<UserId> {
     admin::find(services, typed).await
 }
 
+/// Where other admins are looked for, which must be known of an admin alone: in the list, once it shows
+/// everything. Neither a table that is stopped nor one that is being built keeps anybody from being erased.
+async fn lookup(services: &Services, id: UserId) -> anyhow::Result<Lookup> {
+    if !services.book.user(id).await?.roles.contains(&Role::Admin) {
+        return Ok(Lookup::List);
+    }
+    if !services.projector.is_built(USERS).await? {
+        return Ok(Lookup::Book);
+    }
+    let list = projections::named(USERS).into_iter().collect();
+    let projector = Projector::new(services.pool.clone(), list, services.sequencer.head());
+    let shown = async {
+        services.sequencer.drain().await?;
+        Ok::<_, anyhow::Error>(projector.catch_up().await?)
+    };
+    match shown.await {
+        Ok(()) => Ok(Lookup::List),
+        Err(error) => {
+            tracing::warn!(
+                "the list of accounts can't be brought up to date, so other admins are looked for in the whole book: {error}"
+            );
+            Ok(Lookup::Book)
+        }
+    }
+}
+
 /// Asks for the username once more. Who is erased already has none.
 async fn confirm(services: &Services, id: UserId) -> anyhow::Result<()> {
     let Some(account) = services.book.account(id).await? else { return Ok(()) };
+    let name = erasure::name_to_type(&account);
+    let what = if name == account.username { "username" } else { "id of the account" };
     let mut terminal = io::stderr();
     writeln!(
         terminal,
         "This erases {} ({}), account {id}, for good.",
         account.username, account.email
     )?;
-    write!(terminal, "To go on, type the username: ")?;
+    write!(terminal, "To go on, type the {what}: ")?;
     terminal.flush()?;
     // In a thread of its own, so that Ctrl-C is minded meanwhile.
     let typed = tokio::task::spawn_blocking(|| {
@@ -150,8 +179,8 @@ async fn confirm(services: &Services, id: UserId) -> anyhow::Result<()> {
         io::stdin().lock().read_line(&mut typed).map(|_| typed)
     });
     let typed = typed.await??;
-    if typed.trim() != account.username {
-        return Err(Refused("That is not the username. Nothing was erased.".to_owned()).into());
+    if typed.trim() != name {
+        return Err(Refused(format!("That is not the {what}. Nothing was erased.")).into());
     }
     Ok(())
 }

@@ -15,6 +15,7 @@ use ui::{
 
 use super::{PageResult, Posted, Tokened, Visit, come_back, form_problem, html, redirect};
 use crate::{
+    erasure::name_to_type,
     extract::Id,
     identity::Identity,
     problem::{ApiError, Kind},
@@ -115,7 +116,7 @@ async fn form(
     Ok(Some(ErasePage {
         chrome,
         id: id.to_string(),
-        username: account.username,
+        name: name_to_type(&account),
         is_self: id == admin.user_id,
         ..ErasePage::default()
     }))

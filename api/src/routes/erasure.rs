@@ -10,6 +10,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 
 use crate::{
+    admins::Lookup,
     context::Context,
     erasure::{self, Erasure},
     extract::{Id, Json},
@@ -26,7 +27,7 @@ pub fn router() -> OpenApiRouter<App> {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ErasureOrder {
-    /// The username of the account, letter by letter.
+    /// The username of the account, letter by letter; its id where the username can't be read.
     #[schema(example = "ada")]
     pub username: String,
     /// To be said by who erases their own account.
@@ -137,7 +138,7 @@ pub(crate) async fn erase(
 ) -> ApiResult<bool> {
     // Who is erased already has no name to be typed.
     if let Some(account) = app.book().account(id).await? {
-        if order.username.trim() != account.username {
+        if order.username.trim() != erasure::name_to_type(&account) {
             return Err(ApiError::invalid_field(
                 "username",
                 "this is not the username of the account that is to be erased",
@@ -157,7 +158,8 @@ pub(crate) async fn erase(
         return Err(ApiError::not_found());
     }
     let origin = context.user(admin.user_id);
-    let done = app.command(move |book| async move { erasure::erase(&book, id, &origin).await });
+    let done = app
+        .command(move |book| async move { erasure::erase(&book, id, &origin, Lookup::List).await });
     let receipt = done.await??;
     app.wrote(admin.user_id, receipt);
     Ok(receipt.is_some())

@@ -10,7 +10,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
-    admins::{TakeAwayError, take_away},
+    admins::{Lookup, TakeAwayError, take_away},
     context::Context,
     extract::{Id, Json, Query},
     identity::{Admin, Identity},
@@ -355,7 +355,7 @@ pub(crate) async fn set_disabled(
     }
     administer(app, context, admin, move |book, origin| async move {
         if disabled {
-            take_away(&book, id, &origin, book.disable(id, &origin)).await
+            take_away(&book, id, &origin, Lookup::List, book.disable(id, &origin)).await
         } else {
             Ok(book.enable(id, &origin).await?)
         }
@@ -379,7 +379,7 @@ pub(crate) async fn set_role(
         let revoke = book.revoke_role(id, role, &origin);
         match role {
             _ if granted => Ok(book.grant_role(id, role, &origin).await?),
-            Role::Admin => take_away(&book, id, &origin, revoke).await,
+            Role::Admin => take_away(&book, id, &origin, Lookup::List, revoke).await,
             Role::User | Role::Auditor => Ok(revoke.await?),
         }
     })

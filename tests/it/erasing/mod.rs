@@ -1,5 +1,7 @@
 //! What is destroyed for good: a person, the sources of a month, and the master key of before.
 
+mod confirming;
+mod damaged;
 mod erase;
 mod master_key;
 mod over_http;

@@ -18,7 +18,8 @@ pub struct ErasePage {
     pub chrome: Chrome,
     /// Whose account it is.
     pub id: String,
-    pub username: String,
+    /// What is typed to confirm it: the username, or the id where that can't be read.
+    pub name: String,
     /// Whether it is the account of the admin who asks.
     pub is_self: bool,
     /// What was typed to confirm it.
@@ -60,13 +61,10 @@ impl ErasePage {
 
     fn fields(&self) -> Vec<Field<'_>> {
         let chrome = &self.chrome;
+        let ask = if self.name == self.id { "erase-type-id" } else { "erase-type" };
         focus_on_problem(vec![
-            Field::text(
-                "username",
-                chrome.t_with("erase-type", "name", &self.username),
-                &self.typed,
-            )
-            .problem(chrome, self.problems.username),
+            Field::text("username", chrome.t_with(ask, "name", &self.name), &self.typed)
+                .problem(chrome, self.problems.username),
         ])
     }
 

@@ -446,7 +446,7 @@ fn refused(words: Words) -> Vec<(&'static str, Box<dyn Page>)> {
             Box::new(ErasePage {
                 chrome: signed_in(words, paths::USERS),
                 id: words.id.into(),
-                username: words.username.into(),
+                name: words.username.into(),
                 is_self: true,
                 typed: words.note.into(),
                 problem: None,
@@ -647,7 +647,7 @@ pub(crate) fn all(words: Words) -> Vec<(&'static str, Box<dyn Page>)> {
             Box::new(ErasePage {
                 chrome: signed_in(words, paths::USERS),
                 id: words.id.into(),
-                username: words.username.into(),
+                name: words.username.into(),
                 ..ErasePage::default()
             }),
         ),
