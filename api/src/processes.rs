@@ -250,8 +250,7 @@ impl Process {
             }
             Event::User(UserEvent::Erased {}) => {
                 if let Ok(user) = recorded.aggregate_id.parse::<UserId>() {
-                    let done = self.app.book().finish_erasure(user).await;
-                    done.map_err(Interrupted::Command)?;
+                    self.finish_erasure(user).await?;
                 }
                 self.cut(recorded, None, EndReason::AccountErased).await
             }
@@ -278,6 +277,23 @@ impl Process {
             | Event::SignInGuard(_)
             | Event::Service(_)
             | Event::Reading(_) => Ok(()),
+        }
+    }
+
+    /// Destroys what is still there of an erased person. What can never be done is passed over, so that
+    /// the sessions of others go on being ended.
+    async fn finish_erasure(&self, user: UserId) -> Result<(), Interrupted> {
+        match self.app.book().finish_erasure(user).await {
+            Ok(()) => Ok(()),
+            Err(error) if error.is_temporary() => Err(Interrupted::Command(error)),
+            Err(error) => {
+                tracing::error!(
+                    %user,
+                    "it can't be known whether anything is left of {user}, who was erased; look with \
+                     `entrybook users erase {user} --yes`: {error}"
+                );
+                Ok(())
+            }
         }
     }
 
