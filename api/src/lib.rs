@@ -23,6 +23,7 @@ pub mod identity;
 pub mod layers;
 pub mod log;
 pub mod metrics;
+mod names;
 mod openapi;
 pub mod pages;
 pub mod problem;

@@ -1,21 +1,15 @@
 //! Lines of the history in the clear, for files that people and other programs read.
 
-use std::collections::HashMap;
-
 use chrono::{DateTime, Utc};
 use commands::{CLI_ACTOR, Entrybook, Source};
 use domain::{Actor, SessionId, UserId};
-use futures_util::{StreamExt, TryStreamExt, stream};
 use projections::audit_history::Row;
 
 use super::ExportError;
+use crate::names::Names;
 
 /// What stands where a key was destroyed.
 const ERASED: &str = "(erased)";
-/// People that are looked up side by side.
-const LOOKUPS: usize = 4;
-/// So many names are remembered.
-const NAMES: usize = 10_000;
 
 /// A line in the clear.
 pub(super) struct Opened {
@@ -46,10 +40,10 @@ pub(super) struct Person {
     pub(super) name: String,
 }
 
-/// Opens lines. Names are looked up once.
+/// Opens lines.
 #[derive(Default)]
 pub(super) struct Opener {
-    names: HashMap<UserId, String>,
+    names: Names,
 }
 
 impl Opener {
@@ -58,7 +52,8 @@ impl Opener {
         book: &Entrybook,
         rows: Vec<Row>,
     ) -> Result<Vec<Opened>, ExportError> {
-        self.look_up(book, &rows).await?;
+        let people = rows.iter().flat_map(|row| [row.user_id, row.actor_user_id]).flatten();
+        self.names.look_up(book, people.collect()).await?;
         let mut opened = Vec::with_capacity(rows.len());
         for row in rows {
             opened.push(self.open_one(book, row).await?);
@@ -66,31 +61,9 @@ impl Opener {
         Ok(opened)
     }
 
-    async fn look_up(&mut self, book: &Entrybook, rows: &[Row]) -> Result<(), ExportError> {
-        if self.names.len() > NAMES {
-            self.names.clear();
-        }
-        let people = rows.iter().flat_map(|row| [row.user_id, row.actor_user_id]).flatten();
-        let mut unknown: Vec<UserId> =
-            people.filter(|person| !self.names.contains_key(person)).collect();
-        unknown.sort_unstable();
-        unknown.dedup();
-        let found: Vec<(UserId, String)> = stream::iter(unknown)
-            .map(|id| async move {
-                let account = book.account(id).await?;
-                let name = account.map(|account| account.username).filter(|name| !name.is_empty());
-                Ok::<_, ExportError>((id, name.unwrap_or_else(|| ERASED.to_owned())))
-            })
-            .buffer_unordered(LOOKUPS)
-            .try_collect()
-            .await?;
-        self.names.extend(found);
-        Ok(())
-    }
-
-    fn person(&self, id: UserId) -> Person {
-        let name = self.names.get(&id).cloned().unwrap_or_else(|| ERASED.to_owned());
-        Person { id: Some(id), name }
+    async fn person(&self, book: &Entrybook, id: UserId) -> Result<Person, ExportError> {
+        let name = self.names.of(book, id).await?.filter(|name| !name.is_empty());
+        Ok(Person { id: Some(id), name: name.unwrap_or_else(|| ERASED.to_owned()) })
     }
 
     async fn open_one(&self, book: &Entrybook, row: Row) -> Result<Opened, ExportError> {
@@ -98,7 +71,7 @@ impl Opener {
             ExportError::Row { position: row.position, cause: cause.to_string() }
         })?;
         let (actor_kind, actor) = match actor {
-            Actor::User(id) => ("user", Some(self.person(id))),
+            Actor::User(id) => ("user", Some(self.person(book, id).await?)),
             Actor::Anonymous => ("anonymous", None),
             Actor::System => ("system", None),
             Actor::Cli(sealed) => {
@@ -124,13 +97,17 @@ impl Opener {
             }
             None => None,
         };
+        let person = match row.user_id {
+            Some(id) => Some(self.person(book, id).await?),
+            None => None,
+        };
         Ok(Opened {
             position: row.position,
             at: row.at,
             recorded_at: row.recorded_at,
             event_type: row.event_type,
             outcome: row.outcome,
-            person: row.user_id.map(|id| self.person(id)),
+            person,
             actor_kind,
             actor,
             session: row.session_id,

@@ -201,6 +201,111 @@ async fn a_server_finishes_what_was_broken_off() {
     owner.close().await.unwrap();
 }
 
+/// An account that can't be folded, of whom the book says that they are erased.
+#[tokio::test]
+async fn what_can_not_be_finished_holds_nobody_up() {
+    let running = Running::start(&FAST).await;
+    let (api, pool) = (running.api(), running.database.pool());
+    let (ada, ben, admin) =
+        (api.register("ada").await, api.register("ben").await, api.admin().await);
+    // Its second event is missing.
+    sqlx::query(
+        r#"INSERT INTO events (aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata)
+           VALUES ('User', $1, 3, 'UserErased', '1', '{"UserErased": {}}',
+                   '{"actor": "system", "request_id": "x", "at": "2026-01-01T00:00:00.000000Z"}')"#,
+    )
+    .bind(&ada.user_id)
+    .execute(pool)
+    .await
+    .unwrap();
+    erase(&api, &admin, &ben.user_id, json!({"username": "ben"})).await.is(200);
+    eventually("both sessions are told to have ended", async || {
+        let ended = "SELECT count(*) FROM events WHERE payload #>> '{SessionEnded,reason}' = 'account_erased'";
+        (count(pool, ended).await == 2).then_some(())
+    })
+    .await;
+}
+
+/// Whoever follows the history on the command line is a process of its own, with names of its own.
+#[tokio::test]
+async fn who_follows_the_history_is_told_no_name_after_the_erasure() {
+    let running = Running::start(&FAST).await;
+    let (api, admin) = (running.api(), running.api().admin().await);
+    let ada = api.register("ada").await;
+    let place = scratch();
+    let out = place.path().join("followed");
+    let mut following = running
+        .setup
+        .command(&["audit", "tail", "--follow", "--json", "--user", &ada.user_id])
+        .stdout(std::fs::File::create(&out).unwrap())
+        .spawn()
+        .unwrap();
+    let lines = || -> Vec<Value> {
+        let text = std::fs::read_to_string(&out).unwrap();
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    };
+    let label = |event_type: &str| {
+        let lines = lines();
+        let line = lines.iter().rev().find(|line| line["type"] == event_type)?;
+        Some(line["person"]["label"].clone())
+    };
+    eventually("her sign-in is told, with her name", async || {
+        (label("SessionStarted")? == "ada").then_some(())
+    })
+    .await;
+    erase(&api, &admin, &ada.user_id, json!({"username": "ada"})).await.is(200);
+    let ended = eventually("the end of her session is told", async || label("SessionEnded")).await;
+    assert_eq!(ended, Value::Null, "{:?}", lines());
+    assert_eq!(label("UserErased"), Some(Value::Null));
+    following.kill().unwrap();
+    following.wait().unwrap();
+}
+
+/// An admin is found, an erasure done and its receipt made without any read table.
+#[tokio::test]
+async fn people_are_erased_where_projections_are_stopped() {
+    let running = Running::start(&FAST).await;
+    let (api, pool) = (running.api(), running.database.pool());
+    let (ada, ben, admin) =
+        (api.register("ada").await, api.register("ben").await, api.admin().await);
+    let grant = format!("/api/v1/admin/users/{}/roles", ben.user_id);
+    let grant = api.post(&grant).bearer(&admin.access).json(json!({"grant": ["admin"]}));
+    grant.send().await.is(200);
+    // What no program can read stops whatever is made of accounts.
+    sqlx::query(
+        r#"INSERT INTO events (aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata)
+           VALUES ('User', '01890000-0000-7000-8000-000000000000', 1, 'UserEnabled', '1', '"nonsense"',
+                   '{"actor": "system", "request_id": "x", "at": "2026-01-01T00:00:00.000000Z"}')"#,
+    )
+    .execute(pool)
+    .await
+    .unwrap();
+    eventually("they are stopped", async || {
+        let stopped = "SELECT count(*) FROM projections WHERE state = 'stopped' AND name = 'users'";
+        (count(pool, stopped).await == 1).then_some(())
+    })
+    .await;
+    let run = async |arguments: &[&str]| {
+        let mut command = running.setup.command(arguments);
+        let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+    };
+    let (code, _, said) = run(&["users", "erase", "ada", "--yes"]).await;
+    assert_eq!(code, 0, "{said}");
+    // The list knows Ben as no admin yet, and the book does.
+    let (code, _, said) = run(&["users", "erase", "admin", "--yes"]).await;
+    assert_eq!(code, 0, "{said}");
+    let (code, _, said) = run(&["users", "erase", "ben", "--yes"]).await;
+    assert_eq!((code, said.contains("Make one first")), (4, true), "{said}");
+    for erased in [&ada.user_id, &admin.user_id] {
+        let (code, receipt, said) = run(&["users", "receipt", erased]).await;
+        assert_eq!(code, 0, "{said}");
+        let receipt: ErasureReceipt = serde_json::from_str(&receipt).unwrap();
+        assert_eq!(&receipt.verify(&keys(&api).await).unwrap().user, erased);
+    }
+}
+
 /// One replica has just used her key when the other destroys it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_that_remembers_a_key_forgets_it() {

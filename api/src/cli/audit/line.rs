@@ -1,6 +1,7 @@
 //! A line of the history in the clear.
 
 use crate::bootstrap::Services;
+use crate::names::Names;
 use crate::whole_line::{ERASED, open_payload};
 use chrono::{DateTime, SecondsFormat, Utc};
 use commands::CLI_ACTOR;
@@ -9,7 +10,6 @@ use projections::audit_history::Row;
 use projections::journal::RecordedEvent;
 use serde::Serialize;
 use serde_json::Value;
-use std::collections::HashMap;
 
 /// One line, as programs get it: what the API answers, and where it stands in its stream.
 #[derive(Debug, Serialize)]
@@ -69,18 +69,22 @@ pub(super) struct Who {
     pub(super) label: Option<String>,
 }
 
-/// Opens what is sealed. Names are looked up once.
+/// Opens what is sealed.
 pub(super) struct Opener<'a> {
     services: &'a Services,
-    names: HashMap<UserId, Option<String>>,
+    names: Names,
 }
 
 impl<'a> Opener<'a> {
     pub(super) fn new(services: &'a Services) -> Self {
-        Self { services, names: HashMap::new() }
+        Self { services, names: Names::default() }
     }
 
     pub(super) async fn open(&mut self, row: Row) -> anyhow::Result<Line> {
+        if let (Some(erased), "UserErased") = (row.user_id, row.event_type.as_str()) {
+            // Nothing else tells this process, and who follows the history must not go on naming them.
+            self.services.book.keyring().forget(erased);
+        }
         let actor = self.who(&row.actor.parse()?).await?;
         let person = match row.user_id {
             Some(id) => Some(Person { id: id.to_string(), label: self.name(id).await? }),
@@ -149,13 +153,9 @@ impl<'a> Opener<'a> {
     }
 
     async fn name(&mut self, id: UserId) -> anyhow::Result<Option<String>> {
-        if let Some(name) = self.names.get(&id) {
-            return Ok(name.clone());
-        }
-        let account = self.services.book.account(id).await?;
-        let name = account.map(|account| account.username).filter(|name| !name.is_empty());
-        self.names.insert(id, name.clone());
-        Ok(name)
+        let book = &self.services.book;
+        self.names.look_up(book, vec![id]).await?;
+        Ok(self.names.of(book, id).await?.filter(|name| !name.is_empty()))
     }
 
     async fn text(&self, sealed: &Sealed, place: &str) -> anyhow::Result<String> {
