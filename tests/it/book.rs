@@ -7,7 +7,7 @@ use commands::{
     clock::{ManualClock, SystemEntropy},
     database,
     hashing::{HashPool, HashSettings},
-    keyring::{Keyring, MasterKey},
+    keyring::{Keyring, MasterKey, MasterKeys},
     store::SNAPSHOT_EVERY,
     tokens::{TokenSettings, Tokens},
 };
@@ -26,13 +26,17 @@ pub struct Desk {
 
 impl Desk {
     pub async fn open() -> Self {
+        Self::open_with(MasterKey::generate(&SystemEntropy)).await
+    }
+
+    /// The same with master keys that the test knows.
+    pub async fn open_with(master: impl Into<MasterKeys>) -> Self {
         let database = TestDatabase::create().await;
         database::migrate(&database.connect_options()).await.unwrap();
         let pool = database::connect(database.connect_options(), 20).await.unwrap();
         let clock =
             Arc::new(ManualClock::new(chrono::DateTime::from_timestamp(1_760_000_000, 0).unwrap()));
         let entropy = Arc::new(SystemEntropy);
-        let master = MasterKey::generate(entropy.as_ref());
         let keyring = Arc::new(Keyring::load(pool.clone(), master, entropy.clone()).await.unwrap());
         let tokens = Tokens::load(
             pool.clone(),

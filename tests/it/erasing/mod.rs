@@ -4,6 +4,7 @@ mod confirming;
 mod damaged;
 mod erase;
 mod master_key;
+mod meanwhile;
 mod over_http;
 mod retention;
 
