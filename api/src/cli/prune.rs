@@ -11,7 +11,8 @@ use anyhow::Context;
     about = "Drop versions that no running server uses",
     long_about = "An upgrade builds new versions of read tables beside the old ones, so that servers of both versions can run and you can go \
         back. Once you will not go back, this drops the versions that neither a running server nor this binary is bound to, and what builds \
-        that were broken off have left. A version that is needed again later is built from the book again.\n\n\
+        that were broken off have left. Nobody follows these, so they hold what they held, of people who were erased since too. A version that \
+        is needed again later is built from the book again.\n\n\
         Servers say every 5 seconds that they live; one that has not for 30 seconds counts as dead. Works beside running servers.",
     after_help = "Examples:\n  entrybook projections prune --dry-run\n  entrybook projections prune --json | jq '.[] | select(.dropped)'"
 )]

@@ -155,7 +155,8 @@ keys! {
         "How often a checkpoint of the book is signed at most, from 100ms to 1h. Nothing is signed when nothing is new.";
     LOG Serve "log_entries" "ENTRYBOOK_LOG_ENTRIES" "auditors|public" = "auditors",
         "Who may fetch the lines of the book from the log. They hold no personal data in the clear, but tell which account, by its number, \
-         did what and when. Checkpoints, hashes and proofs are for everybody.";
+         did what and when; and whoever reads them can confirm that somebody who was erased had a name that they suspect (docs/erasure.md). \
+         Checkpoints, hashes and proofs are for everybody.";
     LOG Serve "log_witnesses" "ENTRYBOOK_LOG_WITNESSES" "KEY URL" = "",
         "The witnesses that cosign each checkpoint. Of each its verifier key and the address where it is reached, such as \
          witness.example.com+1b6d2c5e+BAx… https://witness.example.com; several are separated by commas. `entrybook log witness` is one. \
