@@ -8,15 +8,16 @@ use std::{
 
 use ::projections::{Destroyed, Projector, Revocations, Sequencer, verify_identifiers};
 use commands::{
-    By, ChangeProfileError, CommandError, NewAccount, NewProfile, Origin, RefreshError,
-    SignInError, SignedIn, keyring::Keyring, store::SNAPSHOT_EVERY,
+    By, ChangeProfileError, CommandError, NewProfile, Origin, RefreshError, SignInError, SignedIn,
+    keyring::Keyring,
 };
-use domain::{
-    Email, EndReason, FullName, Identifier, Password, Role, Sealed, UserId, UserRefusal, Username,
-};
+use domain::{Email, EndReason, Identifier, Password, Role, Sealed, UserId, UserRefusal, Username};
 use tokio_util::sync::CancellationToken;
 
-use super::{book_of, code, count, dumped, found};
+use super::{
+    book_of, code, count, dumped, found,
+    her::{HERS, READABLE, her_hashes, her_origin, live, readable, tables_with},
+};
 use crate::{book::Desk, support::server::eventually};
 
 async fn sign_in(desk: &Desk, name: &str) -> Result<SignedIn, SignInError> {
@@ -44,167 +45,6 @@ async fn settled(desk: &Desk, sequencer: &Sequencer) {
 
 fn key_of(id: UserId) -> String {
     format!("SELECT count(*) FROM sealing_keys WHERE id = 'p:{id}'")
-}
-
-fn her_origin(desk: &Desk) -> Origin {
-    Origin {
-        address: "198.51.100.77".parse().ok(),
-        user_agent: Some("Analytical/1843".into()),
-        ..desk.origin()
-    }
-}
-
-/// A life with everything that personal data can be in, under names that appear nowhere else.
-async fn live(desk: &Desk) -> SignedIn {
-    let new = NewAccount {
-        full_name: FullName::parse("Augusta Ada Kingsley").unwrap(),
-        email: Email::parse("augusta@first.example.net").unwrap(),
-        username: Username::parse("augusta1815").unwrap(),
-        password: Password::choose("a first password of hers").unwrap(),
-        roles: [Role::User].into(),
-    };
-    let origin = her_origin(desk);
-    let mut her = desk.book.register(new, true, &origin).await.unwrap();
-    let id = her.account.id;
-    let wrong = Password::present("a slip of her tongue").unwrap();
-    let _ = desk.book.sign_in(&Identifier::typed("augusta1815"), wrong, false, &origin).await;
-    for number in 0..=SNAPSHOT_EVERY {
-        let change = NewProfile {
-            full_name: Some(FullName::parse(&format!("Countess Number {number}")).unwrap()),
-            username: Some(Username::parse(&format!("countess{number}")).unwrap()),
-            email: Some(Email::parse(&format!("countess{number}@second.example.net")).unwrap()),
-        };
-        let own = origin.with(By::User(id));
-        desk.book.change_profile(id, change, &own).await.unwrap();
-        her = desk.book.refresh(her.refresh.expose(), &origin).await.unwrap();
-    }
-    let current = Password::present("a first password of hers").unwrap();
-    let next = Password::choose("a second password of hers").unwrap();
-    let own = origin.with(By::User(id));
-    desk.book.change_password(id, Some(her.session_id), current, next, &own).await.unwrap();
-    her
-}
-
-const HERS: [&str; 14] = [
-    "Augusta Ada Kingsley",
-    "Kingsley",
-    "augusta@first.example.net",
-    "first.example.net",
-    "augusta1815",
-    "a first password of hers",
-    "a second password of hers",
-    "a slip of her tongue",
-    "198.51.100.77",
-    "Analytical/1843",
-    "Countess Number",
-    "countess7",
-    "countess32@second.example.net",
-    "argon2",
-];
-
-/// Of these the ones that stand in the database, sealed.
-const READABLE: [&str; 9] = [
-    "Augusta Ada Kingsley",
-    "augusta@first.example.net",
-    "augusta1815",
-    "198.51.100.77",
-    "Analytical/1843",
-    "Countess Number",
-    "countess7",
-    "countess32@second.example.net",
-    "augustine",
-];
-
-/// All that whoever has the dump and the master key can read: each sealed text in it, with its place. A
-/// text that neither opens anywhere nor has lost its key fails the test.
-async fn readable(desk: &Desk, dump: &str) -> Vec<(String, String)> {
-    let streams: Vec<String> = sqlx::query_scalar(
-        "SELECT DISTINCT aggregate_type || '/' || aggregate_id FROM events ORDER BY 1",
-    )
-    .fetch_all(&desk.pool)
-    .await
-    .unwrap();
-    let fields = ["source", "email", "username", "full_name", "password", "identifier", "filter"];
-    let mut places = vec![commands::CLI_ACTOR.to_owned()];
-    places
-        .extend(streams.iter().flat_map(|stream| fields.map(|field| format!("{stream}/{field}"))));
-    let mut readable = Vec::new();
-    for sealed in sealed_texts(dump) {
-        let mut opened = None;
-        for place in &places {
-            match desk.book.keyring().open(&Sealed(sealed.clone()), place).await {
-                Ok(commands::keyring::Opened::Gone) => opened = Some(None),
-                Ok(plain) => {
-                    opened = Some(Some((place.clone(), plain.text().unwrap().to_owned())));
-                }
-                Err(commands::keyring::KeyringError::Tampered { .. }) => continue,
-                Err(other) => panic!("{sealed}: {other}"),
-            }
-            break;
-        }
-        readable.extend(opened.unwrap_or_else(|| panic!("nobody knows the place of {sealed}")));
-    }
-    readable
-}
-
-/// The sealed texts of a dump, each once, those within a `bytea` too.
-fn sealed_texts(dump: &str) -> std::collections::BTreeSet<String> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.:+".contains(c);
-    let mut texts = std::collections::BTreeSet::new();
-    let mut look = |text: &str| {
-        for word in text.split(|c| !plain(c)) {
-            if word.starts_with("s1.") && word.split('.').count() == 3 {
-                texts.insert(word.to_owned());
-            }
-        }
-    };
-    look(dump);
-    for hex in dump.split("\\x").skip(1) {
-        let digits: Vec<u32> = hex.chars().map_while(|digit| digit.to_digit(16)).collect();
-        let bytes: Vec<u8> =
-            digits.chunks_exact(2).map(|pair| (pair[0] * 16 + pair[1]) as u8).collect();
-        look(&String::from_utf8_lossy(&bytes));
-    }
-    texts
-}
-
-/// The hashes of her e-mail addresses and usernames, present and former, as her events have them.
-async fn her_hashes(pool: &sqlx::PgPool, id: UserId) -> Vec<String> {
-    sqlx::query_scalar(
-        "SELECT DISTINCT hash #>> '{}' FROM events, jsonb_path_query(payload, '$.**.index') AS hash
-          WHERE aggregate_type = 'User' AND aggregate_id = $1",
-    )
-    .bind(id.to_string())
-    .fetch_all(pool)
-    .await
-    .unwrap()
-}
-
-/// The read tables, and the table of identifiers, in which any of these hashes stands.
-async fn tables_with(pool: &sqlx::PgPool, hashes: &[String]) -> Vec<String> {
-    let tables: Vec<(String, String)> = sqlx::query_as(
-        "SELECT schemaname::text, tablename::text FROM pg_tables
-          WHERE schemaname = 'ledger' OR tablename = 'identifiers' ORDER BY 1, 2",
-    )
-    .fetch_all(pool)
-    .await
-    .unwrap();
-    assert!(tables.len() > 5, "{tables:?}");
-    let mut holding = Vec::new();
-    for (schema, table) in tables {
-        let held: bool = sqlx::query_scalar(&format!(
-            "SELECT EXISTS (SELECT FROM {schema}.{table} t, unnest($1::text[]) AS sought (it)
-                             WHERE strpos(t::text, sought.it) > 0)"
-        ))
-        .bind(hashes)
-        .fetch_one(pool)
-        .await
-        .unwrap();
-        if held {
-            holding.push(table);
-        }
-    }
-    holding
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -263,7 +103,7 @@ async fn nothing_of_an_erased_person_is_in_a_dump_and_the_book_is_whole() {
         opened
     };
     assert_eq!(opened(desk.book.keyring()).await, sealed.len());
-    let readable = readable(&desk, &dumped(&url).await).await;
+    let before_it = readable(&desk, &dumped(&url).await).await;
     for value in READABLE {
         assert!(
             readable.iter().any(|(_, text)| text.contains(value)),
@@ -301,7 +141,7 @@ async fn nothing_of_an_erased_person_is_in_a_dump_and_the_book_is_whole() {
 
     // Whoever has the master key opens whatever can still be opened. Of her that is what she typed and
     // where she came from when it was nobody's name, which goes with the month.
-    let left = self::readable(&desk, &dump).await;
+    let left = readable(&desk, &dump).await;
     let hers: Vec<_> =
         left.iter().filter(|(_, text)| READABLE.iter().any(|value| text.contains(value))).collect();
     assert_eq!(hers.len(), 2 * 98, "{hers:?}");

@@ -3,6 +3,7 @@
 mod confirming;
 mod damaged;
 mod erase;
+mod her;
 mod master_key;
 mod meanwhile;
 mod over_http;
