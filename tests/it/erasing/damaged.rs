@@ -28,7 +28,7 @@ async fn damage_hides_nothing_else_and_keeps_nobody_from_being_erased() {
     eventually("it is in the history", async || (count(pool, lines).await == 3).then_some(()))
         .await;
     server.stop().await;
-    // One byte of Ada's key, and one of where Ben's session came from. No server remembers either.
+    // One byte of Ada's key, and one of where Ben's session came from; and what is nothing sealed. No server remembers either.
     for damage in [
         format!(
             "UPDATE sealing_keys SET wrapped = set_byte(wrapped, 30, get_byte(wrapped, 30) # 1)
@@ -39,6 +39,11 @@ async fn damage_hides_nothing_else_and_keeps_nobody_from_being_erased() {
             "UPDATE ledger.audit_history_v2 SET source = overlay(source PLACING
                     CASE substr(source, 80, 1) WHEN 'A' THEN 'B' ELSE 'A' END FROM 80)
               WHERE user_id = '{}' AND event_type = 'SessionStarted'",
+            ben.user_id
+        ),
+        format!(
+            "UPDATE ledger.audit_history_v2 SET source = 'nonsense'
+              WHERE user_id = '{}' AND event_type = 'UserRegistered'",
             ben.user_id
         ),
     ] {
@@ -58,6 +63,8 @@ async fn damage_hides_nothing_else_and_keeps_nobody_from_being_erased() {
     assert_eq!(shown[0], (&json!(DAMAGED), &json!(DAMAGED)), "{page}");
     assert_eq!(shown[1], (&json!("ben"), &json!(DAMAGED)), "{page}");
     assert_eq!(shown[2], (&json!("eve"), &json!("127.0.0.1")), "{page}");
+    let page = get(&format!("/api/v1/audit?type=UserRegistered&user={}", ben.user_id)).await.json();
+    assert_eq!(page["lines"][0]["address"], DAMAGED, "{page}");
     // The list of accounts, an export, the command line.
     let users = get("/api/v1/admin/users").await.json();
     let of = |id: &str| users["users"].as_array().unwrap().iter().find(|user| user["id"] == id);

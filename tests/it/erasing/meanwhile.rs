@@ -213,6 +213,10 @@ async fn who_becomes_an_admin_while_they_are_taken_away_does_not_count() {
     };
     let root = desk.book.register(new, false, &desk.origin()).await.unwrap().account.id;
     let ben = desk.register("ben").await.account.id;
+    // Who may not sign in is no admin who remains.
+    let eve = desk.register("eve").await.account.id;
+    desk.book.grant_role(eve, Role::Admin, &desk.origin()).await.unwrap();
+    desk.book.disable(eve, &desk.origin()).await.unwrap();
     let show = async || {
         sequencer.drain().await.unwrap();
         projector.catch_up().await.unwrap();
