@@ -200,6 +200,28 @@ mod tests {
     }
 
     #[test]
+    fn an_address_that_registers_no_more_is_posted_and_signs_in_as_before() {
+        let throttle = GuardCommand::ThrottleRegistrations {
+            subject: subject(),
+            accounts: 1_000,
+            at: at(1),
+            until: at(3_600),
+        };
+        let posted = SignInGuardEvent::RegistrationsThrottled {
+            subject: subject(),
+            accounts: 1_000,
+            at: at(1),
+            until: at(3_600),
+        };
+        given(vec![]).when(throttle).then_expect_events(vec![posted.clone()]);
+        let mut guard = SignInGuard::default();
+        guard.apply(failed(0));
+        let before = guard.clone();
+        guard.apply(posted);
+        assert_eq!(guard, before);
+    }
+
+    #[test]
     fn blocked_attempts_are_posted_as_one() {
         let post = |count| GuardCommand::PostBlocked {
             subject: subject(),
