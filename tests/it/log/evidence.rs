@@ -13,11 +13,23 @@ use crate::support::{
     database::TestDatabase,
     http::Api,
     scratch,
-    server::{Server, Setup, eventually},
+    server::{Server, Setup, client, eventually},
 };
 
 fn api(server: &Server) -> Api {
     Api::new(server.url(""))
+}
+
+/// The status of an answer, and the problem that it tells where the log can't be used.
+async fn asked(server: &Server, path: &str) -> (u16, String) {
+    let answer = client().get(server.url(path)).send().await.unwrap();
+    (answer.status().as_u16(), answer.text().await.unwrap())
+}
+
+async fn is_unavailable(server: &Server, path: &str) {
+    let (status, problem) = asked(server, path).await;
+    assert_eq!(status, 503, "{problem}");
+    assert!(problem.contains("/problems/unavailable") && problem.contains("/readyz"), "{problem}");
 }
 
 /// The only file that remembers, when it says this.
@@ -74,11 +86,10 @@ async fn a_checkpoint_that_was_put_there_is_neither_shown_nor_remembered_nor_anc
         println!("{told}");
         assert!(told.contains("is not as the log localhost:8080/log has signed it"), "{told}");
         eventually("it is not shown", async || {
-            (api(&server).get("/log/checkpoint").send().await.status == 503).then_some(())
+            (asked(&server, "/log/checkpoint").await.0 == 503).then_some(())
         })
         .await;
-        let refused = api(&server).get("/log/proof/1").send().await.problem(503, "unavailable");
-        println!("{refused:?}");
+        is_unavailable(&server, "/log/proof/1").await;
         let status = log_json(&setup, &["status"], 5).await;
         assert_eq!(status["stopped"]["by"], "tree", "{status}");
         // Each replica looks every tenth of a second at what it should remember.
@@ -108,8 +119,7 @@ async fn a_checkpoint_that_was_put_there_is_neither_shown_nor_remembered_nor_anc
 
 /// The newest checkpoint, where one is shown.
 async fn newest_shown(server: &Server) -> Option<(Vec<u8>, Checkpoint)> {
-    let answer = api(server).get("/log/checkpoint").send().await;
-    if answer.status != 200 {
+    if asked(server, "/log/checkpoint").await.0 != 200 {
         return None;
     }
     newest(&api(server)).await
@@ -177,8 +187,7 @@ async fn a_damaged_tree_is_not_taken_for_a_book_that_was_set_back() {
         .execute(database.pool())
         .await
         .unwrap();
-    let refused = api(&server).get("/log/proof/1").send().await.problem(503, "unavailable");
-    assert!(refused["detail"].as_str().unwrap().contains("/readyz"), "{refused}");
+    is_unavailable(&server, "/log/proof/1").await;
     // So nothing is left to be decided when it is right again.
     sqlx::query("INSERT INTO ledger.transparency_v1 (node, hash) VALUES (1, $1)")
         .bind(&right)
@@ -279,10 +288,11 @@ async fn a_server_starts_without_a_log_where_its_key_was_damaged() {
     let told = eventually("it is told", async || warning(&api(&server)).await).await;
     println!("{told}");
     assert!(told.contains("row of log_keys is restored"), "{told}");
-    api(&server).get("/log/checkpoint").send().await.problem(503, "unavailable");
+    is_unavailable(&server, "/log/checkpoint").await;
     let status = log_ends(&setup, &["status"], 1).await;
     assert!(status.contains("the keys of the transparency log can't be used"), "{status}");
     change(&right).await;
+    eventually("it is shown again", async || newest_shown(&server).await).await;
     all_is_signed(&api(&server), database.pool()).await;
     eventually("nothing is wrong", async || warning(&api(&server)).await.is_none().then_some(()))
         .await;
