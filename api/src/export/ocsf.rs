@@ -296,3 +296,6 @@ fn written(event: &Map<String, Value>) -> serde_json::Result<Vec<u8>> {
     bytes.push(b'\n');
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests;

@@ -20,7 +20,7 @@ const WIDTH: u64 = 4_096;
 /// … and so many pages side by side, each on a connection of its own.
 pub(super) const LANES: usize = 3;
 /// So many kept hashes behind them, among which lines that were moved are looked for.
-pub(super) const AHEAD: u64 = 256;
+pub(super) const AHEAD: u64 = proof::REACH;
 /// So many lines behind the last kept hash are looked at: those that were moved there.
 const BEHIND: u64 = 2 * WIDTH;
 

@@ -79,7 +79,7 @@ pub(super) fn read(lines: &mut Lines, reader: &mut Reader) -> io::Result<()> {
     thread::scope(|scope| {
         let (mut givers, mut takers) = (Vec::new(), Vec::new());
         // In turn, so that their answers come in the order of the file.
-        for _ in 0..cores.saturating_sub(1).clamp(1, MOST) {
+        for _ in 0..cores.clamp(1, MOST) {
             let (give, given) = mpsc::sync_channel::<Block>(WAITING);
             let (tell, told) = mpsc::sync_channel::<(Block, Vec<Looked>)>(WAITING);
             givers.push(give);
