@@ -222,9 +222,8 @@ async fn what_the_history_does_not_show_yet_is_not_told_as_all() {
     let (reached, head) = (behind["reached"].as_i64().unwrap(), behind["head"].as_i64().unwrap());
     assert!(last <= reached && reached < head, "{behind}");
     assert_eq!(behind["count"]["lines"], 2, "{behind}");
-    let now = chrono::Utc::now() - chrono::TimeDelta::seconds(1);
-    let now = now.to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
-    for query in [String::new(), format!("&at={now}"), format!("&at={last}&against={now}")] {
+    let time = known.last().unwrap()["at"].as_str().unwrap();
+    for query in [String::new(), format!("&at={time}"), format!("&at={last}&against={time}")] {
         let refused = state(&query).await;
         assert_eq!(refused.status(), 503, "{query}");
         assert_eq!(refused.headers()["retry-after"], "5");
