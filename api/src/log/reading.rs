@@ -224,7 +224,7 @@ impl Log {
         let witnesses = self.0.anchors.shorts();
         if !witnesses.is_empty() {
             let look = async || {
-                let mut connection = self.0.background.acquire().await?;
+                let mut connection = self.0.book.pool().acquire().await?;
                 newest_cosigned(&mut connection, &*self.known()?, &witnesses).await
             };
             let signed = self.0.cosigned.covering(&self.origin()?, lines, look).await?;
