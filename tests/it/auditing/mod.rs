@@ -2,7 +2,11 @@
 //! do anything to the database.
 
 mod export;
+mod forging;
 mod independent;
+mod keeping;
+mod resuming;
+mod sending;
 mod tampering;
 mod verify;
 
