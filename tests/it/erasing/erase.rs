@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     book_of, code, count, dumped, found,
     her::{HERS, READABLE, her_hashes, her_origin, live, readable, tables_with},
+    settled,
 };
 use crate::{book::Desk, support::server::eventually};
 
@@ -32,15 +33,6 @@ fn admin(id: UserId) -> Origin {
         user_agent: Some("Admin/9.0".into()),
         request_id: "admin-request".into(),
     }
-}
-
-/// Waits until every event has its place: another test's transaction may hold it back.
-async fn settled(desk: &Desk, sequencer: &Sequencer) {
-    let events = count(&desk.pool, "SELECT count(*) FROM events").await;
-    eventually("every event has its place", async || {
-        (sequencer.drain().await.unwrap().position == events).then_some(())
-    })
-    .await;
 }
 
 fn key_of(id: UserId) -> String {

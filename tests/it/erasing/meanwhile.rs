@@ -15,7 +15,7 @@ use entrybook::admins::{Lookup, TakeAwayError, take_away};
 use sqlx::{Acquire, PgConnection, PgPool};
 use tokio_util::sync::CancellationToken;
 
-use super::count;
+use super::{count, settled};
 use crate::{book::Desk, support::server::eventually};
 
 async fn sign_in(desk: &Desk, name: &str) -> Result<(), SignInError> {
@@ -158,16 +158,15 @@ async fn who_is_erased_during_a_rebuild_is_in_no_table_afterwards() {
     let sequencer = Sequencer::new(desk.pool.clone());
     let projector = Projector::new(desk.pool.clone(), ::projections::all(), sequencer.head());
     projector.ensure().await.unwrap();
-    sequencer.drain().await.unwrap();
+    settled(&desk, &sequencer).await;
     projector.catch_up().await.unwrap();
     let (phases, mut seen) = tokio::sync::mpsc::unbounded_channel();
     let (go_on, wait) = std::sync::mpsc::channel::<()>();
     let erasing = {
-        let (book, origin, sequencer) = (desk.book.clone(), desk.origin(), sequencer.clone());
+        let (book, origin) = (desk.book.clone(), desk.origin());
         tokio::spawn(async move {
             let _phase: Phase = seen.recv().await.unwrap();
             book.erase(ada, &origin).await.unwrap().unwrap();
-            sequencer.drain().await.unwrap();
             go_on.send(()).unwrap();
         })
     };
@@ -187,6 +186,7 @@ async fn who_is_erased_during_a_rebuild_is_in_no_table_afterwards() {
         .map_err(|e| e.cause)
         .unwrap();
     erasing.await.unwrap();
+    settled(&desk, &sequencer).await;
     projector.catch_up().await.unwrap();
     let row = ::projections::users::get(&desk.pool, ada).await.unwrap().unwrap();
     assert!(row.erased && row.email.is_none() && row.username.is_none() && row.full_name.is_none());
@@ -218,7 +218,7 @@ async fn who_becomes_an_admin_while_they_are_taken_away_does_not_count() {
     desk.book.grant_role(eve, Role::Admin, &desk.origin()).await.unwrap();
     desk.book.disable(eve, &desk.origin()).await.unwrap();
     let show = async || {
-        sequencer.drain().await.unwrap();
+        settled(&desk, &sequencer).await;
         projector.catch_up().await.unwrap();
     };
     show().await;

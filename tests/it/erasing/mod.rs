@@ -9,10 +9,15 @@ mod meanwhile;
 mod over_http;
 mod retention;
 
+use ::projections::Sequencer;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use sqlx::PgPool;
 
-use crate::{log::backup, support::scratch};
+use crate::{
+    book::Desk,
+    log::backup,
+    support::{scratch, server::eventually},
+};
 
 /// A database as `pg_dump` writes it, all tables with all columns.
 async fn dumped(url: &str) -> String {
@@ -65,4 +70,13 @@ async fn count(pool: &PgPool, query: &str) -> i64 {
 fn code(error: &sqlx::Error) -> String {
     let code = error.as_database_error().and_then(|error| error.code());
     code.map(|code| code.into_owned()).unwrap_or_default()
+}
+
+/// Waits until every event has its place: another test's transaction may hold it back.
+async fn settled(desk: &Desk, sequencer: &Sequencer) {
+    let events = count(&desk.pool, "SELECT count(*) FROM events").await;
+    eventually("every event has its place", async || {
+        (sequencer.drain().await.unwrap().position == events).then_some(())
+    })
+    .await;
 }
