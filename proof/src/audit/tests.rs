@@ -279,7 +279,6 @@ fn a_book_that_was_edited_everywhere_takes_no_longer_than_a_few_sound_ones() {
         let verdict = audit.end();
         assert!(verdict.wrong > KEPT as u64, "{name}");
         let hashed = HASHED.get();
-        println!("{name}: {hashed} hashes of {many} lines");
         assert!(hashed <= (3 + SEARCHES_A_LINE) * many + SEARCHES, "{name}: {hashed}");
     }
 }

@@ -3,6 +3,7 @@
 use std::process::Output;
 
 use ::proof::export::{Completeness, Reader};
+use commands::clock::{Clock, SystemClock};
 use serde_json::{Value, json};
 
 use super::{Signed, audit, exported, found, text, verify};
@@ -75,7 +76,7 @@ async fn json_lines_are_proved_without_a_database_whatever_the_filter() {
     let header = answer.is(200).text().lines().next().unwrap().to_owned();
     let header: Value = serde_json::from_str(&header).unwrap();
     let filter = &header["export"]["filter"];
-    let month = chrono::Utc::now().format("%Y-%m").to_string();
+    let month = SystemClock.now().format("%Y-%m").to_string();
     assert_eq!(filter["place"], "127.0.0.1", "{header}");
     assert_eq!(filter["searched"]["last_month"], month, "{header}");
     assert_eq!(filter["searched"]["older_left_out"], false, "{header}");
