@@ -1,6 +1,12 @@
 //! What the proof of a history, its replay and searches of it cost.
 
-use std::{path::Path, sync::Arc, time::Instant};
+use std::{
+    fs::File,
+    io::{BufRead as _, BufReader, BufWriter, Write as _},
+    path::Path,
+    sync::Arc,
+    time::Instant,
+};
 
 use anyhow::{Result, bail};
 use commands::history::{self, Written};
@@ -9,6 +15,11 @@ use projections::{
     audit_history::{self, ActorKind, Filter, Order},
     book_audit::{Given, Progress, audit_book},
     replay::{self, AsOf},
+    transparency,
+};
+use proof::{
+    Checkpoint, NoteSigner,
+    export::{RUN, Reader, Writer},
 };
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +46,9 @@ pub(crate) struct Proving {
     pub(crate) grown_seconds: f64,
     /// All lines read as they are stored, hashed, and held against the hashes that are kept.
     pub(crate) verified_seconds: f64,
+    /// The same as an export that proves itself: written, and verified by one thread.
+    pub(crate) exported_seconds: f64,
+    pub(crate) file_verified_seconds: f64,
     /// Medians in microseconds: an account with its sessions at the end of the book, and in its middle …
     pub(crate) replay_at_end: f64,
     pub(crate) replay_in_the_middle: f64,
@@ -44,11 +58,7 @@ pub(crate) struct Proving {
     pub(crate) pages: Vec<(String, f64)>,
 }
 
-pub(crate) async fn measure(
-    database: &Database,
-    written: &Written,
-    _out: &Path,
-) -> Result<Proving> {
+pub(crate) async fn measure(database: &Database, written: &Written, out: &Path) -> Result<Proving> {
     say(format!("hashing {} events", written.events));
     let tree = rebuilding::measure(database, &["transparency".to_owned()], 1).await?;
     let grown = |(phase, _): &&(String, f64)| phase == "folding" || phase == "copying";
@@ -63,6 +73,14 @@ pub(crate) async fn measure(
         bail!("a sound book was not called sound: {:?}", report.verdict.findings);
     }
     let end = i64::try_from(report.verdict.lines)?;
+    say(format!("exporting {} events, and verifying that", written.events));
+    let file = out.join("export.jsonl");
+    let (key, exported_seconds) =
+        measure::timed(export(&book, report.verdict.lines, &file)).await?;
+    let began = Instant::now();
+    verify(&file, key, report.verdict.lines)?;
+    let file_verified_seconds = began.elapsed().as_secs_f64();
+    std::fs::remove_file(&file)?;
     say(format!("replaying and searching {} events", written.events));
     let mut people = Vec::new();
     for number in 1..=PEOPLE {
@@ -95,11 +113,51 @@ pub(crate) async fn measure(
         rebuilt_seconds: tree.seconds,
         grown_seconds,
         verified_seconds,
+        exported_seconds,
+        file_verified_seconds,
         replay_at_end: measure::median(&at_end),
         replay_in_the_middle: measure::median(&in_the_middle),
         signed_in: measure::median(&signed_in),
         pages,
     })
+}
+
+/// Writes the whole book to a file, signed by a key of its own, which is answered.
+async fn export(book: &Book, lines: u64, file: &Path) -> Result<String> {
+    let origin = "bench.example.org/log";
+    let signer = NoteSigner::from_seed(origin, &[7; 32])?;
+    let mut out = BufWriter::new(File::create(file)?);
+    let (mut writer, header) = Writer::new(origin, None)?;
+    out.write_all(&header)?;
+    let mut connection = book.pool.acquire().await?;
+    let mut first = 0;
+    while first < lines {
+        let many = (lines - first).min(RUN as u64);
+        let hashes = transparency::leaf_hashes(&mut connection, first, many).await?;
+        let leaves = transparency::leaves(&mut connection, first, many).await?;
+        out.write_all(&writer.run(&hashes, &leaves)?)?;
+        first += many;
+    }
+    let checkpoint = Checkpoint { origin: origin.to_owned(), size: lines, root: writer.root() };
+    let checkpoint = checkpoint.sign(&[&signer])?;
+    out.write_all(&writer.end(&signer, &checkpoint)?)?;
+    out.flush()?;
+    Ok(signer.verifier_key())
+}
+
+fn verify(file: &Path, key: String, lines: u64) -> Result<()> {
+    let mut reader = Reader::new(vec![key], Vec::new());
+    let mut file = BufReader::with_capacity(1 << 20, File::open(file)?);
+    let mut line = Vec::new();
+    while file.read_until(b'\n', &mut line)? > 0 {
+        reader.line(&line);
+        line.clear();
+    }
+    let report = reader.end();
+    if !report.is_sound() || report.verdict.lines != lines {
+        bail!("a sound export was not called sound: {:?}", report.verdict.findings);
+    }
+    Ok(())
 }
 
 /// Pages of the history: the newest, far back in it, and by what an auditor looks for.
