@@ -210,6 +210,7 @@ mod tests {
         GET /api/v1/audit/signed-in: 200 400 401 403 422 429 500 503
         GET /api/v1/audit/state: 200 400 401 403 404 422 429 500 503
         GET /api/v1/audit/stream: 200 400 401 403 422 429 500 503
+        GET /api/v1/audit/{position}: 200 401 403 404 429 500 503
         POST /api/v1/auth/login: 200 400 401 408 413 415 422 429 500 503
         POST /api/v1/auth/logout: 204 400 401 403 408 413 415 422 500 503
         GET /api/v1/auth/me: 200 401 500 503

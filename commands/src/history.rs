@@ -139,7 +139,7 @@ pub async fn write(
     // The same hash for everybody, sealed for each.
     let hash = book.hasher().hash(password).await?;
     let (chunks, received) = mpsc::channel(2);
-    let simulation = Simulation::new(book.clone(), plan, hash)?;
+    let simulation = Simulation::new(book.clone(), plan, hash).await?;
     let simulating = tokio::task::spawn_blocking(move || simulation.run(&chunks));
     let writing = writer::write(book, received, |events, at| {
         progress(Progress { events, of: plan.events, at, elapsed: began.elapsed() });

@@ -90,7 +90,11 @@ pub(super) struct Simulation {
 }
 
 impl Simulation {
-    pub(super) fn new(book: Entrybook, plan: Plan, hash: String) -> Result<Self, HistoryError> {
+    pub(super) async fn new(
+        book: Entrybook,
+        plan: Plan,
+        hash: String,
+    ) -> Result<Self, HistoryError> {
         let at = beginning();
         let many = plan.people as usize + 2;
         let visits = plan.events as f64 / EVENTS_PER_VISIT;
@@ -111,7 +115,7 @@ impl Simulation {
             sessions: 0,
             runtime: Handle::current(),
         };
-        simulation.meet_guessers()?;
+        simulation.meet_guessers().await?;
         Ok(simulation)
     }
 

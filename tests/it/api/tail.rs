@@ -235,40 +235,12 @@ async fn going_on_leaves_out_nothing_and_repeats_nothing() {
     assert_eq!(told, expected);
 }
 
-/// So many lines about one session, in one go.
-async fn many_lines(running: &Running, user: &str, lines: i64) {
-    let mut connection = running.database.connect_options().connect().await.unwrap();
-    let id = "00000000-0000-0000-0000-00000000b001";
-    sqlx::query(
-        "INSERT INTO events (aggregate_type, aggregate_id, sequence, event_type, event_version,
-                             payload, metadata)
-         SELECT 'Session', $1, sequence,
-                CASE sequence WHEN 1 THEN 'SessionStarted' ELSE 'SessionRefreshed' END,
-                CASE sequence WHEN 1 THEN '2' ELSE '1' END,
-                CASE sequence WHEN 1 THEN jsonb_build_object('SessionStarted', common || jsonb_build_object(
-                         'user_version', 1, 'methods', jsonb_build_array('password'), 'remember_me', false))
-                     ELSE jsonb_build_object('SessionRefreshed', common) END,
-                '{\"actor\": \"system\", \"request_id\": \"r\", \"at\": \"2026-03-01T10:00:00Z\"}'
-           FROM generate_series(1, $3::bigint) AS sequence,
-                jsonb_build_object('user_id', $2::text, 'refresh', 'h', 'at', '2026-03-01T10:00:00Z',
-                                   'expires_at', '2099-03-01T10:00:00Z') AS common
-          ORDER BY sequence",
-    )
-    .bind(id)
-    .bind(user)
-    .bind(lines)
-    .execute(&mut connection)
-    .await
-    .unwrap();
-    connection.close().await.unwrap();
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn who_reads_too_slowly_is_told_how_to_go_on() {
     let running = Running::start(&[]).await;
     let api = running.api();
     let auditor = auditor(&api).await;
-    many_lines(&running, &auditor.user_id, 40_000).await;
+    running.many_lines(&auditor.user_id, 40_000).await;
     let query = "?session=00000000-0000-0000-0000-00000000b001";
     let shown = eventually("the history shows them", async || {
         let path = format!("/api/v1/audit{query}&limit=1");

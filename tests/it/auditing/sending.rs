@@ -1,12 +1,16 @@
-//! Exports that have no end, or hold what was erased.
+//! Exports that have no end, because who reads them may not go on or the book is another, or hold what was erased.
 
-use serde_json::Value;
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpSocket,
+};
 
 use super::{Signed, audit, exported, found, text, verify};
 use crate::{
     auditing::export::{export, nowhere},
-    log::client::all_is_signed,
-    support::http::Api,
+    log::client::{FAST, all_is_signed},
+    support::{http::Api, server::Tokens, shared::Running},
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -59,4 +63,75 @@ async fn what_was_erased_is_no_address_for_a_siem() {
     assert!(gone.iter().all(|event| event.get("src_endpoint").is_none()));
     assert!(events.iter().any(|event| event["user"]["name"] == "(erased)"));
     assert!(!ocsf.contains("ben@example.org"));
+}
+
+/// Asks for an export, and takes so little of it that most of it is yet to be made; the rest comes when it is
+/// asked for.
+async fn begun(port: u16, tokens: &Tokens, format: &str) -> impl AsyncFnOnce() -> String {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4_096).unwrap();
+    let mut stream = socket.connect(([127, 0, 0, 1], port).into()).await.unwrap();
+    let request = format!(
+        "GET /api/v1/audit/export?format={format} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {}\r\nconnection: close\r\n\r\n",
+        tokens.access
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut first = vec![0; 1_000];
+    stream.read_exact(&mut first).await.unwrap();
+    assert!(first.starts_with(b"HTTP/1.1 200 "), "{}", String::from_utf8_lossy(&first));
+    async move || {
+        let mut rest = Vec::new();
+        // A connection that was reset has ended, too.
+        let _ = stream.read_to_end(&mut rest).await;
+        String::from_utf8_lossy(&rest).into_owned()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_ends_with_the_session_or_the_role_of_who_asked_for_it() {
+    let running = Running::start(&FAST).await;
+    let (api, port) = (running.api(), running.setup.port);
+    let admin = api.admin().await;
+    // More than can be on the way between the two.
+    running.many_lines(&admin.user_id, 40_000).await;
+    all_is_signed(&api, running.database.pool()).await;
+    let is_whole = |rest: &str| rest.contains("{\"end\":{\"manifest\":");
+
+    // Nothing happens meanwhile.
+    let rest = begun(port, &admin, "jsonl").await;
+    assert!(is_whole(&rest().await));
+
+    // The session ends.
+    let leaving = api.admin().await;
+    let rest = begun(port, &leaving, "jsonl").await;
+    api.post("/api/v1/auth/logout").bearer(&leaving.access).send().await.is(204);
+    assert!(!is_whole(&rest().await), "the session has ended");
+
+    // The role goes.
+    let rest = begun(port, &admin, "jsonl").await;
+    let path = format!("/api/v1/admin/users/{}/roles", admin.user_id);
+    api.post(&path).bearer(&admin.access).json(json!({"revoke": ["auditor"]})).send().await.is(200);
+    assert!(!is_whole(&rest().await), "the role was revoked");
+}
+
+/// Who is erased while somebody takes an export has no name from there on.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_on_its_way_tells_no_name_that_was_erased_meanwhile() {
+    let running = Running::start(&FAST).await;
+    let (api, port) = (running.api(), running.setup.port);
+    let admin = api.admin().await;
+    let augusta = api.register("augusta").await;
+    running.many_lines(&augusta.user_id, 40_000).await;
+    all_is_signed(&api, running.database.pool()).await;
+    let rest = begun(port, &admin, "csv").await;
+    let path = format!("/api/v1/admin/users/{}/erase", augusta.user_id);
+    let erased = api.post(&path).bearer(&admin.access).json(json!({"username": "augusta"}));
+    erased.send().await.is(200);
+    let rest = rest().await;
+    let rows: Vec<&str> = rest.lines().filter(|row| row.contains("SessionRefreshed")).collect();
+    let named = rows.iter().filter(|row| row.contains(",augusta,")).count();
+    println!("{named} of {} rows were told with a name", rows.len());
+    assert!(named > 0 && rows.len() > 30_000, "{named} of {}", rows.len());
+    assert!(rows.iter().skip(named).all(|row| !row.contains("augusta")), "it is told again");
+    assert!(rows[rows.len() - 1].contains("(erased)"), "{}", rows[rows.len() - 1]);
 }

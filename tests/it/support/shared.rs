@@ -67,6 +67,34 @@ impl Running {
         connection.close().await.unwrap();
         count
     }
+
+    /// So many lines about one session, in one go.
+    pub async fn many_lines(&self, user: &str, lines: i64) {
+        let mut connection = self.database.connect_options().connect().await.unwrap();
+        let id = "00000000-0000-0000-0000-00000000b001";
+        sqlx::query(
+            "INSERT INTO events (aggregate_type, aggregate_id, sequence, event_type, event_version,
+                                 payload, metadata)
+             SELECT 'Session', $1, sequence,
+                    CASE sequence WHEN 1 THEN 'SessionStarted' ELSE 'SessionRefreshed' END,
+                    CASE sequence WHEN 1 THEN '2' ELSE '1' END,
+                    CASE sequence WHEN 1 THEN jsonb_build_object('SessionStarted', common || jsonb_build_object(
+                             'user_version', 1, 'methods', jsonb_build_array('password'), 'remember_me', false))
+                         ELSE jsonb_build_object('SessionRefreshed', common) END,
+                    '{\"actor\": \"system\", \"request_id\": \"r\", \"at\": \"2026-03-01T10:00:00Z\"}'
+               FROM generate_series(1, $3::bigint) AS sequence,
+                    jsonb_build_object('user_id', $2::text, 'refresh', 'h', 'at', '2026-03-01T10:00:00Z',
+                                       'expires_at', '2099-03-01T10:00:00Z') AS common
+              ORDER BY sequence",
+        )
+        .bind(id)
+        .bind(user)
+        .bind(lines)
+        .execute(&mut connection)
+        .await
+        .unwrap();
+        connection.close().await.unwrap();
+    }
 }
 
 /// All requests of a test come from one address.

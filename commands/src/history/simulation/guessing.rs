@@ -8,9 +8,9 @@ const GUESSES: usize = 200;
 const GUESSERS: usize = 40;
 
 impl Simulation {
-    pub(super) fn meet_guessers(&mut self) -> Result<(), HistoryError> {
+    pub(super) async fn meet_guessers(&mut self) -> Result<(), HistoryError> {
         // The guards of addresses go by the month; here they stay the same in all of them.
-        let month = self.runtime.block_on(self.book().keyring().month(self.now))?;
+        let month = self.book().keyring().month(self.now).await?;
         for number in 0..GUESSES {
             let typed = format!("root{number}");
             let index = self.book().keyring().unknown_index(&typed);
