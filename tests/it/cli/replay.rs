@@ -90,7 +90,7 @@ async fn the_command_line_tells_how_it_was() {
         .iter()
         .map(|line| serde_json::from_str(line["identifier"].as_str().unwrap()).unwrap())
         .collect();
-    assert_eq!(asked.len(), 3, "each once: {asked:?}");
+    assert_eq!(asked.len(), 4, "each once: {asked:?}");
     assert_eq!(asked[0], json!({"user": ada.user_id}));
     assert_eq!(asked[1], json!({"signed_in": "now"}));
     assert!(replayed.iter().all(|line| line["actor"]["kind"] == "cli"), "{replayed:?}");
