@@ -99,6 +99,7 @@ mod check_journal;
 pub mod claims;
 mod compare;
 mod copy;
+mod ending;
 mod first_build;
 mod follower;
 mod head;
@@ -129,6 +130,7 @@ pub use builds::{Build, BuildState, Phase, Progress, builds, cancel_build};
 pub use check_journal::{JournalReport, check_journal};
 pub use compare::{FoldState, RowDifference, TableDifference, Verified};
 pub use copy::Fields;
+pub use ending::end_with_us;
 pub use follower::Follower;
 pub use head::{Head, HeadWatch};
 pub use held::{Held, HeldBy};
@@ -141,9 +143,7 @@ pub use projection::{
 };
 pub use projector::{Projector, ProjectorError, Receipt};
 pub use reach::Reach;
-pub use rebuild::{
-    Options, Outcome, RebuildError, Rebuilt, Unfinished, end_with_us, rebuild, verify,
-};
+pub use rebuild::{Options, Outcome, RebuildError, Rebuilt, Unfinished, rebuild, verify};
 pub use replicas::{Heartbeat, Identity, Pruned, Replica, prune, replicas};
 pub use restore::{Adoption, adopt_cluster};
 pub use revocations::{Destroyed, Revocations, Verdict};

@@ -23,11 +23,15 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
+mod stopping;
+
+pub(crate) use self::stopping::about_rows;
+use self::stopping::{BatchError, explain, refused, unreadable};
 use crate::{
     first_build::first_build,
     head::HeadWatch,
     journal::{self, JournalError},
-    projection::{ApplyError, CannotApply, Entry, Generation, Projection, Start, StopKind},
+    projection::{ApplyError, Entry, Generation, Projection, Start, StopKind},
     rebuild::{Options, RebuildError},
     sequencer::back_off,
     status::{ProjectionStatus, Stopped, status},
@@ -575,23 +579,6 @@ impl Projector {
     }
 }
 
-#[derive(Debug)]
-enum BatchError {
-    Unregistered,
-    Database(sqlx::Error),
-    /// The database can't take the rows of these events; the first is named.
-    Refused {
-        event: Stopped,
-        cause: sqlx::Error,
-    },
-}
-
-impl From<sqlx::Error> for BatchError {
-    fn from(cause: sqlx::Error) -> Self {
-        Self::Database(cause)
-    }
-}
-
 /// How far a projection is, if it is registered, and where the book ends.
 pub(crate) async fn standing(
     pool: &PgPool,
@@ -612,47 +599,4 @@ pub(crate) async fn standing(
 fn before(entries: &[Entry], position: i64) -> &[Entry] {
     let end = entries.partition_point(|entry| entry.recorded.position < position);
     entries.get(..end).unwrap_or_default()
-}
-
-/// Tells rows that the database can't take from a database that is in trouble.
-fn refused(entries: &[Entry], cause: sqlx::Error) -> BatchError {
-    match entries.first() {
-        Some(entry) if about_rows(&cause) => {
-            let event = Stopped::from(&CannotApply::new(&entry.recorded, String::new()));
-            BatchError::Refused { event, cause }
-        }
-        _ => BatchError::Database(cause),
-    }
-}
-
-pub(crate) fn about_rows(cause: &sqlx::Error) -> bool {
-    match cause {
-        sqlx::Error::ColumnDecode { .. } | sqlx::Error::Encode(_) | sqlx::Error::Decode(_) => true,
-        sqlx::Error::Database(error) => error.code().is_some_and(|code| {
-            // Cardinality, data, integrity, and what does not exist (SQLSTATE classes, PostgreSQL
-            // documentation, appendix A).
-            ["21", "22", "23", "42"].iter().any(|class| code.starts_with(class))
-        }),
-        _ => false,
-    }
-}
-
-/// The line after `position` can't even be read.
-fn unreadable(position: i64, cause: &JournalError) -> Stopped {
-    Stopped {
-        position: cause.position().unwrap_or(position + 1),
-        stream: None,
-        event_type: None,
-        event_version: None,
-        kind: StopKind::UnreadableLine,
-        cause: cause.to_string(),
-    }
-}
-
-/// What is said of a projection that is stopped.
-fn explain(stopped: &Stopped) -> String {
-    format!(
-        "{stopped}. Nothing was skipped, and sign-in goes on. Run a version of Entrybook that can \
-         apply this event (or mend the table): the projection then goes on by itself"
-    )
 }

@@ -14,6 +14,7 @@ use crate::{
     builder::{Part, fold_until},
     builds::{Phase, Progress, Watch},
     compare::{Verified, compare, stored_fold},
+    ending::end_with_us,
     held::Held,
     journal::{self, JournalError},
     projection::{ApplyError, CannotApply, Entry, Generation, Projection, Start},
@@ -438,25 +439,6 @@ pub(crate) async fn connect(pool: &PgPool) -> Result<PgConnection, sqlx::Error> 
     let mut conn = pool.acquire().await?.detach();
     end_with_us(&mut conn).await?;
     Ok(conn)
-}
-
-/// Has the database end a connection, and give back its locks, soon after the process or the machine at
-/// its other end is gone. Left to itself it waits two hours for a machine that went without a word.
-pub async fn end_with_us(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
-    // So that a long statement doesn't outlive a process that was killed, with the locks that it holds.
-    // There are systems where it can't be had; there it does.
-    let _ = sqlx::query("SELECT set_config('client_connection_check_interval', '1s', false)")
-        .execute(&mut *conn)
-        .await;
-    // Nor a machine that is gone.
-    sqlx::query(
-        "SELECT set_config('tcp_keepalives_idle', '10', false),
-                set_config('tcp_keepalives_interval', '5', false),
-                set_config('tcp_keepalives_count', '3', false)",
-    )
-    .execute(conn)
-    .await?;
-    Ok(())
 }
 
 /// Gives the right to build back. The server would do so some time after the connection is closed.

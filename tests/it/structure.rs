@@ -35,7 +35,7 @@ fn dependencies_point_one_way() {
         arrows.insert(name.replace("entrybook-", ""), ours.join(" "));
     }
     let expected = [
-        ("benchmarks", "commands domain postgres projections"),
+        ("benchmarks", "commands domain postgres projections proof"),
         ("commands", "domain"),
         ("domain", ""),
         ("entrybook", "commands domain postgres projections proof ui"),

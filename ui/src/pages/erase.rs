@@ -61,10 +61,13 @@ impl ErasePage {
 
     fn fields(&self) -> Vec<Field<'_>> {
         let chrome = &self.chrome;
-        let ask = if self.name == self.id { "erase-type-id" } else { "erase-type" };
+        let label = if self.name == self.id {
+            chrome.t_with("erase-type-id", "name", &self.name)
+        } else {
+            chrome.t_with("erase-type", "name", &self.name)
+        };
         focus_on_problem(vec![
-            Field::text("username", chrome.t_with(ask, "name", &self.name), &self.typed)
-                .problem(chrome, self.problems.username),
+            Field::text("username", label, &self.typed).problem(chrome, self.problems.username),
         ])
     }
 
