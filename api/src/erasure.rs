@@ -31,6 +31,10 @@ pub enum ReceiptError {
     OtherEvent(i64),
     #[error("line {position} of the book can't be proved: {cause}")]
     Leaf { position: i64, cause: LeafError },
+    #[error(
+        "line {0} of the book is not the one that was signed, so no receipt is signed of it: run `entrybook audit verify`"
+    )]
+    NotAsSigned(i64),
     #[error(transparent)]
     Storage(#[from] StorageError),
 }
@@ -116,12 +120,17 @@ async fn receipt(
     let Some(proof) = log.proof(position).await? else { return Ok(None) };
     let leaf = transparency::leaf(event).to_bytes();
     let leaf = leaf.map_err(|cause| ReceiptError::Leaf { position: event.position, cause })?;
+    let (origin, hash) = (log.origin()?, proof::hash_of(&leaf));
+    // The line may have been changed since: nothing else is signed than what was.
+    proof
+        .verify(hash, &origin, &log.verifier_keys())
+        .map_err(|_| ReceiptError::NotAsSigned(event.position))?;
     let erasure = proof::Erasure {
-        origin: log.origin()?,
+        origin,
         user: id.to_string(),
         position,
         recorded_at: event.recorded_at,
-        leaf: proof::hash_of(&leaf),
+        leaf: hash,
     };
     let note = erasure.sign(&log.signer()?).map_err(LogError::from)?;
     Ok(Some(ErasureReceipt {

@@ -127,6 +127,11 @@ impl Witness {
         Ok(Self { signer, directory, logs: watched, clock })
     }
 
+    /// The key of the witness in this directory, if one was made, whether or not it runs.
+    pub fn known(directory: &Path) -> Result<Option<CosignatureVerifier>, WitnessError> {
+        key::shown(directory)
+    }
+
     /// The key that its cosignatures are verified with.
     #[must_use]
     pub fn verifier(&self) -> &CosignatureVerifier {

@@ -1,10 +1,10 @@
 //! The key of a witness: made at its first start, in a file for its owner alone.
 
-use std::{fs, io};
+use std::{fs, io, path::Path};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use commands::clock::Entropy;
-use proof::CosignatureSigner;
+use proof::{CosignatureSigner, CosignatureVerifier};
 use zeroize::Zeroizing;
 
 use super::{WitnessError, state::Directory};
@@ -44,6 +44,19 @@ pub(super) fn find(
             asked: asked.to_owned(),
         }),
         _ => Ok(signer),
+    }
+}
+
+/// What others verify with of the key in a directory, if there is one.
+pub(super) fn shown(directory: &Path) -> Result<Option<CosignatureVerifier>, WitnessError> {
+    let path = directory.join(FILE);
+    match fs::read_to_string(&path).map(Zeroizing::new) {
+        Ok(text) => match parse(&text) {
+            Some(signer) => Ok(Some(signer.verifier().clone())),
+            None => Err(WitnessError::Key(path)),
+        },
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(cause) => Err(WitnessError::Io { path, cause }),
     }
 }
 

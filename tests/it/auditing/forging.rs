@@ -50,9 +50,26 @@ async fn nothing_can_be_added_to_the_last_record_of_a_table() {
         assert!([6, 7].contains(&code), "{name}: {report:#}");
         println!("{name}: exit {code}: {:?}", found(&report));
     }
+    // Without its end, nothing says anything of a file, whatever stands in it: that is no word in its favour.
+    for (name, rest) in
+        [("csv", before), ("ocsf", ocsf.strip_suffix(&format!("{last}\n")).unwrap())]
+    {
+        let forged = rest.replace("SignInFailed", "SessionStarted");
+        assert_ne!(forged, rest);
+        let file = signed.file("endless", forged.as_bytes());
+        let arguments = ["verify", text(&file), "--key", signed.key()];
+        let said = super::audit(&offline, &arguments).await;
+        let told = String::from_utf8(said.stdout).unwrap();
+        assert_eq!(said.status.code(), Some(7), "{name}: {told}");
+        assert!(told.starts_with("integrity: NOT PROVED\n"), "{name}: {told}");
+        assert!(!told.contains("as the server wrote and signed"), "{name}: {told}");
+        let (code, report) = verify(&offline, &arguments[1..]).await;
+        assert_eq!((code, &report["signed"]), (7, &false.into()), "{name}: {report:#}");
+    }
     for (name, whole) in [("csv", &csv), ("ocsf", &ocsf)] {
         let file = signed.file(name, whole.as_bytes());
         let (code, report) = verify(&offline, &[text(&file), "--key", signed.key()]).await;
         assert_eq!((code, found(&report)), (0, vec![]), "{name}: {report:#}");
+        assert_eq!(report["signed"], true, "{name}: {report:#}");
     }
 }

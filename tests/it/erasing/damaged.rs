@@ -4,12 +4,13 @@ use serde_json::{Value, json};
 
 use super::count;
 use crate::{
-    log::client::fast,
+    log::client::{FAST, fast},
     support::{
         database::TestDatabase,
         http::Api,
         scratch,
         server::{Setup, eventually},
+        shared::Running,
     },
 };
 
@@ -111,4 +112,36 @@ async fn damage_hides_nothing_else_and_keeps_nobody_from_being_erased() {
     sqlx::query(&damage).execute(pool).await.unwrap();
     let (code, out, said) = run(&["users", "erase", "eve", "--yes"]).await;
     assert_eq!((code, out.contains(&eve.user_id)), (0, true), "{said}");
+}
+
+/// The log's key signs nothing of a line that is not the one that was signed.
+#[tokio::test]
+async fn a_line_that_was_changed_gets_no_receipt() {
+    let running = Running::start(&FAST).await;
+    let (api, pool) = (running.api(), running.database.pool());
+    let (ada, admin) = (api.register("ada").await, api.admin().await);
+    let path = format!("/api/v1/admin/users/{}", ada.user_id);
+    let erase = api.post(&format!("{path}/erase")).bearer(&admin.access);
+    erase.json(json!({"username": "ada"})).send().await.is(200);
+    let erasure = format!("{path}/erasure");
+    let ask = async || api.get(&erasure).bearer(&admin.access).send().await;
+    let receipt = eventually("there is a receipt", async || {
+        let body = ask().await.is(200).json();
+        (!body["receipt"].is_null()).then(|| body["receipt"].clone())
+    })
+    .await;
+    let change = async |by: &str| {
+        let change = format!(
+            "ALTER TABLE events DISABLE TRIGGER append_only;
+             UPDATE events SET recorded_at = recorded_at + interval '{by}' WHERE event_type = 'UserErased'"
+        );
+        sqlx::raw_sql(&change).execute(pool).await.unwrap();
+    };
+    change("1 second").await;
+    let refused = ask().await;
+    assert_eq!(refused.status, 500, "{}", refused.text());
+    let log = running.server.log();
+    assert!(log.contains("is not the one that was signed"), "{log}");
+    change("-1 second").await;
+    assert_eq!(ask().await.is(200).json()["receipt"]["event"], receipt["event"]);
 }

@@ -92,6 +92,13 @@ async fn every_checkpoint_is_cosigned_and_a_witness_that_was_away_catches_up() {
     cosigned(&server, database.pool(), &[&places[0]]).await;
     let second = places[1].start(&log_keys).await;
     let (note, checkpoint) = cosigned(&server, database.pool(), &[&places[0], &places[1]]).await;
+    let again = Place::make(&scratch.path().join("a"));
+    assert_eq!(again.key.to_string(), places[0].key.to_string(), "told while it runs");
+    eventually("it is told who has cosigned", async || {
+        let status = log_ends(&setup, &["status"], 0).await;
+        status.contains("\nwitnesses witness.example/w1").then_some(())
+    })
+    .await;
     let all = [log_keys.clone(), places.iter().map(|place| place.key.to_string()).collect()];
     let said = verified_elsewhere(&note, &all.concat());
     assert_eq!(said.matches(" cosigned it at ").count(), 2, "{said}");

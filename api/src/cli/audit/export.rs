@@ -230,8 +230,10 @@ fn take_up(path: &Path, beside: &Path, file: &mut File, export: &mut Export) -> 
     let mark = match fs::read(beside) {
         Ok(mark) => mark,
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            let why =
-                format!("there is no {} beside it, so it is whole, or no export", beside.display());
+            let why = format!(
+                "there is no {} beside it, so it is whole, or no export that can be gone on with: export it again, to another file",
+                beside.display()
+            );
             bail!(cannot(&why));
         }
         Err(error) => {

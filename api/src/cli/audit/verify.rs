@@ -29,11 +29,11 @@ use std::path::{Path, PathBuf};
         entrybook audit verify history.jsonl --key log.keys\n  entrybook audit verify --json | jq .integrity",
     after_long_help = "Exit codes:\n  0  everything is as it was signed, and all there\n  \
         6  something is not as it was signed\n  \
-        7  what is there is right, but lines are missing, the file was cut off or is older than a checkpoint, a checkpoint can't be held \
+        7  nothing is known to be wrong, but lines are missing, the file was cut off or is older than a checkpoint, a checkpoint can't be held \
         against it, or nothing signed says anything of it\n  \
         2  wrong usage, such as a key that is none; see `entrybook --help` for the others\n\n\
         With --json, standard output has one object: \"of\" (database, jsonl, csv, ocsf), \"origins\", \"lines\", \"left_out\", \"proved\" (the last line that a checkpoint \
-        proves), \"unproved\" (lines behind it), \"checkpoints\" (how many were held against it), \"keys\", \"trusts_database\", \"integrity\" and \"completeness\" (each {\"sound\", \"in_all\", \
+        proves), \"unproved\" (lines behind it), \"checkpoints\" (how many were held against it), \"keys\", \"trusts_database\", \"signed\" (whether anything signed says anything of the lines), \"integrity\" and \"completeness\" (each {\"sound\", \"in_all\", \
         \"findings\" [{\"kind\", \"says\", and where}]}), \"seconds\".\n\n\
         Examples:\n  entrybook audit verify\n  entrybook audit verify --key example.org/log+1234abcd+AR… --checkpoint kept.txt\n  \
         entrybook audit verify history.jsonl --key log.keys\n  entrybook audit verify --json | jq .integrity"

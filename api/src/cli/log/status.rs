@@ -95,7 +95,10 @@ fn in_words(status: &Status, stopped: &Option<Stopped>) -> Vec<String> {
         Some(Signed { size, root, signed_at, cosignatures, .. }) => {
             lines.push(format!("signed    {size} lines, {}", time(*signed_at)));
             lines.push(format!("root      {root}"));
-            lines.push(format!("witnesses {}", cosignatures.len()));
+            // A cosignature begins with a dash and the name of who made it.
+            let names = cosignatures.iter().filter_map(|line| line.split_whitespace().nth(1));
+            let names = names.collect::<Vec<_>>().join(", ");
+            lines.push(format!("witnesses {}", if names.is_empty() { "none" } else { &names }));
         }
         None => lines.push("signed    nothing yet".to_owned()),
     }

@@ -28,6 +28,12 @@ pub(crate) struct Arguments {
 }
 
 pub(super) async fn run(arguments: &Arguments, out: &mut Out) -> anyhow::Result<()> {
+    if arguments.show_key
+        && let Some(verifier) = Witness::known(&arguments.state).map_err(told)?
+    {
+        // Also while it runs.
+        return Ok(out.line(verifier)?);
+    }
     let stop = Stop::listen()?;
     // First, so that a port in use is found before anything is made.
     let listener = if arguments.show_key { None } else { Some(bind(arguments.listen).await?) };

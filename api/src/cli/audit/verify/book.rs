@@ -237,6 +237,7 @@ fn report(audited: BookReport, has_notes: bool, took: Duration) -> Report {
         checkpoints: audited.checkpoints,
         keys: audited.keys,
         trusts_database: audited.trusts_database,
+        signed: is_proved,
         integrity,
         completeness,
         seconds: took.as_secs_f64(),

@@ -206,6 +206,7 @@ fn of_lines(read: proof::export::Report, given: &Given, cut_off: bool) -> Report
         checkpoints: verdict.held,
         keys: Vec::new(),
         trusts_database: false,
+        signed: verdict.proved > 0 || (lines == 0 && read.completeness == Completeness::Whole),
         integrity,
         completeness,
         seconds: 0.0,
@@ -269,6 +270,7 @@ fn of_table(read: TableReport, given: &Given, cut_off: bool) -> Report {
         checkpoints: held,
         keys: Vec::new(),
         trusts_database: false,
+        signed: read.completeness == Completeness::Whole && !is_cut,
         integrity,
         completeness,
         seconds: 0.0,
@@ -281,7 +283,8 @@ fn tell(told: &Completeness, is_cut: bool, integrity: &mut Answer, completeness:
     match told {
         _ if is_cut => completeness.wrong(
             "file_cut_off",
-            "the file has no end: it was cut off, or the export was broken off. Go on with it: entrybook audit export --resume",
+            "the file has no end: it was cut off, or the export was broken off, and nothing signed says what it held. Where the export was \
+             broken off and its .resume file is beside it: entrybook audit export --resume; else export it again",
         ),
         Completeness::Whole | Completeness::CutOff => {}
         Completeness::Altered => integrity.wrong(

@@ -31,6 +31,8 @@ pub(super) struct Report {
     pub(super) checkpoints: u64,
     pub(super) keys: Vec<String>,
     pub(super) trusts_database: bool,
+    /// Whether anything that was signed, and is believed, says anything of the lines.
+    pub(super) signed: bool,
     pub(super) integrity: Answer,
     pub(super) completeness: Answer,
     pub(super) seconds: f64,
@@ -118,10 +120,19 @@ impl Report {
         };
         let mut lines = vec![format!(
             "integrity: {}",
-            verdict(&self.integrity, "sound", "NOT AS IT WAS SIGNED")
+            verdict(
+                &self.integrity,
+                if self.signed { "sound" } else { "NOT PROVED" },
+                "NOT AS IT WAS SIGNED"
+            )
         )];
         self.integrity.say(&mut lines);
-        if self.integrity.sound {
+        if self.integrity.sound && !self.signed {
+            lines.push(format!(
+                "  {} lines, and nothing that was signed and is believed says that they are those that were written.",
+                HumanCount(self.lines)
+            ));
+        } else if self.integrity.sound {
             lines.push(format!("  {}", self.proof()));
         }
         lines.push(format!(
@@ -150,7 +161,7 @@ impl Report {
             (0, _) if self.of == "csv" || self.of == "ocsf" => {
                 return format!("{words}, as the server wrote and signed them.");
             }
-            (0, _) => format!("{words}; no checkpoint proves anything of them"),
+            (0, _) => return format!("{words}."),
             (proved, 1) => {
                 format!("{words}; a checkpoint proves them up to line {}", HumanCount(proved))
             }
