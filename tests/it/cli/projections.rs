@@ -113,10 +113,10 @@ async fn a_rebuild_tells_how_far_it_is_and_a_dry_run_swaps_nothing() {
     assert_eq!(names, ["users", "sessions", "audit_history", "transparency", "claims"].map(Some));
     for result in results {
         assert_eq!(result["outcome"], "swapped");
-        // What was asked for before and what came of it are lines of the book, and so is what is asked
-        // for now, unless it waits for its place still.
+        // What was asked for before, what came of it, and what is asked for now are lines of the book, but
+        // for those that wait for their place still, as transactions of other tests are open.
         let events = result["events"].as_i64().unwrap();
-        assert!(result["equal"] == true && (502..=503).contains(&events), "{result}");
+        assert!(result["equal"] == true && (500..=503).contains(&events), "{result}");
         let version = named(result["projection"].as_str().unwrap()).unwrap().version();
         assert_eq!((&result["version"], &result["resumed_at"]), (&json!(version), &json!(0)));
         assert!(result["seconds"].as_f64().unwrap() > 0.0, "{result}");
