@@ -15,8 +15,9 @@ mod as_stored;
 mod copied;
 mod line_of;
 
+pub(crate) use as_stored::is_of_the_data;
 pub use as_stored::{StoredLine, read_as_stored};
-pub(crate) use copied::{CopiedLine, copy_page, is_readable_otherwise};
+pub(crate) use copied::{CopiedLine, copy_page};
 pub use line_of::last_line_of;
 
 /// One event at its place in the book.

@@ -11,14 +11,14 @@ use super::{
     seen::{Found, Seen, hashed},
 };
 use crate::{
-    journal::{copy_page, is_readable_otherwise, read_as_stored},
+    journal::{copy_page, is_of_the_data, read_as_stored},
     transparency::{self, Kept, TransparencyError},
 };
 
 /// So many lines are read at once …
 const WIDTH: u64 = 4_096;
 /// … and so many pages side by side, each on a connection of its own.
-pub(super) const LANES: usize = 3;
+const LANES: usize = 3;
 /// So many kept hashes behind them, among which lines that were moved are looked for.
 pub(super) const AHEAD: u64 = proof::REACH;
 /// So many lines behind the last kept hash are looked at: those that were moved there.
@@ -163,7 +163,7 @@ async fn lines(pool: &PgPool, after: i64, last: i64) -> Result<Found, sqlx::Erro
             // In the middle of a COPY.
             connection.close_on_drop();
             drop(connection);
-            if !is_readable_otherwise(&error) {
+            if !is_of_the_data(&error) {
                 return Err(error);
             }
             connection = pool.acquire().await?;

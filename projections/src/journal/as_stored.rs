@@ -76,7 +76,7 @@ async fn read_each(
 }
 
 /// Whether an error lies in what is stored, and not in the database's being away.
-pub(super) fn is_of_the_data(error: &sqlx::Error) -> bool {
+pub(crate) fn is_of_the_data(error: &sqlx::Error) -> bool {
     // Data exceptions, and "data corrupted" with its kind.
     let code =
         error.as_database_error().and_then(|error| error.code().map(|code| code.into_owned()));

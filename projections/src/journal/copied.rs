@@ -8,7 +8,7 @@ use futures_util::TryStreamExt as _;
 use proof::Leaf;
 use sqlx::PgConnection;
 
-use super::{as_stored::is_of_the_data, range_of};
+use super::range_of;
 
 /// The signature, flags and the length of an extension.
 const HEADER: usize = 19;
@@ -105,11 +105,6 @@ pub(crate) async fn copy_page(
     let is_so = lines.iter().map(CopiedLine::id).eq(range.ids.iter().copied().map(Some))
         && lines.iter().all(|line| line.leaf_at(1).is_some());
     Ok(is_so.then_some(lines))
-}
-
-/// Whether a page that could not be copied can be read in another way.
-pub(crate) fn is_readable_otherwise(error: &sqlx::Error) -> bool {
-    is_of_the_data(error)
 }
 
 /// The rows of a page; nothing where it is none, or a field is NULL.
