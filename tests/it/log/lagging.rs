@@ -1,7 +1,7 @@
 //! What is told of those who keep checkpoints, and of whatever else a log needs.
 
 use ::proof::InclusionProof;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{
     client::{all_is_signed, fast, keys, log_ends, newest, origin_of},
@@ -88,15 +88,15 @@ async fn how_far_a_witness_is_behind_is_told_and_proofs_are_of_what_it_has_cosig
     assert!(found[0].1 == "warn" && found[0].2.contains("can't be reached"), "{found:?}");
 
     // Nobody signs any more, and doctor says why.
-    sqlx::raw_sql("UPDATE projections SET state = 'stopped', detail = '{\"origin\":\"O\",\"by\":\"witness\",\"text\":\"it has seen more\",\"since\":\"2026-01-01T00:00:00Z\"}' WHERE name = 'process:sign_log'")
-        .execute(database.pool())
-        .await
-        .unwrap();
-    sqlx::query("UPDATE projections SET detail = replace(detail, '\"O\"', to_json($1::text)::text) WHERE name = 'process:sign_log'")
-        .bind(origin_of(&log_keys[0]))
-        .execute(database.pool())
-        .await
-        .unwrap();
+    let refusal = json!({
+        "origin": origin_of(&log_keys[0]),
+        "by": "witness",
+        "text": "it has seen more",
+        "since": "2026-01-01T00:00:00Z",
+    });
+    let stop =
+        "UPDATE projections SET state = 'stopped', detail = $1 WHERE name = 'process:sign_log'";
+    sqlx::query(stop).bind(refusal.to_string()).execute(database.pool()).await.unwrap();
     let found = doctor(&setup, 5, &["log"]).await;
     assert_eq!(found[0].2, "it has seen more");
 }
