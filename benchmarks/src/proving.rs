@@ -13,7 +13,7 @@ use commands::history::{self, Written};
 use domain::{Identifier, UserId};
 use projections::{
     audit_history::{self, ActorKind, Filter, Order},
-    book_audit::{Given, Progress, audit_book},
+    book_audit::{CONNECTIONS, Given, Progress, audit_book},
     replay::{self, AsOf},
     transparency,
 };
@@ -65,7 +65,7 @@ pub(crate) async fn measure(database: &Database, written: &Written, out: &Path) 
     let grown_seconds = tree.phases.iter().filter(grown).map(|(_, seconds)| seconds).sum();
     database.settle().await?;
     say(format!("verifying {} events", written.events));
-    let book = Book::open(database, 4, book::after(written)).await?;
+    let book = Book::open(database, CONNECTIONS, book::after(written)).await?;
     let given = Given::default();
     let (report, verified_seconds) =
         measure::timed(audit_book(&book.pool, given, Arc::new(Progress::default()))).await?;

@@ -26,6 +26,7 @@ mod holding;
 mod reading;
 mod seen;
 
+pub use self::reading::CONNECTIONS;
 use self::{
     holding::Holding,
     reading::{Extent, read},

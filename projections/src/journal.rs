@@ -17,7 +17,7 @@ mod line_of;
 
 pub(crate) use as_stored::is_of_the_data;
 pub use as_stored::{StoredLine, read_as_stored};
-pub(crate) use copied::{CopiedLine, copy_page};
+pub(crate) use copied::{CopiedLine, CopiedPage, copy_page};
 pub use line_of::last_line_of;
 
 /// One event at its place in the book.
@@ -240,11 +240,13 @@ async fn range_of(
     limit: i64,
 ) -> Result<Option<Range>, sqlx::Error> {
     let page = sqlx::query(
-        "SELECT array_agg(event_id ORDER BY position) AS ids,
+        // In the order of the subquery, so that nothing is sorted (PostgreSQL, "Aggregate Functions").
+        "SELECT array_agg(event_id) AS ids,
                 min(position) = $1 + 1 AND max(position) = $1 + count(*) AS dense,
                 (SELECT tx::text FROM journal WHERE position = $1 + 1) AS first_tx,
                 (SELECT tx::text FROM journal WHERE position = $2) AS last_tx
-           FROM journal WHERE position > $1 AND position <= $2",
+           FROM (SELECT position, event_id FROM journal
+                  WHERE position > $1 AND position <= $2 ORDER BY position) AS lines",
     )
     .bind(after)
     .bind(after.saturating_add(limit))

@@ -5,7 +5,8 @@
 
 use std::{borrow::Cow, cmp::Ordering};
 
-use serde::Deserialize;
+use memchr::memchr2;
+use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 
 /// Numbers beyond this are not the same in every language (RFC 7493 section 2.2).
@@ -28,68 +29,119 @@ pub enum CanonicalError {
 
 /// Appends the canonical form of a JSON text.
 pub fn canonical_json(text: &str, out: &mut Vec<u8>) -> Result<(), CanonicalError> {
-    // What this has read is JSON, so that what follows only has to find its way through.
-    let text = serde_json::from_str::<&RawValue>(text)?.get();
-    Reader { text, at: 0 }.value(0, out)
+    let mut reader = Reader { text, at: 0 };
+    reader.value(0, out)?;
+    if reader.next().is_some() { Err(reader.unexpected()) } else { Ok(()) }
 }
 
 /// A string, borrowed where it has no escapes.
 #[derive(Deserialize)]
 struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// Goes through a text that is JSON, once.
+/// Goes through a text once, and takes nothing but JSON (RFC 8259).
 struct Reader<'a> {
     text: &'a str,
     at: usize,
 }
 
 impl<'a> Reader<'a> {
+    fn rest(&self) -> &'a [u8] {
+        self.text.as_bytes().get(self.at..).unwrap_or_default()
+    }
+
     /// Takes the next character that is no white space, as it is for all that has a meaning of its own.
     fn next(&mut self) -> Option<u8> {
-        let rest = self.text.as_bytes().get(self.at..)?;
-        let blank = rest.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
+        let rest = self.rest();
+        let is_blank = |byte: &&u8| matches!(byte, b' ' | b'\t' | b'\n' | b'\r');
+        let blank = rest.iter().take_while(is_blank).count();
         self.at += blank + 1;
         rest.get(blank).copied()
     }
 
-    /// The text from the character that was taken last to the end of a string, a number or a word.
-    fn rest_of(&mut self, begun: u8) -> Result<&'a str, CanonicalError> {
-        let from = self.at - 1;
-        let rest = self.text.as_bytes().get(self.at..).unwrap_or_default();
-        let length = if begun == b'"' {
-            let (mut length, mut escaped) = (0, false);
-            for byte in rest {
-                length += 1;
-                match byte {
-                    b'"' if !escaped => break,
-                    b'\\' => escaped = !escaped,
-                    _ => escaped = false,
-                }
-            }
-            length
-        } else {
-            let ends = |byte: &u8| matches!(byte, b',' | b']' | b'}') || byte.is_ascii_whitespace();
-            rest.iter().position(ends).unwrap_or(rest.len())
-        };
-        self.at += length;
-        self.text.get(from..self.at).ok_or_else(unexpected)
+    /// What can't stand here, as a parser tells it that has the place.
+    fn unexpected(&self) -> CanonicalError {
+        let told = serde_json::from_str::<IgnoredAny>(self.text).err();
+        told.unwrap_or_else(|| serde::de::Error::custom("it is not as RFC 8259 says")).into()
+    }
+
+    /// Goes on so many bytes. What was taken since `from`, to there.
+    fn take(&mut self, from: usize, bytes: usize) -> Result<&'a str, CanonicalError> {
+        self.at += bytes;
+        self.text.get(from..self.at).ok_or_else(|| self.unexpected())
     }
 
     fn value(&mut self, depth: usize, out: &mut Vec<u8>) -> Result<(), CanonicalError> {
         if depth > MAX_DEPTH {
             return Err(CanonicalError::Depth);
         }
-        let begun = self.next().ok_or_else(unexpected)?;
-        match begun {
-            b'{' => self.members(depth, out),
-            b'[' => self.items(depth, out),
-            b'"' => string(self.rest_of(begun)?, out).map(drop),
-            b't' | b'f' | b'n' => {
-                out.extend_from_slice(self.rest_of(begun)?.as_bytes());
+        match self.next() {
+            Some(b'{') => self.members(depth, out),
+            Some(b'[') => self.items(depth, out),
+            Some(b'"') => self.string(out).map(drop),
+            Some(b't') => self.word("true", out),
+            Some(b'f') => self.word("false", out),
+            Some(b'n') => self.word("null", out),
+            Some(b'-' | b'0'..=b'9') => self.number(out),
+            _ => Err(self.unexpected()),
+        }
+    }
+
+    /// A word of which the first letter is taken.
+    fn word(&mut self, word: &str, out: &mut Vec<u8>) -> Result<(), CanonicalError> {
+        if self.take(self.at - 1, word.len() - 1)? != word {
+            return Err(self.unexpected());
+        }
+        out.extend_from_slice(word.as_bytes());
+        Ok(())
+    }
+
+    /// A number of which the first character is taken.
+    fn number(&mut self, out: &mut Vec<u8>) -> Result<(), CanonicalError> {
+        let goes_on = |byte: &&u8| matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E');
+        let length = self.rest().iter().take_while(goes_on).count();
+        let text = self.take(self.at - 1, length)?;
+        let digits = text.strip_prefix('-').unwrap_or(text).as_bytes();
+        let is_whole =
+            matches!(digits, [b'0'] | [b'1'..=b'9', ..]) && digits.iter().all(u8::is_ascii_digit);
+        match text.parse::<i64>() {
+            Ok(number) if is_whole && number.unsigned_abs() <= MAX_SAFE_INTEGER.unsigned_abs() => {
+                out.extend_from_slice(number.to_string().as_bytes());
                 Ok(())
             }
-            _ => number(self.rest_of(begun)?, out),
+            _ if serde_json::from_str::<&RawValue>(text).is_err() => Err(self.unexpected()),
+            _ => Err(CanonicalError::Number(text.chars().take(40).collect())),
         }
+    }
+
+    /// Appends a string as it is written here, and tells what it says. Its first quotation mark is taken.
+    fn string(&mut self, out: &mut Vec<u8>) -> Result<Cow<'a, str>, CanonicalError> {
+        let from = self.at - 1;
+        let (mut length, mut has_escapes) = (0, false);
+        loop {
+            let rest = self.rest().get(length..).unwrap_or_default();
+            let Some(more) = memchr2(b'"', b'\\', rest) else { return Err(self.unexpected()) };
+            length += more + 1;
+            if rest.get(more) == Some(&b'"') {
+                break;
+            }
+            // Whatever is escaped is no end.
+            has_escapes = true;
+            length += 1;
+        }
+        let text = self.take(from, length)?;
+        if has_escapes {
+            let Name(said) =
+                serde_json::from_str(text).map_err(|_: serde_json::Error| self.unexpected())?;
+            // serde_json escapes what RFC 8785 section 3.2.2.2 says, and nothing else.
+            serde_json::to_writer(out, said.as_ref())?;
+            return Ok(said);
+        }
+        // What has no escapes needs none, unless it can't be.
+        if text.bytes().fold(false, |any, byte| any | (byte < b' ')) {
+            return Err(self.unexpected());
+        }
+        out.extend_from_slice(text.as_bytes());
+        Ok(Cow::Borrowed(text.get(1..text.len() - 1).unwrap_or_default()))
     }
 
     fn items(&mut self, depth: usize, out: &mut Vec<u8>) -> Result<(), CanonicalError> {
@@ -99,10 +151,11 @@ impl<'a> Reader<'a> {
             self.at = before;
             loop {
                 self.value(depth + 1, out)?;
-                if self.next() != Some(b',') {
-                    break;
+                match self.next() {
+                    Some(b',') => out.push(b','),
+                    Some(b']') => break,
+                    _ => return Err(self.unexpected()),
                 }
-                out.push(b',');
             }
         }
         out.push(b']');
@@ -114,19 +167,27 @@ impl<'a> Reader<'a> {
         out.push(b'{');
         let begins = out.len();
         let mut members = Vec::new();
-        // A name, or the end of an object without one.
-        while self.next() == Some(b'"') {
-            let from = out.len();
-            let name = string(self.rest_of(b'"')?, out)?;
-            out.push(b':');
-            // The colon.
-            self.next();
-            self.value(depth + 1, out)?;
-            members.push((name, from..out.len()));
-            if self.next() != Some(b',') {
-                break;
+        let before = self.at;
+        if self.next() != Some(b'}') {
+            self.at = before;
+            loop {
+                let from = out.len();
+                if self.next() != Some(b'"') {
+                    return Err(self.unexpected());
+                }
+                let name = self.string(out)?;
+                out.push(b':');
+                if self.next() != Some(b':') {
+                    return Err(self.unexpected());
+                }
+                self.value(depth + 1, out)?;
+                members.push((name, from..out.len()));
+                match self.next() {
+                    Some(b',') => out.push(b','),
+                    Some(b'}') => break,
+                    _ => return Err(self.unexpected()),
+                }
             }
-            out.push(b',');
         }
         let order = |a: &Cow<'_, str>, b: &Cow<'_, str>| utf16_order(a, b);
         let follows = |(a, _): &(Cow<'_, str>, _), (b, _): &(Cow<'_, str>, _)| order(a, b).is_lt();
@@ -142,41 +203,12 @@ impl<'a> Reader<'a> {
                     out.push(b',');
                 }
                 let place = place.start - begins..place.end - begins;
-                out.extend_from_slice(written.get(place).ok_or_else(unexpected)?);
+                out.extend_from_slice(written.get(place).unwrap_or_default());
             }
         }
         out.push(b'}');
         Ok(())
     }
-}
-
-/// Appends a string as it is written here, and tells what it says.
-fn string<'a>(text: &'a str, out: &mut Vec<u8>) -> Result<Cow<'a, str>, CanonicalError> {
-    if !text.contains('\\') {
-        // What has no escapes needs none: the parser has seen that no control character is in it.
-        out.extend_from_slice(text.as_bytes());
-        let said = text.get(1..text.len().saturating_sub(1)).ok_or_else(unexpected)?;
-        return Ok(Cow::Borrowed(said));
-    }
-    let Name(said) = serde_json::from_str(text)?;
-    // serde_json escapes what RFC 8785 section 3.2.2.2 says, and nothing else.
-    serde_json::to_writer(out, said.as_ref())?;
-    Ok(said)
-}
-
-fn number(text: &str, out: &mut Vec<u8>) -> Result<(), CanonicalError> {
-    match text.parse::<i64>() {
-        Ok(number) if number.unsigned_abs() <= MAX_SAFE_INTEGER.unsigned_abs() => {
-            out.extend_from_slice(number.to_string().as_bytes());
-            Ok(())
-        }
-        _ => Err(CanonicalError::Number(text.chars().take(40).collect())),
-    }
-}
-
-/// What can't be in a text that was read as JSON.
-fn unexpected() -> CanonicalError {
-    CanonicalError::Syntax(serde::de::Error::custom("it ends too soon"))
 }
 
 /// RFC 8785 section 3.2.3: by the code units of UTF-16.
@@ -223,6 +255,38 @@ mod tests {
             prop_assert_eq!(canonical(&value.to_string()).expect("canonical"), theirs);
         }
 
+        /// One character of a text is another, or is missing, or is too many.
+        #[test]
+        fn it_takes_what_a_parser_takes(
+            value in any_json(),
+            place in any::<prop::sample::Index>(),
+            other in prop_oneof![
+                prop::sample::select(b" \t\n\r\x0c\"\\{}[],:-+.0123456789eEtrufalsn\x01u".to_vec()).prop_map(char::from),
+                any::<char>(),
+            ],
+            cut in 0..2_usize,
+            added in 0..2_usize,
+        ) {
+            let mut text: Vec<char> = value.to_string().chars().collect();
+            let place = place.index(text.len());
+            text.splice(place..place + cut, std::iter::repeat_n(other, added));
+            let text: String = text.into_iter().collect();
+            let theirs = serde_json::from_str::<IgnoredAny>(&text);
+            let ours = canonical(&text);
+            match &ours {
+                Ok(form) => {
+                    prop_assert!(theirs.is_ok(), "{text}");
+                    let value: Value = serde_json::from_str(&text).expect("JSON");
+                    prop_assert_eq!(&serde_json_canonicalizer::to_string(&value).expect("JSON"), form);
+                }
+                Err(CanonicalError::Syntax(_)) => {
+                    // Half of a surrogate pair is found out where a string is read.
+                    prop_assert!(theirs.is_err() || serde_json::from_str::<Value>(&text).is_err(), "{text}");
+                }
+                Err(_) => prop_assert!(theirs.is_ok(), "{text}: {ours:?}"),
+            }
+        }
+
         #[test]
         fn spaces_and_order_make_no_difference(value in any_json()) {
             let pretty = serde_json::to_string_pretty(&value).expect("JSON");
@@ -250,7 +314,7 @@ mod tests {
         }
         assert!(matches!(canonical(r#"{"a":1,"a":2}"#), Err(CanonicalError::DuplicateName)));
         assert!(matches!(canonical(r#"{"a":1,"\u0061":2}"#), Err(CanonicalError::DuplicateName)));
-        assert!(matches!(canonical(&"[".repeat(64)), Err(CanonicalError::Syntax(_))));
+        assert!(matches!(canonical(&"[".repeat(8)), Err(CanonicalError::Syntax(_))));
         let deep = format!("{}{}", "[".repeat(64), "]".repeat(64));
         assert!(matches!(canonical(&deep), Err(CanonicalError::Depth)));
         assert!(matches!(canonical("{"), Err(CanonicalError::Syntax(_))));

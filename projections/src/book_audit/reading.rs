@@ -8,17 +8,18 @@ use tokio::{sync::mpsc, task::spawn_blocking};
 
 use super::{
     AuditError, Unreadable,
-    seen::{Found, Seen, hashed},
+    seen::{Hashed, Seen},
 };
 use crate::{
-    journal::{copy_page, is_of_the_data, read_as_stored},
+    journal::{CopiedPage, copy_page, is_of_the_data, read_as_stored},
     transparency::{self, Kept, TransparencyError},
 };
 
 /// So many lines are read at once …
 const WIDTH: u64 = 4_096;
-/// … and so many pages side by side, each on a connection of its own.
-const LANES: usize = 3;
+/// … and so many pages side by side, each on a connection of its own: more than there are processors, since
+/// each waits for PostgreSQL, and for what it sends to gather.
+pub const CONNECTIONS: u32 = 5;
 /// So many kept hashes behind them, among which lines that were moved are looked for.
 pub(super) const AHEAD: u64 = proof::REACH;
 /// So many lines behind the last kept hash are looked at: those that were moved there.
@@ -33,7 +34,7 @@ pub(super) struct Extent {
     /// How many of them have a kept hash, or must have had one, because a checkpoint was signed of them.
     pub(super) hashes: u64,
     pub(super) has_kept: bool,
-    /// The largest size that was signed. What is signed meanwhile is of lines that are not looked at.
+    /// The largest size that was signed.
     signed: u64,
     /// The logs that have checkpoints.
     pub(super) origins: Vec<String>,
@@ -110,7 +111,7 @@ pub(super) async fn read(
     let pages = (0..end.div_ceil(WIDTH)).map(|page| page * WIDTH);
     let mut pages = stream::iter(pages)
         .map(|after| page(pool, extent, after, end.min(after + WIDTH)))
-        .buffered(LANES);
+        .buffered(CONNECTIONS as usize);
     while let Some(page) = pages.try_next().await? {
         if sender.send(page).await.is_err() {
             return Ok(());
@@ -141,35 +142,37 @@ pub(super) async fn read(
 
 /// The lines after a position up to another, hashed, and what is held against them.
 async fn page(pool: &PgPool, extent: &Extent, after: u64, last: u64) -> Result<Page, AuditError> {
-    let found = lines(pool, after.cast_signed(), last.cast_signed()).await?;
-    let hashing = spawn_blocking(move || hashed(found));
+    let range = (after.cast_signed(), last.cast_signed());
+    let copied = copied(pool, range).await?;
+    let hashing = spawn_blocking(move || copied.and_then(Hashed::of_copy));
     let mut connection = pool.acquire().await?;
     let kept = kept(&mut connection, extent, after, last).await?;
     let from = if after == 0 { -1 } else { after.cast_signed() };
-    let checkpoints =
-        checkpoints(&mut connection, &extent.origins, from, last.cast_signed(), WIDTH).await?;
-    drop(connection);
-    let (lines, unreadable) = hashing.await?;
+    let to = last.cast_signed();
+    let checkpoints = checkpoints(&mut connection, &extent.origins, from, to, WIDTH).await?;
+    let Hashed { lines, unreadable } = match hashing.await? {
+        Some(hashed) => hashed,
+        // One by one, where something is wrong with them.
+        None => Hashed::of_stored(read_as_stored(&mut connection, range.0, range.1).await?),
+    };
     Ok(Page { first: after + 1, last, lines, unreadable, kept, checkpoints })
 }
 
-/// All at once where they are sound, and one by one where something is wrong with them.
-async fn lines(pool: &PgPool, after: i64, last: i64) -> Result<Found, sqlx::Error> {
+/// All lines at once, if they are sound.
+async fn copied(
+    pool: &PgPool,
+    (after, last): (i64, i64),
+) -> Result<Option<CopiedPage>, sqlx::Error> {
     let mut connection = pool.acquire().await?;
-    match copy_page(&mut connection, after, last).await {
-        Ok(Some(lines)) => return Ok(Found::Copied(lines)),
-        Ok(None) => {}
-        Err(error) => {
-            // In the middle of a COPY.
-            connection.close_on_drop();
-            drop(connection);
-            if !is_of_the_data(&error) {
-                return Err(error);
-            }
-            connection = pool.acquire().await?;
-        }
+    let copied = copy_page(&mut connection, after, last).await;
+    if copied.is_err() {
+        // In the middle of a COPY.
+        connection.close_on_drop();
     }
-    Ok(Found::Stored(read_as_stored(&mut connection, after, last).await?))
+    match copied {
+        Err(cause) if is_of_the_data(&cause) => Ok(None),
+        copied => copied,
+    }
 }
 
 /// The kept hashes of the lines after a position, and of the subtrees that become complete with them.

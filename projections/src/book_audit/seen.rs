@@ -4,15 +4,9 @@ use proof::{Hash, Leaf, Line, hash_of};
 
 use super::{KEPT, Unreadable};
 use crate::{
-    journal::{CopiedLine, RecordedEvent, StoredLine},
+    journal::{CopiedLine, CopiedPage, RecordedEvent, StoredLine},
     transparency::leaf,
 };
-
-/// A page as it was read.
-pub(super) enum Found {
-    Copied(Vec<CopiedLine>),
-    Stored(Vec<StoredLine>),
-}
 
 /// A line as it is held against the hashes.
 pub(super) struct Seen {
@@ -44,47 +38,49 @@ impl Line for Seen {
     }
 }
 
-/// Hashes the lines of a page; those that can't be, apart.
-pub(super) fn hashed(found: Found) -> (Vec<Seen>, Vec<Unreadable>) {
-    let mut unreadable = Vec::new();
-    let mut tell = |position: i64, cause: String| {
-        if unreadable.len() < KEPT {
-            unreadable.push(Unreadable { position, cause });
-        }
-    };
-    let seen = match found {
-        Found::Copied(lines) => {
-            let lines = lines.into_iter().filter_map(|line| {
-                let position = u64::try_from(line.position).ok()?;
-                let hash = match line.leaf_at(position)?.hash() {
-                    Ok(hash) => hash,
-                    Err(cause) => {
-                        tell(line.position, cause.to_string());
-                        unhashable()
-                    }
-                };
-                Some(Seen { position, hash, event: Event::Copied(line) })
-            });
-            lines.collect()
-        }
-        Found::Stored(lines) => {
-            let lines = lines.into_iter().filter_map(|line| {
-                let claimed = line.position;
-                let position = u64::try_from(claimed).ok()?;
-                let event = line.event.map_err(|cause| tell(claimed, cause)).ok()?;
-                let hash = leaf(&event).hash().unwrap_or_else(|cause| {
-                    tell(claimed, cause.to_string());
-                    unhashable()
-                });
-                Some(Seen { position, hash, event: Event::Read(Box::new(event)) })
-            });
-            lines.collect()
-        }
-    };
-    (seen, unreadable)
+/// The lines of a page, hashed; those that can't be, apart.
+#[derive(Default)]
+pub(super) struct Hashed {
+    pub(super) lines: Vec<Seen>,
+    pub(super) unreadable: Vec<Unreadable>,
 }
 
-/// What can't be hashed was hashed nowhere.
-fn unhashable() -> Hash {
-    hash_of(b"")
+impl Hashed {
+    /// Of a page as it came; nothing where anything is odd about it.
+    pub(super) fn of_copy(page: CopiedPage) -> Option<Self> {
+        let copied = page.lines()?;
+        let mut hashed = Self { lines: Vec::with_capacity(copied.len()), ..Self::default() };
+        for line in copied {
+            let position = u64::try_from(line.position).ok()?;
+            let hash = line.leaf_at(position)?.hash();
+            let hash = hash.unwrap_or_else(|cause| hashed.tell(line.position, cause.to_string()));
+            hashed.lines.push(Seen { position, hash, event: Event::Copied(line) });
+        }
+        Some(hashed)
+    }
+
+    pub(super) fn of_stored(stored: Vec<StoredLine>) -> Self {
+        let mut hashed = Self::default();
+        for line in stored {
+            let Ok(position) = u64::try_from(line.position) else { continue };
+            match line.event {
+                Ok(event) => {
+                    let hash = leaf(&event).hash();
+                    let hash =
+                        hash.unwrap_or_else(|cause| hashed.tell(line.position, cause.to_string()));
+                    hashed.lines.push(Seen { position, hash, event: Event::Read(Box::new(event)) });
+                }
+                Err(cause) => drop(hashed.tell(line.position, cause)),
+            }
+        }
+        hashed
+    }
+
+    /// Remembers why a line can't be hashed. What can't be was hashed nowhere.
+    fn tell(&mut self, position: i64, cause: String) -> Hash {
+        if self.unreadable.len() < KEPT {
+            self.unreadable.push(Unreadable { position, cause });
+        }
+        hash_of(b"")
+    }
 }

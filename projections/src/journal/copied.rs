@@ -1,12 +1,13 @@
 //! Lines as COPY sends them (PostgreSQL's documentation of COPY, "Binary Format"), for whoever reads very
 //! many of them to hash them: a page is one piece of memory, and nothing of it is decoded before it is asked for.
 
-use std::{ops::Range, sync::Arc};
+use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use futures_util::TryStreamExt as _;
+use futures_util::{FutureExt as _, TryStreamExt as _};
 use proof::Leaf;
 use sqlx::PgConnection;
+use tokio::time::sleep;
 
 use super::range_of;
 
@@ -18,66 +19,91 @@ const JSONB: u8 = 1;
 /// PostgreSQL counts microseconds from the beginning of the year 2000.
 const EPOCH_2000: i64 = 946_684_800;
 
-/// A line of a page.
-#[derive(Debug, Clone)]
-pub(crate) struct CopiedLine {
-    pub(crate) position: i64,
-    page: Arc<Vec<u8>>,
-    fields: [Range<usize>; FIELDS],
-}
-
 /// In the order in which they are asked for.
 const COLUMNS: &str = "e.id, e.aggregate_type, e.aggregate_id, e.sequence, e.event_type, \
      e.event_version, e.payload, e.metadata, e.recorded_at";
 const FIELDS: usize = 9;
 
+/// How long whoever reads a page waits for more of it to come: PostgreSQL sends eight kilobytes at a time, and
+/// to be woken for each costs as much as to read them.
+const GATHER: Duration = Duration::from_millis(1);
+
+/// A page as it came.
+#[derive(Debug)]
+pub(crate) struct CopiedPage {
+    bytes: Vec<u8>,
+    after: i64,
+    /// Of the events that the journal has there.
+    ids: Vec<i64>,
+}
+
+/// A line of a page.
+#[derive(Debug, Clone)]
+pub(crate) struct CopiedLine {
+    pub(crate) position: i64,
+    page: Arc<Vec<u8>>,
+    /// Where its fields begin.
+    begins: usize,
+}
+
+impl CopiedPage {
+    /// Its lines; nothing where they are not those of the journal, or a field is NULL.
+    pub(crate) fn lines(self) -> Option<Vec<CopiedLine>> {
+        let Self { bytes, after, ids } = self;
+        let lines = split(bytes, after)?;
+        lines.iter().map(CopiedLine::id).eq(ids.into_iter().map(Some)).then_some(lines)
+    }
+}
+
 impl CopiedLine {
     /// The leaf, were the line at this position; nothing where a field is not of its type.
     pub(crate) fn leaf_at(&self, position: u64) -> Option<Leaf<'_>> {
+        let mut rest = self.page.get(self.begins..)?;
+        let mut fields = [&[][..]; FIELDS];
+        for field in &mut fields {
+            *field = take(&mut rest)?;
+        }
         let [_, stream_type, stream_id, sequence, event_type, event_version, payload, metadata, at] =
-            &self.fields;
-        let recorded_at = i64::from_be_bytes(self.field(at)?.try_into().ok()?);
+            fields;
+        let recorded_at = i64::from_be_bytes(at.try_into().ok()?);
         let since = TimeDelta::try_seconds(EPOCH_2000)?
             .checked_add(&TimeDelta::microseconds(recorded_at))?;
         Some(Leaf {
             position,
-            stream_type: self.text(stream_type)?,
-            stream_id: self.text(stream_id)?,
-            sequence: u64::try_from(i64::from_be_bytes(self.field(sequence)?.try_into().ok()?))
-                .ok()?,
-            event_type: self.text(event_type)?,
-            event_version: self.text(event_version)?,
+            stream_type: str::from_utf8(stream_type).ok()?,
+            stream_id: str::from_utf8(stream_id).ok()?,
+            sequence: u64::try_from(i64::from_be_bytes(sequence.try_into().ok()?)).ok()?,
+            event_type: str::from_utf8(event_type).ok()?,
+            event_version: str::from_utf8(event_version).ok()?,
             recorded_at: DateTime::<Utc>::UNIX_EPOCH.checked_add_signed(since)?,
-            payload: self.json(payload)?,
-            metadata: self.json(metadata)?,
+            payload: str::from_utf8(payload.strip_prefix(&[JSONB])?).ok()?,
+            metadata: str::from_utf8(metadata.strip_prefix(&[JSONB])?).ok()?,
         })
     }
 
     fn id(&self) -> Option<i64> {
-        let [id, ..] = &self.fields;
-        Some(i64::from_be_bytes(self.field(id)?.try_into().ok()?))
-    }
-
-    fn field(&self, place: &Range<usize>) -> Option<&[u8]> {
-        self.page.get(place.clone())
-    }
-
-    fn text(&self, place: &Range<usize>) -> Option<&str> {
-        str::from_utf8(self.field(place)?).ok()
-    }
-
-    fn json(&self, place: &Range<usize>) -> Option<&str> {
-        str::from_utf8(self.field(place)?.strip_prefix(&[JSONB])?).ok()
+        let id = take(&mut self.page.get(self.begins..)?)?;
+        Some(i64::from_be_bytes(id.try_into().ok()?))
     }
 }
 
-/// The lines after a position up to another, if there is a sound one at each: nothing where anything is odd,
-/// and [`read_as_stored`](super::read_as_stored) tells what. After an error the connection is not to be used again.
+/// The next field; nothing where it is NULL, or cut off.
+fn take<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let (length, behind) = rest.split_first_chunk()?;
+    let length = usize::try_from(i32::from_be_bytes(*length)).ok()?;
+    let (field, behind) = behind.split_at_checked(length)?;
+    *rest = behind;
+    Some(field)
+}
+
+/// The lines after a position up to another, if there seems to be a sound one at each: nothing where anything is
+/// odd, and [`read_as_stored`](super::read_as_stored) tells what. After an error the connection is not to be used
+/// again.
 pub(crate) async fn copy_page(
     conn: &mut PgConnection,
     after: i64,
     up_to: i64,
-) -> Result<Option<Vec<CopiedLine>>, sqlx::Error> {
+) -> Result<Option<CopiedPage>, sqlx::Error> {
     let wanted = up_to.saturating_sub(after);
     let Some(range) = range_of(conn, after, wanted).await? else { return Ok(None) };
     let (Some(first), Some(last)) = (range.ids.first(), range.ids.last()) else { return Ok(None) };
@@ -95,40 +121,40 @@ pub(crate) async fn copy_page(
                 ORDER BY e.tx, e.id LIMIT {}) TO STDOUT (FORMAT binary)",
         wanted.saturating_add(1)
     );
-    let mut page = Vec::with_capacity(range.ids.len() * 800);
+    let mut bytes = Vec::with_capacity(range.ids.len() * 1_200);
     let mut pieces = conn.copy_out_raw(&statement).await?;
-    while let Some(piece) = pieces.try_next().await? {
-        page.extend_from_slice(&piece);
+    loop {
+        match pieces.try_next().now_or_never() {
+            Some(Ok(Some(piece))) => bytes.extend_from_slice(&piece),
+            Some(Ok(None)) => break,
+            Some(Err(cause)) => return Err(cause),
+            None => sleep(GATHER).await,
+        }
     }
     drop(pieces);
-    let Some(lines) = split(page, after) else { return Ok(None) };
-    let is_so = lines.iter().map(CopiedLine::id).eq(range.ids.iter().copied().map(Some))
-        && lines.iter().all(|line| line.leaf_at(1).is_some());
-    Ok(is_so.then_some(lines))
+    Ok(Some(CopiedPage { bytes, after, ids: range.ids }))
 }
 
 /// The rows of a page; nothing where it is none, or a field is NULL.
 fn split(page: Vec<u8>, after: i64) -> Option<Vec<CopiedLine>> {
     page.starts_with(SIGNATURE).then_some(())?;
     let page = Arc::new(page);
-    let (mut at, mut lines, mut position) = (HEADER, Vec::new(), after);
+    let (mut lines, mut position) = (Vec::new(), after);
+    let mut rest = page.get(HEADER..)?;
     loop {
-        let fields = i16::from_be_bytes(*page.get(at..)?.first_chunk()?);
-        at += 2;
+        let (fields, behind) = rest.split_first_chunk()?;
+        let fields = i16::from_be_bytes(*fields);
         if fields == -1 {
             return Some(lines);
         }
         (usize::try_from(fields).ok()? == FIELDS).then_some(())?;
-        let mut places = [const { 0..0 }; FIELDS];
-        for place in &mut places {
-            let length = i32::from_be_bytes(*page.get(at..)?.first_chunk()?);
-            let begins = at + 4;
-            at = begins.checked_add(usize::try_from(length).ok()?)?;
-            page.get(begins..at)?;
-            *place = begins..at;
+        let begins = page.len() - behind.len();
+        rest = behind;
+        for _ in 0..FIELDS {
+            take(&mut rest)?;
         }
         position += 1;
-        lines.push(CopiedLine { position, page: page.clone(), fields: places });
+        lines.push(CopiedLine { position, page: page.clone(), begins });
     }
 }
 

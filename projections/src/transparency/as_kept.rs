@@ -57,8 +57,8 @@ async fn run(conn: &mut PgConnection, leaves: &Range<u64>) -> Result<Option<Vec<
     };
     let hashes: Option<Vec<u8>> = sqlx::query_scalar(&format!(
         "SELECT CASE WHEN count(*) = $2 - $1 AND bool_and(coalesce(octet_length(hash), 0) = 32)
-                     THEN string_agg(hash, '' ORDER BY node) END
-           FROM {} WHERE node >= $1 AND node < $2",
+                     THEN string_agg(hash, '') END
+           FROM (SELECT hash FROM {} WHERE node >= $1 AND node < $2 ORDER BY node) AS run",
         table(Generation::Live)
     ))
     .bind(first)

@@ -9,15 +9,13 @@ use anyhow::Context as _;
 use chrono::TimeDelta;
 use commands::StorageError;
 use indicatif::HumanCount;
-use projections::book_audit::{AuditError, BookReport, Given, Progress, audit_book};
+use projections::book_audit::{AuditError, BookReport, CONNECTIONS, Given, Progress, audit_book};
 use proof::Finding;
 use sqlx::PgPool;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// Three read, and one is to spare.
-const CONNECTIONS: u32 = 4;
 const TICK: Duration = Duration::from_millis(200);
 /// A server signs within seconds. What is not signed for longer is told.
 const SIGNED_WITHIN: TimeDelta = TimeDelta::minutes(10);
