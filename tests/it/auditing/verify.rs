@@ -1,15 +1,24 @@
 //! `entrybook audit verify` of a database that is as it should be.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
 use ::postgres::{PrivatePostgres, Settings};
+use ::projections::book_audit::{Given, Progress, audit_book};
 use serde_json::{Value, json};
+use sqlx::postgres::PgPoolOptions;
+use tokio::sync::watch;
 
 use super::{Signed, audit, found, refresh, text, verify};
 use crate::{
     log::{
         backup::{dump, restore},
-        client::{all_is_signed, origin_of},
+        client::{all_is_signed, events, origin_of},
     },
     support::{
+        held::Held,
         http::Api,
         scratch,
         server::{Setup, eventually},
@@ -54,6 +63,61 @@ async fn a_book_is_proved_beside_a_running_server_and_without_its_master_key() {
     assert!(words.starts_with("integrity: sound\n"), "{words}");
     assert!(words.contains("completeness: nothing is missing"), "{words}");
     assert!(words.contains("vouches for itself"), "{words}");
+}
+
+/// The tree is a line behind the book when the audit looks how far both go, and is signed before the audit comes
+/// to the checkpoints.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_signed_while_it_is_verified_is_held_against_no_hash_that_was_not_read() {
+    let (signed, server) = Signed::serving().await;
+    let (api, pool) = (Api::new(server.url("")), signed.database.pool());
+    let held = Held::live_table_of(&signed.database, "transparency").await;
+    api.register("cleo").await;
+    let lines = events(pool).await;
+    eventually("the line has its place", async || {
+        let head: i64 =
+            sqlx::query_scalar("SELECT max(position) FROM journal").fetch_one(pool).await.unwrap();
+        (head.unsigned_abs() >= lines).then_some(())
+    })
+    .await;
+
+    // The first connection is taken to look how far everything goes, the next to read it.
+    let taken = Arc::new(AtomicUsize::new(0));
+    let (go_on, waiting) = watch::channel(false);
+    let wait = {
+        let taken = taken.clone();
+        move || {
+            let is_first = taken.fetch_add(1, Ordering::Relaxed) == 0;
+            let mut waiting = waiting.clone();
+            async move { is_first || waiting.wait_for(|go_on| *go_on).await.is_ok() }
+        }
+    };
+    let wait_connected = wait.clone();
+    let slow = PgPoolOptions::new()
+        .before_acquire(move |_, _| {
+            let waited = wait();
+            Box::pin(async move { Ok(waited.await) })
+        })
+        .after_connect(move |_, _| {
+            let waited = wait_connected();
+            Box::pin(async move {
+                waited.await;
+                Ok(())
+            })
+        })
+        .connect_lazy_with(signed.database.connect_options());
+    let given = Given { keys: signed.keys.clone(), notes: Vec::new() };
+    let auditing =
+        tokio::spawn(async move { audit_book(&slow, given, Arc::new(Progress::default())).await });
+    eventually("it is about to read", async || (taken.load(Ordering::Relaxed) > 1).then_some(()))
+        .await;
+    held.let_go().await;
+    let (_, checkpoint) = all_is_signed(&api, pool).await;
+    assert!(checkpoint.size > signed.last.1.size);
+    go_on.send(true).unwrap();
+    let report = auditing.await.unwrap().unwrap();
+    assert!(report.is_unaltered() && report.is_complete(), "{report:#?}");
+    assert!(report.verdict.lines >= lines, "it looked behind the last hash: {report:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
