@@ -28,8 +28,8 @@ pub struct Then {
     pub sessions: Vec<Session>,
     /// All of them.
     pub live: Vec<SessionId>,
-    /// How many had begun by then.
-    pub begun: usize,
+    /// How many had begun by then; nothing where only those that were good are told.
+    pub begun: Option<usize>,
 }
 
 /// An account as it was.
@@ -265,7 +265,7 @@ mod tests {
             }),
             live: sessions.iter().map(|number| session(number).id).collect(),
             sessions: sessions.iter().map(session).collect(),
-            begun: sessions.len(),
+            begun: Some(sessions.len()),
         }
     }
 

@@ -34,7 +34,7 @@ pub use page::{
     ActorKind, Count, Filter, Found, Order, Sources, any_without_network, count, page, reached,
     times,
 };
-pub(crate) use page::{last_by, lines_of, time_of_line};
+pub(crate) use page::{last_by, lines_of, lines_with, time_of_line};
 
 /// The view.
 #[derive(Debug, Clone, Copy)]
@@ -86,7 +86,7 @@ const SPAN_MINUTES: i64 = 10;
 
 impl View for AuditHistory {
     const NAME: &'static str = "audit_history";
-    const VERSION: i32 = 2;
+    const VERSION: i32 = 3;
     const TABLES: &'static [Table] = &[
         Table {
             name: "audit_history",
@@ -111,6 +111,11 @@ impl View for AuditHistory {
             masked: &["aggregate_id", "actor", "source", "address", "network", "identifier"],
             indexes: &[
                 projection::Index { name: "user", on: "(user_id, position)" },
+                // Of the account alone: whoever has a million sessions has changed it a few times.
+                projection::Index {
+                    name: "account",
+                    on: "(user_id, position) WHERE aggregate_type = 'User'",
+                },
                 projection::Index { name: "actor", on: "(actor_user_id, position)" },
                 projection::Index {
                     name: "actor_kind",

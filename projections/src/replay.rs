@@ -17,10 +17,10 @@ use uuid::Uuid;
 use crate::{
     audit_history,
     journal::{self, JournalError, RecordedEvent},
-    projection::{CannotApply, Entry, Generation, Page},
+    projection::{CannotApply, Entry, Page},
     sessions::{self, Sessions, session_of_stream},
     users::{self, Users, user_of_stream},
-    view::{View, table},
+    view::View,
 };
 
 /// So many lines are read at once.
@@ -70,8 +70,9 @@ pub struct State {
     pub account: Option<users::Row>,
     /// The sessions that had begun and not ended, in the order of their beginning.
     pub sessions: Vec<sessions::Row>,
-    /// How many had begun by then, those that had ended among them.
-    pub begun: usize,
+    /// How many had begun by then, those that had ended among them; nothing where only those that were
+    /// good are told.
+    pub begun: Option<usize>,
     /// What the account itself says of its sessions.
     user: User,
 }
@@ -195,11 +196,10 @@ impl Replay {
         let mut states: BTreeMap<UserId, State> =
             people.into_iter().map(|id| (id, self.state(id, at))).collect();
         for (_, (session, _)) in self.sessions.drain() {
-            if let Some(state) = states.get_mut(&session.user_id) {
-                state.begun += 1;
-                if session.ended_at.is_none() {
-                    state.sessions.push(session);
-                }
+            if let Some(state) = states.get_mut(&session.user_id)
+                && session.ended_at.is_none()
+            {
+                state.sessions.push(session);
             }
         }
         let mut states: Vec<State> = states.into_values().collect();
@@ -213,7 +213,7 @@ impl Replay {
         let (account, user) = self.accounts.remove(&user_id).unzip();
         let user = user.unwrap_or_default();
         let sessions = Vec::new();
-        State { user_id, at, position: self.position, account, sessions, begun: 0, user }
+        State { user_id, at, position: self.position, account, sessions, begun: None, user }
     }
 }
 
@@ -237,60 +237,68 @@ pub async fn state(pool: &PgPool, user: UserId, as_of: AsOf) -> Result<State, Re
         AsOf::Position(_) => None,
         AsOf::Time(at) => Some(at),
     };
-    let mut replay = Replay::forgetting_ended(until);
-    let mut after = 0;
-    loop {
-        let positions = audit_history::lines_of(pool, user, (after, last), PAGE).await?;
-        let Some(end) = positions.last() else { break };
-        after = *end;
-        let lines = journal::read_at(&mut *pool.acquire().await?, &positions).await?;
-        for recorded in lines {
-            replay.absorb(recorded)?;
-        }
-    }
+    let mut replay = fold(pool, user, Of::All, (last, until)).await?;
     let mut state = replay.state(user, at);
-    state.begun = replay.sessions.len() + replay.ended.len();
+    state.begun = Some(replay.sessions.len() + replay.ended.len());
     state.sessions = replay.sessions.into_values().map(|(session, _)| session).collect();
     in_order(&mut state);
     Ok(state)
 }
 
-/// Who was signed in at a time, by their ids, after one of them.
+/// Who was signed in at a time, by their ids, after one of them: each with the sessions that were good.
 ///
-/// The table of sessions says who may have been: a session keeps its row when it has ended. What it
-/// says of a session is of today; how it was then is folded.
+/// The table of sessions says which may have been. What it says of a session is of today; how it was
+/// then is folded.
 pub async fn signed_in(
     pool: &PgPool,
     at: DateTime<Utc>,
     after: Option<UserId>,
     limit: i64,
 ) -> Result<Page<State>, ReplayError> {
-    let name = table::<Sessions>("sessions", Generation::Live);
-    // Two branches, so that each walks its own index. One that was refreshed afterwards had not
-    // expired; where none was, the expiry is that of then.
-    let people: Vec<Uuid> = sqlx::query_scalar(&format!(
-        "SELECT DISTINCT user_id FROM (
-             SELECT user_id FROM {name}
-              WHERE ended_at IS NULL AND expires_at > $1 AND started_at <= $1
-             UNION ALL
-             SELECT user_id FROM {name}
-              WHERE ended_at IS NOT NULL AND ended_at > $1 AND started_at <= $1
-                AND (last_seen_at > $1 OR expires_at > $1)
-         ) AS may_have_been
-          WHERE $2::uuid IS NULL OR user_id > $2
-          ORDER BY user_id LIMIT $3"
-    ))
-    .bind(at)
-    .bind(after.map(|user| user.0))
-    .bind(limit.saturating_add(1))
-    .fetch_all(pool)
-    .await?;
+    let people = sessions::may_have_been_good(pool, at, after, limit.saturating_add(1)).await?;
+    let last = audit_history::last_by(pool, at).await?;
     let Page { rows: people, more } = Page::of(people, limit);
     let mut rows = Vec::with_capacity(people.len());
-    for user in people {
-        rows.push(state(pool, UserId(user), AsOf::Time(at)).await?);
+    for (user, sessions) in people {
+        let mut replay = fold(pool, user, Of::These(&sessions), (last, Some(at))).await?;
+        let mut state = replay.state(user, at);
+        state.sessions = replay.sessions.into_values().map(|(session, _)| session).collect();
+        in_order(&mut state);
+        rows.push(state);
     }
     Ok(Page { rows, more })
+}
+
+/// Which sessions of a person are folded beside the account.
+enum Of<'a> {
+    All,
+    These(&'a [SessionId]),
+}
+
+/// Folds what the history says are a person's lines, up to one of them or a time.
+async fn fold(
+    pool: &PgPool,
+    user: UserId,
+    sessions: Of<'_>,
+    (last, until): (i64, Option<DateTime<Utc>>),
+) -> Result<Replay, ReplayError> {
+    let mut replay = Replay::forgetting_ended(until);
+    let mut after = 0;
+    loop {
+        let between = (after, last);
+        let positions = match sessions {
+            Of::All => audit_history::lines_of(pool, user, between, PAGE).await?,
+            Of::These(sessions) => {
+                audit_history::lines_with(pool, (user, sessions), between, PAGE).await?
+            }
+        };
+        let Some(end) = positions.last() else { return Ok(replay) };
+        after = *end;
+        let lines = journal::read_at(&mut *pool.acquire().await?, &positions).await?;
+        for recorded in lines {
+            replay.absorb(recorded)?;
+        }
+    }
 }
 
 /// The whole book folded, with no look at a read table; line by line, so it takes its time.

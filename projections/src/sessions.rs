@@ -46,7 +46,7 @@ pub struct Row {
 
 impl View for Sessions {
     const NAME: &'static str = "sessions";
-    const VERSION: i32 = 1;
+    const VERSION: i32 = 2;
     const TABLES: &'static [Table] = &[Table {
         name: "sessions",
         columns: "session_id     uuid        NOT NULL,
@@ -72,6 +72,12 @@ impl View for Sessions {
             },
             Index { name: "ended", on: "(ended_at) WHERE ended_at IS NOT NULL" },
             Index { name: "open_until", on: "(expires_at) WHERE ended_at IS NULL" },
+            // A clock that went back makes no range: such a session was good at no time.
+            Index {
+                name: "lasted",
+                on: "USING gist (tstzrange(started_at, greatest(started_at, ended_at)))
+                     WHERE ended_at IS NOT NULL",
+            },
         ],
     }];
 
@@ -283,6 +289,42 @@ pub async fn opened_before(
     .fetch_all(pool)
     .await?;
     Ok(rows.into_iter().map(SessionId).collect())
+}
+
+/// The sessions that may have been good at a time, of each person who had any, by their ids, after one of them.
+///
+/// A session keeps its row when it has ended. One that was refreshed afterwards had not expired; where none
+/// was, the expiry is that of then.
+pub(crate) async fn may_have_been_good(
+    pool: &PgPool,
+    at: DateTime<Utc>,
+    after: Option<UserId>,
+    limit: i64,
+) -> Result<Vec<(UserId, Vec<SessionId>)>, sqlx::Error> {
+    let name = live();
+    // Two branches, so that each walks its own index.
+    let rows: Vec<(Uuid, Vec<Uuid>)> = sqlx::query_as(&format!(
+        "SELECT user_id, array_agg(session_id) FROM (
+             SELECT user_id, session_id FROM {name}
+              WHERE ended_at IS NULL AND expires_at > $1 AND started_at <= $1
+             UNION ALL
+             SELECT user_id, session_id FROM {name}
+              WHERE ended_at IS NOT NULL
+                AND tstzrange(started_at, greatest(started_at, ended_at)) @> $1
+                AND (last_seen_at > $1 OR expires_at > $1)
+         ) AS may_have_been
+          WHERE $2::uuid IS NULL OR user_id > $2
+          GROUP BY user_id ORDER BY user_id LIMIT $3"
+    ))
+    .bind(at)
+    .bind(after.map(|user| user.0))
+    .bind(limit)
+    .fetch_all(pool)
+    .await?;
+    let of_person = |(user, sessions): (Uuid, Vec<Uuid>)| {
+        (UserId(user), sessions.into_iter().map(SessionId).collect())
+    };
+    Ok(rows.into_iter().map(of_person).collect())
 }
 
 /// The sessions that have ended since.

@@ -221,7 +221,7 @@ async fn damage_is_found_shown_masked_and_mended() {
 async fn a_table_that_can_not_be_read_is_damage_and_is_mended() {
     let kept = Kept::with(100).await;
     kept.execute(
-        "DROP TABLE ledger.users_v2; ALTER TABLE ledger.sessions_v1 DROP COLUMN last_source",
+        "DROP TABLE ledger.users_v2; ALTER TABLE ledger.sessions_v2 DROP COLUMN last_source",
     )
     .await;
     let before = kept.live().await;
@@ -270,7 +270,7 @@ async fn what_was_done_before_an_error_is_told_beside_it() {
         .unwrap();
     // It waits for the table, and is cut.
     let cut = "SELECT pg_terminate_backend(pid) FROM pg_locks
-                WHERE NOT granted AND relation = 'ledger.sessions_v1'::regclass LIMIT 1";
+                WHERE NOT granted AND relation = 'ledger.sessions_v2'::regclass LIMIT 1";
     eventually("it compares sessions", async || {
         sqlx::query_scalar::<_, bool>(cut).fetch_optional(kept.pool()).await.unwrap()
     })
@@ -481,7 +481,7 @@ async fn broken_off_it_leaves_the_live_tables_and_the_next_run_goes_on() {
         let ended = Answer::of(child.wait_with_output().unwrap());
         assert_eq!(ended.code, code, "{}{}", ended.out, ended.err);
         assert_eq!(kept.live().await, before);
-        let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM ledger.audit_history_v2")
+        let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM ledger.audit_history_v3")
             .fetch_one(kept.pool())
             .await
             .unwrap();

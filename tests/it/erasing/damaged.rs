@@ -25,7 +25,7 @@ async fn damage_hides_nothing_else_and_keeps_nobody_from_being_erased() {
     let api = Api::new(server.url(""));
     let (ada, ben, eve) =
         (api.register("ada").await, api.register("ben").await, api.register("eve").await);
-    let lines = "SELECT count(*) FROM ledger.audit_history_v2 WHERE event_type = 'SessionStarted'";
+    let lines = "SELECT count(*) FROM ledger.audit_history_v3 WHERE event_type = 'SessionStarted'";
     eventually("it is in the history", async || (count(pool, lines).await == 3).then_some(()))
         .await;
     server.stop().await;
@@ -37,13 +37,13 @@ async fn damage_hides_nothing_else_and_keeps_nobody_from_being_erased() {
             ada.user_id
         ),
         format!(
-            "UPDATE ledger.audit_history_v2 SET source = overlay(source PLACING
+            "UPDATE ledger.audit_history_v3 SET source = overlay(source PLACING
                     CASE substr(source, 80, 1) WHEN 'A' THEN 'B' ELSE 'A' END FROM 80)
               WHERE user_id = '{}' AND event_type = 'SessionStarted'",
             ben.user_id
         ),
         format!(
-            "UPDATE ledger.audit_history_v2 SET source = 'nonsense'
+            "UPDATE ledger.audit_history_v3 SET source = 'nonsense'
               WHERE user_id = '{}' AND event_type = 'UserRegistered'",
             ben.user_id
         ),

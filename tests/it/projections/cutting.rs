@@ -68,7 +68,7 @@ impl Stand {
     /// the common pass.
     async fn fall_behind(&mut self) {
         sqlx::raw_sql(
-            "TRUNCATE ledger.sessions_v1; UPDATE projections SET position = 0 WHERE name = 'sessions'",
+            "TRUNCATE ledger.sessions_v2; UPDATE projections SET position = 0 WHERE name = 'sessions'",
         )
         .execute(self.pool())
         .await

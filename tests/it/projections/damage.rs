@@ -149,7 +149,7 @@ async fn a_live_table_that_can_not_be_read_is_told_and_mended_where_that_is_aske
         (
             "audit_history",
             "audit_history_times",
-            "DROP TABLE ledger.audit_history_times_v2",
+            "DROP TABLE ledger.audit_history_times_v3",
             "the table is not there",
         ),
     ] {
@@ -352,10 +352,10 @@ async fn every_table_of_a_projection_is_compared_and_its_sealed_columns_are_mask
     Reader::new(pool).await.read().await;
     run(
         pool,
-        "UPDATE ledger.sessions_v1 SET last_source = 'source of a stranger';
-         UPDATE ledger.audit_history_v2 SET source = 'source of a stranger', identifier = 'typed text',
+        "UPDATE ledger.sessions_v2 SET last_source = 'source of a stranger';
+         UPDATE ledger.audit_history_v3 SET source = 'source of a stranger', identifier = 'typed text',
                 address = 'address index' WHERE position < 4;
-         UPDATE ledger.audit_history_times_v2 SET last_position = 1",
+         UPDATE ledger.audit_history_times_v3 SET last_position = 1",
     )
     .await;
     for (name, changed) in [("sessions", vec![3]), ("audit_history", vec![3, 1])] {
@@ -408,7 +408,7 @@ async fn a_changed_fold_is_told_from_a_damaged_table() {
         .execute(pool)
         .await
         .unwrap();
-    run(pool, "UPDATE ledger.audit_history_times_v2 SET last_position = 1").await;
+    run(pool, "UPDATE ledger.audit_history_times_v3 SET last_position = 1").await;
     assert_eq!(verify(pool, history).await.unwrap().fold, FoldState::Same);
     sqlx::query("UPDATE projections SET fold = jsonb_set(fold, ARRAY[$1], '\"other\"') WHERE name = 'audit_history'")
         .bind("001 UserRegistered 1 (other tables)")

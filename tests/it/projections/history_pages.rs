@@ -71,10 +71,17 @@ async fn large_book(pool: &PgPool) {
 /// The plan of the last statement that this connection has prepared. Generic, since that is what a
 /// connection comes to use, and it must be good for any value.
 async fn plan(pool: &PgPool, what: &str) -> String {
+    plan_of(pool, what, "").await
+}
+
+/// The same of the last one that has this text in it.
+async fn plan_of(pool: &PgPool, what: &str, text: &str) -> String {
     let (name, parameters): (String, i32) = sqlx::query_as(
         "SELECT name, cardinality(parameter_types) FROM pg_prepared_statements
-          WHERE statement NOT LIKE '%pg_prepared_statements%' ORDER BY prepare_time DESC LIMIT 1",
+          WHERE statement NOT LIKE '%pg_prepared_statements%' AND strpos(statement, $1) > 0
+          ORDER BY prepare_time DESC LIMIT 1",
     )
+    .bind(text)
     .fetch_one(pool)
     .await
     .unwrap();
@@ -219,7 +226,7 @@ async fn searches_stay_on_indexes() {
         let counting = plan(&pool, &format!("how many there are {what}")).await;
         assert!(!counting.contains("Seq Scan"), "{counting}");
         assert!(
-            counting.contains(&format!("audit_history_v2_{}", index.trim_start_matches('_'))),
+            counting.contains(&format!("audit_history_v3_{}", index.trim_start_matches('_'))),
             "{counting}"
         );
         let all = audit_history::page(&pool, &filter, Order::Newest, None, 100_000).await.unwrap();
@@ -233,13 +240,13 @@ async fn searches_stay_on_indexes() {
             audit_history::page(&pool, &filter, order, cursor, 50).await.unwrap();
             let plan = plan(&pool, &format!("the history {what}, {order:?}")).await;
             assert!(
-                plan.contains(&format!("audit_history_v2_{}", index.trim_start_matches('_'))),
+                plan.contains(&format!("audit_history_v3_{}", index.trim_start_matches('_'))),
                 "{plan}"
             );
             assert!(!plan.contains("Seq Scan"), "{plan}");
             // The lines of one session are few enough to be sorted, and those of a person that meet two
             // more conditions.
-            let few = plan.contains("audit_history_v2_session")
+            let few = plan.contains("audit_history_v3_session")
                 || what == "of a person, an address and an outcome";
             if !plan.contains("Nested Loop") && !few {
                 assert!(!plan.contains("Sort"), "the index has the order: {plan}");
@@ -256,11 +263,11 @@ async fn searches_stay_on_indexes() {
 
     sessions::live_of_user(&pool, user(5), dawn(), 10).await.unwrap();
     let own = plan(&pool, "the sessions of a person").await;
-    assert!(own.contains("sessions_v1_open_of_user") && !own.contains("Sort"), "{own}");
+    assert!(own.contains("sessions_v2_open_of_user") && !own.contains("Sort"), "{own}");
     sessions::expired(&pool, dawn(), 10).await.unwrap();
-    assert!(plan(&pool, "expired sessions").await.contains("sessions_v1_open_until"));
+    assert!(plan(&pool, "expired sessions").await.contains("sessions_v2_open_until"));
     sessions::ended_since(&pool, dawn()).await.unwrap();
-    assert!(plan(&pool, "ended sessions").await.contains("sessions_v1_ended"));
+    assert!(plan(&pool, "ended sessions").await.contains("sessions_v2_ended"));
     let page = users::page(&pool, None, 10).await.unwrap();
     let list = plan(&pool, "the accounts").await;
     assert!(list.contains("users_v2_registered") && !list.contains("Sort"), "{list}");
@@ -270,11 +277,11 @@ async fn searches_stay_on_indexes() {
     users::get(&pool, user(5)).await.unwrap().unwrap();
     assert!(plan(&pool, "an account").await.contains("users_v2_pkey"));
     sessions::get(&pool, session(5)).await.unwrap().unwrap();
-    assert!(plan(&pool, "a session").await.contains("sessions_v1_pkey"));
+    assert!(plan(&pool, "a session").await.contains("sessions_v2_pkey"));
     let earlier = sessions::opened_before(&pool, user(5), 2, 10).await.unwrap();
     assert_eq!(earlier, [session(5)]);
     let cut = plan(&pool, "the sessions that a change ends").await;
-    assert!(cut.contains("sessions_v1_open_of_user") && !cut.contains("Sort"), "{cut}");
+    assert!(cut.contains("sessions_v2_open_of_user") && !cut.contains("Sort"), "{cut}");
     let status = ::projections::status(&pool, &::projections::all()).await.unwrap();
     assert_eq!(status.len(), ::projections::all().len());
     let status = plan(&pool, "how the projections stand").await;
@@ -288,12 +295,12 @@ async fn searches_stay_on_indexes() {
     assert_eq!(audit_history::reached(&pool).await.unwrap(), 52_201);
     let (first, last) = audit_history::times(&pool).await.unwrap().unwrap();
     let times = plan(&pool, "the first and the last time").await;
-    assert!(times.contains("audit_history_times_v2_pkey"), "{times}");
+    assert!(times.contains("audit_history_times_v3_pkey"), "{times}");
     assert!(first <= dawn() && last > dawn() + TimeDelta::days(1), "{first} {last}");
     let of_networks = Filter { sources: networks(&["network 5"]), ..Filter::default() };
     assert!(!audit_history::any_without_network(&pool, &of_networks).await.unwrap());
     let older = plan(&pool, "lines of an older version").await;
-    assert!(older.contains("audit_history_v2_without_network"), "{older}");
+    assert!(older.contains("audit_history_v3_without_network"), "{older}");
     // What a person's state and who was signed in are folded from.
     let now = ::projections::replay::AsOf::Time(dawn() + TimeDelta::days(2));
     let state = ::projections::replay::state(&pool, user(5), now).await.unwrap();
@@ -301,6 +308,15 @@ async fn searches_stay_on_indexes() {
     let lines = plan(&pool, "some lines of the book").await;
     assert!(lines.contains("journal_pkey") && lines.contains("events_tx_id"), "{lines}");
     assert!(!lines.contains("Seq Scan"), "{lines}");
+    let then = dawn() + TimeDelta::hours(1);
+    let page = ::projections::replay::signed_in(&pool, then, None, 3).await.unwrap();
+    assert!(page.more && page.rows.len() == 3, "{page:?}");
+    let people = plan_of(&pool, "who may have been signed in", "may_have_been").await;
+    assert!(people.contains("sessions_v2_lasted"), "{people}");
+    assert!(people.contains("sessions_v2_open_until"), "{people}");
+    let lines = plan_of(&pool, "the lines of an account and some sessions", "of_session").await;
+    assert!(lines.contains("audit_history_v3_account"), "{lines}");
+    assert!(lines.contains("audit_history_v3_session"), "{lines}");
 }
 
 /// What is frequent along an index and seldom passes is not looked for to the end of the book: the page says

@@ -376,7 +376,7 @@ async fn what_was_decided_before_a_rebuild_failed_is_told_beside_the_error() {
     Book::new(pool).fill().await;
     Reader::new(pool).await.read().await;
     let mut reading = pool.begin().await.unwrap();
-    sqlx::query("SELECT FROM ledger.sessions_v1 LIMIT 1").execute(&mut *reading).await.unwrap();
+    sqlx::query("SELECT FROM ledger.sessions_v2 LIMIT 1").execute(&mut *reading).await.unwrap();
     let options = Options { swap_attempts: 2, ..Options::default() };
     let (all, none) = (::projections::all(), CancellationToken::new());
     let unfinished = ::projections::rebuild(pool, &all, options, &none, &mut |_| {}).await;

@@ -101,7 +101,7 @@ async fn who_holds_the_tables_is_named_where_they_can_not_be_swapped() {
     // Whoever holds other tables is not in the way.
     let elsewhere = database.another_pool("elsewhere").await;
     let mut elsewhere = elsewhere.begin().await.unwrap();
-    sqlx::query("SELECT FROM ledger.sessions_v1").execute(&mut *elsewhere).await.unwrap();
+    sqlx::query("SELECT FROM ledger.sessions_v2").execute(&mut *elsewhere).await.unwrap();
 
     let options = Options { swap_attempts: 1, ..Options::default() };
     let busy = rebuild_with(pool, &[named("users")], options).await.unwrap_err();
@@ -165,7 +165,7 @@ async fn a_vacuum_of_the_new_tables_is_sent_away() {
     eventually("it compares", || is_so(comparing)).await;
     for statement in [
         // A page a tenth of a second.
-        "ALTER TABLE ledger.audit_history_v2_new SET (autovacuum_vacuum_insert_threshold = 1,
+        "ALTER TABLE ledger.audit_history_v3_new SET (autovacuum_vacuum_insert_threshold = 1,
              autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_cost_delay = 100,
              autovacuum_vacuum_cost_limit = 1)",
         "ALTER SYSTEM SET autovacuum_naptime = '1s'",
@@ -174,7 +174,7 @@ async fn a_vacuum_of_the_new_tables_is_sent_away() {
         sqlx::raw_sql(statement).execute(pool).await.unwrap();
     }
     let vacuuming = "SELECT FROM pg_stat_progress_vacuum
-                      WHERE relid = 'ledger.audit_history_v2_new'::regclass";
+                      WHERE relid = 'ledger.audit_history_v3_new'::regclass";
     eventually("the new table is vacuumed", || is_so(vacuuming)).await;
     sqlx::raw_sql("ALTER SYSTEM RESET autovacuum_naptime").execute(pool).await.unwrap();
     sqlx::raw_sql("SELECT pg_reload_conf()").execute(pool).await.unwrap();

@@ -71,7 +71,7 @@ pub async fn never_built(database: &TestDatabase) -> PgConnection {
         lock_build(&mut builder, name).await;
     }
     sqlx::raw_sql(
-        "TRUNCATE ledger.users_v2, ledger.sessions_v1, ledger.audit_history_v2, ledger.audit_history_times_v2;
+        "TRUNCATE ledger.users_v2, ledger.sessions_v2, ledger.audit_history_v3, ledger.audit_history_times_v3;
          UPDATE projections SET built = false, state = 'building', position = 0
           WHERE name IN ('users', 'sessions', 'audit_history')",
     )

@@ -25,7 +25,7 @@ const CHANGES: &[(&str, &str, &str)] = &[
     ),
     ("api/Cargo.toml", "[[bin]]\nname = \"entrybook\"", "[[bin]]\nname = \"entrybook-next\""),
     // One more column of `sessions`, which the fold counts.
-    ("projections/src/sessions.rs", "const VERSION: i32 = 1;", "const VERSION: i32 = 2;"),
+    ("projections/src/sessions.rs", "const VERSION: i32 = 2;", "const VERSION: i32 = 3;"),
     (
         "projections/src/sessions.rs",
         "                  position       bigint      NOT NULL\",",

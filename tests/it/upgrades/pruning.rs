@@ -71,10 +71,10 @@ async fn unseen(pool: &PgPool, version: i32, for_so_long: &str) {
 }
 
 const OURS: [&str; 6] = [
-    "audit_history_times_v2",
-    "audit_history_v2",
+    "audit_history_times_v3",
+    "audit_history_v3",
     "claims_v1",
-    "sessions_v1",
+    "sessions_v2",
     "transparency_v1",
     "users_v2",
 ];

@@ -180,8 +180,8 @@ async fn an_upgrade_and_the_way_back_fail_nobody() {
     .await
     .unwrap();
     let needed = [
-        "audit_history_times_v2",
-        "audit_history_v2",
+        "audit_history_times_v3",
+        "audit_history_v3",
         "claims_v1",
         "sessions_v2",
         "transparency_v1",

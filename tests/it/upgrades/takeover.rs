@@ -24,7 +24,7 @@ async fn login(database: &TestDatabase, name: &str) -> String {
 async fn writers(pool: &PgPool) -> Vec<(String, i32)> {
     sqlx::query_as(
         "SELECT a.usename::text, a.pid FROM pg_locks l JOIN pg_stat_activity a USING (pid)
-          WHERE l.relation = 'ledger.sessions_v1'::regclass AND NOT l.granted
+          WHERE l.relation = 'ledger.sessions_v2'::regclass AND NOT l.granted
             AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())",
     )
     .fetch_all(pool)
@@ -54,7 +54,7 @@ async fn one_replica_advances_a_projection_and_another_takes_over_when_it_is_kil
     for round in 1..=3 {
         // Whoever writes a session now is stopped in the middle of it.
         let mut obstacle = database.pool().begin().await.unwrap();
-        sqlx::raw_sql("LOCK TABLE ledger.sessions_v1 IN SHARE MODE")
+        sqlx::raw_sql("LOCK TABLE ledger.sessions_v2 IN SHARE MODE")
             .execute(&mut *obstacle)
             .await
             .unwrap();
@@ -75,7 +75,7 @@ async fn one_replica_advances_a_projection_and_another_takes_over_when_it_is_kil
         let began = Instant::now();
         eventually("the other replica has written the session", async || {
             sqlx::query_scalar::<_, bool>(
-                "SELECT EXISTS (SELECT FROM ledger.sessions_v1 WHERE session_id = $1::uuid)",
+                "SELECT EXISTS (SELECT FROM ledger.sessions_v2 WHERE session_id = $1::uuid)",
             )
             .bind(&session)
             .fetch_one(database.pool())

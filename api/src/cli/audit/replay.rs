@@ -215,7 +215,11 @@ fn show(then: &Then, out: &mut Out) -> anyhow::Result<()> {
         out.line(format!("  {name:<11} {value}"))?;
     }
     out.line("")?;
-    out.line(format!("{} of {} sessions live", then.live.len(), then.begun))?;
+    let live = then.live.len();
+    out.line(match then.begun {
+        Some(begun) => format!("{live} of {begun} sessions live"),
+        None => format!("{live} sessions live"),
+    })?;
     sessions(&then.sessions, out)
 }
 
