@@ -11,9 +11,10 @@ use std::{
 };
 
 use axum::{
-    http::{HeaderName, HeaderValue, header},
+    http::{HeaderMap, HeaderName, HeaderValue, header},
     response::{IntoResponse, Response, Sse, sse},
 };
+use domain::Role;
 use futures_util::{Stream, stream};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, watch},
@@ -22,6 +23,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    identity::Identity,
     problem::{ApiError, ApiResult},
     routes::projections::{Projections, read},
     state::App,
@@ -42,6 +44,28 @@ const FOLLOWERS: usize = 64;
 const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 type Seen = Option<Arc<Projections>>;
+
+/// Whether who follows may still do so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Welcome {
+    Yes,
+    No,
+    /// That is not known at the moment: they are told nothing until it is.
+    Unknown,
+}
+
+impl Welcome {
+    /// Whether a request that was let in would be so again, from somebody with this role.
+    pub async fn with_role(app: App, headers: HeaderMap, role: Role) -> Self {
+        match Identity::of_request(&app, &headers).await {
+            Ok(identity) if identity.is(role) => Self::Yes,
+            Ok(_) => Self::No,
+            Err(error) if error.status().is_client_error() => Self::No,
+            // While the database is away, the ends of sessions are not known, and it comes back.
+            Err(_) => Self::Unknown,
+        }
+    }
+}
 
 /// What those who follow are told, and room for them.
 pub struct Standing {
@@ -159,7 +183,7 @@ pub fn follow<W, M, F>(app: &App, write: W, may: M) -> ApiResult<Response>
 where
     W: Fn(&Projections) -> ApiResult<String> + Send + 'static,
     M: Fn(App) -> F + Send + 'static,
-    F: Future<Output = bool> + Send,
+    F: Future<Output = Welcome> + Send,
 {
     let permit = app.standing().room.clone().try_acquire_owned();
     let permit = permit.map_err(|_| ApiError::overloaded())?;
@@ -172,6 +196,7 @@ where
         write,
         may,
         check,
+        is_sure: true,
         _permit: permit,
     };
     let events = stream::unfold(follower, |mut follower| async {
@@ -201,6 +226,8 @@ struct Follower<W, M> {
     write: W,
     may: M,
     check: Interval,
+    /// Whether it is known that who follows may still do so.
+    is_sure: bool,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -208,7 +235,7 @@ impl<W, M, F> Follower<W, M>
 where
     W: Fn(&Projections) -> ApiResult<String>,
     M: Fn(App) -> F,
-    F: Future<Output = bool>,
+    F: Future<Output = Welcome>,
 {
     /// The next event; none when the stream ends.
     async fn next(&mut self) -> Option<sse::Event> {
@@ -217,12 +244,14 @@ where
                 biased;
                 () = self.app.standing().end.cancelled() => return None,
                 _ = self.check.tick() => {
-                    if !(self.may)(self.app.clone()).await {
-                        return None;
+                    match (self.may)(self.app.clone()).await {
+                        Welcome::Yes => self.is_sure = true,
+                        Welcome::No => return None,
+                        Welcome::Unknown => self.is_sure = false,
                     }
                     self.app.standing().keep_looking(&self.app);
                 }
-                changed = self.seen.changed() => {
+                changed = self.seen.changed(), if self.is_sure => {
                     changed.ok()?;
                     let seen = self.seen.borrow_and_update().clone();
                     let Some(seen) = seen else { continue };

@@ -21,7 +21,7 @@ use crate::{
     identity::Identity,
     problem::{ApiError, ApiResult},
     sources::{Followed, SourcesError},
-    standing,
+    standing::{self, Welcome},
     state::App,
 };
 
@@ -68,15 +68,6 @@ pub struct Wanted {
     pub filter: Filter,
     pub place: Option<Followed>,
     pub after: i64,
-}
-
-/// Whether who follows may still do so.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Welcome {
-    Yes,
-    No,
-    /// That is not known at the moment: they are told nothing until it is.
-    Unknown,
 }
 
 /// A stream of the lines that are wanted, each written by `write`, for as long as `may` says.

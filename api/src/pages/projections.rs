@@ -21,10 +21,8 @@ use crate::{
     layers::CSP_LIVE_PAGE,
     problem::{ApiError, ApiResult, Kind},
     rebuilds,
-    routes::projections::{
-        self as route, BuildView, Named, ProjectionView, Projections, is_admin_still,
-    },
-    standing,
+    routes::projections::{self as route, BuildView, Named, ProjectionView, Projections},
+    standing::{self, Welcome},
     state::App,
 };
 
@@ -58,7 +56,8 @@ pub(super) async fn follow(State(app): State<App>, visit: Visit, headers: Header
         move |now: &Projections| page(chrome.clone(), now).live().map_err(ApiError::internal);
     // By the cookie that came with the request. When its token has expired the stream ends, the browser
     // asks again, and is given a new one on the way, as with every page.
-    let events = standing::follow(&app, write, move |app| is_admin_still(app, headers.clone()))?;
+    let may = move |app| Welcome::with_role(app, headers.clone(), Role::Admin);
+    let events = standing::follow(&app, write, may)?;
     Ok(events.into_response())
 }
 

@@ -16,9 +16,10 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::{
     context::Context,
     extract::OptionalJson,
-    identity::{Admin, Identity},
+    identity::Admin,
     problem::{ApiError, ApiResult, FieldError},
-    rebuilds, standing,
+    rebuilds,
+    standing::{self, Welcome},
     state::App,
 };
 
@@ -376,12 +377,8 @@ async fn follow_projections(
     headers: HeaderMap,
 ) -> ApiResult<Response> {
     let write = |now: &Projections| serde_json::to_string(now).map_err(ApiError::internal);
-    standing::follow(&app, write, move |app| is_admin_still(app, headers.clone()))
-}
-
-/// Whether a request that was let in would be so again.
-pub(crate) async fn is_admin_still(app: App, headers: HeaderMap) -> bool {
-    Identity::of_request(&app, &headers).await.is_ok_and(|identity| identity.is(Role::Admin))
+    let may = move |app| Welcome::with_role(app, headers.clone(), Role::Admin);
+    standing::follow(&app, write, may)
 }
 
 /// One projection.

@@ -329,6 +329,9 @@ async fn a_stream_outlasts_a_time_in_which_nobody_is_known() {
     let api = running.api();
     let auditor = auditor(&api).await;
     let mut tail = Tail::of(&running.server, &auditor.access, "?type=UserRegistered", None).await;
+    let admin = api.admin().await;
+    let standing = "/api/v1/admin/projections/progress";
+    let mut standing = running.server.get(standing, &admin.access).await.unwrap();
     let mut connection = running.database.connect_options().connect().await.unwrap();
     let lock = "BEGIN; LOCK TABLE events IN ACCESS EXCLUSIVE MODE";
     sqlx::raw_sql(lock).execute(&mut connection).await.unwrap();
@@ -343,6 +346,19 @@ async fn a_stream_outlasts_a_time_in_which_nobody_is_known() {
     eventually("they are known again", async || (asked().await == 200).then_some(())).await;
     let ada = api.register(&unique("ada")).await;
     assert_eq!(tail.line().await["person"]["id"], ada.user_id);
+    // How the projections stand is told by the same rule.
+    let news = async {
+        let head: i64 = sqlx::query_scalar("SELECT max(position) FROM journal")
+            .fetch_one(running.database.pool())
+            .await
+            .unwrap();
+        let mut told = String::new();
+        while !told.contains(&format!("\"head\":{head}")) {
+            let piece = standing.chunk().await.unwrap().expect("it has ended");
+            told.push_str(std::str::from_utf8(&piece).unwrap());
+        }
+    };
+    tokio::time::timeout(PATIENCE, news).await.expect("nothing more is told of the projections");
 }
 
 /// Of eighteen months a network has more hashes than can be asked for at once. Who follows it needs those of

@@ -17,12 +17,13 @@ use crate::{
     context::Context,
     extract::Query,
     history::Line,
-    identity::{Auditor, Identity},
+    identity::Auditor,
     problem::{ApiError, ApiResult, Kind},
     readings::{Reading, followed},
     sources::{Followed, SourcesError},
+    standing::Welcome,
     state::App,
-    tail::{self, Wanted, Welcome},
+    tail::{self, Wanted},
 };
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -125,7 +126,7 @@ async fn follow_history(
     app.reading(&auditor, &origin, Reading::Followed, asked).await?;
     let write =
         |line: Line| serde_json::to_string(&LineView::from(line)).map_err(ApiError::internal);
-    let may = move |app| is_auditor_still(app, headers.clone());
+    let may = move |app| Welcome::with_role(app, headers.clone(), Role::Auditor);
     tail::follow(&app, auditor, Wanted { filter, place, after }, write, may)
 }
 
@@ -149,17 +150,6 @@ fn last_event_id(headers: &HeaderMap) -> ApiResult<Option<i64>> {
 
 fn malformed(what: &str) -> ApiError {
     ApiError::new(Kind::MalformedRequest, format!("`Last-Event-ID`: {what}."))
-}
-
-/// Whether a request that was let in would be so again.
-async fn is_auditor_still(app: App, headers: HeaderMap) -> Welcome {
-    match Identity::of_request(&app, &headers).await {
-        Ok(identity) if identity.is(Role::Auditor) => Welcome::Yes,
-        Ok(_) => Welcome::No,
-        Err(error) if error.status().is_client_error() => Welcome::No,
-        // While the database is away, the ends of sessions are not known, and it comes back.
-        Err(_) => Welcome::Unknown,
-    }
 }
 
 #[cfg(test)]
