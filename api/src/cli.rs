@@ -20,6 +20,7 @@ mod prune;
 mod serve;
 mod table;
 mod users;
+mod verifier_keys;
 
 pub use exit::{Exit, Refused};
 

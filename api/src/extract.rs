@@ -245,6 +245,21 @@ fn field_error(path: &str, message: &str) -> FieldError {
         _ if message.starts_with("missing field") => "this field is required".to_owned(),
         _ if message.starts_with("unknown field") => "there is no such field here".to_owned(),
         _ if message.starts_with("duplicate field") => "this field is given twice".to_owned(),
+        _ if message.starts_with("UUID parsing failed") => {
+            "expected an id, 32 hexadecimal digits as 8-4-4-4-12".to_owned()
+        }
+        // What chrono says of a text that is no time.
+        _ if [
+            "premature end of input",
+            "input contains",
+            "input is out of range",
+            "trailing input",
+        ]
+        .into_iter()
+        .any(|start| message.starts_with(start)) =>
+        {
+            "expected a time such as 2026-01-31T12:00:00Z (RFC 3339)".to_owned()
+        }
         Some((_, expected)) => format!("expected {expected}"),
         None => message.to_owned(),
     };
@@ -359,6 +374,27 @@ mod tests {
                 "{:?}",
                 String::from_utf8_lossy(text)
             );
+        }
+    }
+
+    #[test]
+    fn ids_and_times_that_are_none_are_told_what_would_be() {
+        #[derive(Debug, Default, Deserialize)]
+        #[serde(default)]
+        struct Asked {
+            user: Option<uuid::Uuid>,
+            from: Option<chrono::DateTime<chrono::Utc>>,
+        }
+        let expected = |text: &str| {
+            let error = parse_form::<Asked>(text.as_bytes()).unwrap_err();
+            error.errors.first().map(|error| error.detail.clone()).unwrap()
+        };
+        for text in ["user=ada", "user=0189-x", "user="] {
+            assert!(expected(text).starts_with("expected an id"), "{text}: {}", expected(text));
+        }
+        for text in ["", "2026-11-29", "now", "2026-13-29T00:00:00Z", "2026-11-29T00:00:00Z%2B"] {
+            let text = format!("from={text}");
+            assert!(expected(&text).starts_with("expected a time such as"), "{text}");
         }
     }
 

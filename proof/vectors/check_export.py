@@ -218,4 +218,9 @@ def main(path, vkey, *others):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
+    try:
+        main(*sys.argv[1:])
+    except (AssertionError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+        sys.exit(f"NOT as it was signed: {error}" if str(error) else "NOT as it was signed: the file has another form")

@@ -1,6 +1,6 @@
 //! `entrybook users`: erasing a person, and the receipt for it.
 
-use super::{Out, Refused, admin, origin, usage, with_services};
+use super::{Out, Refused, admin, origin, usage, verifier_keys, with_services};
 use crate::admins::{Lookup, TakeAwayError};
 use crate::bootstrap::Services;
 use crate::config::Config;
@@ -50,8 +50,8 @@ enum Verb {
     CheckReceipt {
         /// The receipt; - for standard input
         file: PathBuf,
-        /// The key of the log, as `entrybook log key` prints it; may be given several times
-        #[arg(long = "key", value_name = "VKEY", required = true)]
+        /// The key of the log, as `entrybook log key` prints it, or a file with one on each line; may be given several times
+        #[arg(long = "key", value_name = "KEY", required = true)]
         keys: Vec<String>,
         /// Answer in JSON: {"origin", "user_id", "position", "recorded_at"}
         #[arg(long)]
@@ -222,7 +222,7 @@ fn check(file: &Path, keys: &[String], json: bool, out: &mut Out) -> anyhow::Res
     };
     let receipt: ErasureReceipt = serde_json::from_str(&text)
         .map_err(|error| usage(format!("{} is no receipt: {error}.", file.display())))?;
-    match receipt.verify(keys) {
+    match receipt.verify(&verifier_keys::given(keys)?) {
         Ok(erasure) => {
             let proof::Erasure { origin, user, position, recorded_at, .. } = erasure;
             if json {

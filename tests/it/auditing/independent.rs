@@ -69,7 +69,10 @@ async fn python_recomputes_the_root_and_verifies_the_signatures() {
     let error = fails(&mut check(&whole, &forger.verifier_key(), &[]));
     assert!(error.contains("the key has not signed it"), "{error}");
     let error = fails(&mut check(&changed(&signed, &whole), signed.key(), &[]));
-    assert!(error.contains("line 40 has another hash"), "{error}");
+    assert!(error.contains("NOT as it was signed: line 40 has another hash"), "{error}");
+    let nothing = signed.file("nothing.jsonl", b"{\"export\":7}\n");
+    let error = fails(&mut check(&nothing, signed.key(), &[]));
+    assert!(error.starts_with("NOT as it was signed") && error.lines().count() == 1, "{error}");
     let other = ::proof::Checkpoint { root: ::proof::Hash([7; 32]), ..signed.first.1.clone() };
     let other = signed.file("other.txt", &other.sign(&[&forger]).unwrap());
     fails(&mut check(&whole, signed.key(), &[&other]));

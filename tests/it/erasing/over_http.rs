@@ -394,6 +394,10 @@ async fn the_command_line_erases_and_checks_receipts() {
     };
     let (code, out) = check(file, &key).await;
     assert_eq!((code, out.contains(&ada.user_id)), (0, true), "{out}");
+    let kept = place.path().join("log.keys");
+    std::fs::write(&kept, format!("# kept since the first day\n{key}\n")).unwrap();
+    assert_eq!(check(file, kept.to_str().unwrap()).await.0, 0);
+    assert_eq!(check(file, "no key").await.0, 2);
     std::fs::write(file, receipt.replace(&ada.user_id, "01890000-0000-7000-8000-000000000000"))
         .unwrap();
     assert_eq!(check(file, &key).await.0, 6);

@@ -6,7 +6,7 @@ mod notes;
 mod reading;
 mod report;
 
-use super::super::{Exit, Out, exit::Interrupted, usage};
+use super::super::{Exit, Out, exit::Interrupted, usage, verifier_keys};
 use crate::config::Config;
 use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -58,7 +58,7 @@ pub(super) async fn run(
     arguments: &Arguments,
     out: &mut Out,
 ) -> anyhow::Result<Exit> {
-    let keys = keys(&arguments.keys)?;
+    let keys = verifier_keys::given(&arguments.keys)?;
     let mut notes = Vec::new();
     for path in &arguments.checkpoints {
         let found = notes::split(&read(path)?);
@@ -85,38 +85,6 @@ pub(super) async fn run(
         }
     }
     Ok(report.exit())
-}
-
-/// What was given as keys: each is one, or a file that has some.
-fn keys(given: &[String]) -> anyhow::Result<Vec<String>> {
-    let mut keys = Vec::new();
-    for text in given {
-        if is_key(text.trim()) {
-            keys.push(text.trim().to_owned());
-            continue;
-        }
-        let path = Path::new(text);
-        if !path.is_file() {
-            return Err(usage(format!(
-                "--key {text}: this is neither a verifier key, as `entrybook log key` prints it, nor a file with some."
-            )));
-        }
-        let found = read(path)?;
-        for line in String::from_utf8_lossy(&found).lines().map(str::trim) {
-            // What else `entrybook log key` says of them stands behind a space.
-            let word = line.split_whitespace().next().unwrap_or_default();
-            if is_key(word) {
-                keys.push(word.to_owned());
-            } else if !line.is_empty() && !line.starts_with('#') {
-                return Err(usage(format!("--key {text}: {word:?} in it is no verifier key.")));
-            }
-        }
-    }
-    Ok(keys)
-}
-
-fn is_key(text: &str) -> bool {
-    proof::is_verifier_key(text)
 }
 
 fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
