@@ -1,13 +1,12 @@
 //! Lines as COPY sends them (PostgreSQL's documentation of COPY, "Binary Format"), for whoever reads very
 //! many of them to hash them: a page is one piece of memory, and nothing of it is decoded before it is asked for.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use futures_util::{FutureExt as _, TryStreamExt as _};
+use futures_util::TryStreamExt as _;
 use proof::Leaf;
 use sqlx::PgConnection;
-use tokio::time::sleep;
 
 use super::range_of;
 
@@ -23,10 +22,6 @@ const EPOCH_2000: i64 = 946_684_800;
 const COLUMNS: &str = "e.id, e.aggregate_type, e.aggregate_id, e.sequence, e.event_type, \
      e.event_version, e.payload, e.metadata, e.recorded_at";
 const FIELDS: usize = 9;
-
-/// How long whoever reads a page waits for more of it to come: PostgreSQL sends eight kilobytes at a time, and
-/// to be woken for each costs as much as to read them.
-const GATHER: Duration = Duration::from_millis(1);
 
 /// A page as it came.
 #[derive(Debug)]
@@ -123,13 +118,8 @@ pub(crate) async fn copy_page(
     );
     let mut bytes = Vec::with_capacity(range.ids.len() * 1_200);
     let mut pieces = conn.copy_out_raw(&statement).await?;
-    loop {
-        match pieces.try_next().now_or_never() {
-            Some(Ok(Some(piece))) => bytes.extend_from_slice(&piece),
-            Some(Ok(None)) => break,
-            Some(Err(cause)) => return Err(cause),
-            None => sleep(GATHER).await,
-        }
+    while let Some(piece) = pieces.try_next().await? {
+        bytes.extend_from_slice(&piece);
     }
     drop(pieces);
     Ok(Some(CopiedPage { bytes, after, ids: range.ids }))
