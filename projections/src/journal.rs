@@ -194,73 +194,71 @@ pub(crate) async fn read_page(
     limit: i64,
     passed_by: &[&str],
 ) -> Result<Vec<RecordedEvent>, JournalError> {
-    let Some(Range { ids, first_tx, last_tx }) = range_of(conn, after, limit).await? else {
+    let Some(listed) = listed(conn, after, limit).await? else {
         return read_for(conn, after, limit, passed_by).await;
     };
-    let (Some(first), Some(last)) = (ids.first(), ids.last()) else { return Ok(Vec::new()) };
+    let (Some(first), Some(last)) = (listed.first(), listed.last()) else { return Ok(Vec::new()) };
     let rows = sqlx::query(&format!(
         "SELECT {COLUMNS} FROM events e
           WHERE (e.tx, e.id) >= ($1::text::xid8, $2) AND (e.tx, e.id) <= ($4::text::xid8, $5)
           ORDER BY e.tx, e.id LIMIT $6"
     ))
-    .bind(first_tx)
-    .bind(first)
+    .bind(first.tx.to_string())
+    .bind(first.id)
     .bind(passed_by)
-    .bind(last_tx)
-    .bind(last)
-    .bind(i64::try_from(ids.len()).unwrap_or(i64::MAX).saturating_add(1))
+    .bind(last.tx.to_string())
+    .bind(last.id)
+    .bind(i64::try_from(listed.len()).unwrap_or(i64::MAX).saturating_add(1))
     .fetch_all(&mut *conn)
     .await?;
-    if rows.len() != ids.len() {
+    if rows.len() != listed.len() {
         return read_for(conn, after, limit, passed_by).await;
     }
     let mut events = Vec::with_capacity(rows.len());
-    for ((row, id), position) in rows.iter().zip(ids).zip(after.saturating_add(1)..) {
+    for ((row, listed), position) in rows.iter().zip(listed).zip(after.saturating_add(1)..) {
         match RecordedEvent::from_row(row, position) {
-            Ok(event) if event.id == id => events.push(event),
+            Ok(event) if (Listed { tx: event.tx, id: event.id }) == listed => events.push(event),
             Ok(_) | Err(_) => return read_for(conn, after, limit, passed_by).await,
         }
     }
     Ok(events)
 }
 
-/// A page of the journal whose positions have no gap.
-struct Range {
-    /// Of the events, in the order of the lines.
-    ids: Vec<i64>,
-    /// The transactions of the first and the last.
-    first_tx: String,
-    last_tx: String,
+/// An event as the journal names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Listed {
+    tx: u64,
+    id: i64,
 }
 
-/// The lines after a position, up to `limit`; nothing where there are none, or one is missing.
-async fn range_of(
+/// The events of the lines after a position, up to `limit`, in order; nothing unless there is one line at each.
+async fn listed(
     conn: &mut PgConnection,
     after: i64,
     limit: i64,
-) -> Result<Option<Range>, sqlx::Error> {
+) -> Result<Option<Vec<Listed>>, sqlx::Error> {
+    // In the order of the subquery, so that nothing is sorted (PostgreSQL, "Aggregate Functions").
     let page = sqlx::query(
-        // In the order of the subquery, so that nothing is sorted (PostgreSQL, "Aggregate Functions").
-        "SELECT array_agg(event_id) AS ids,
-                min(position) = $1 + 1 AND max(position) = $1 + count(*) AS dense,
-                (SELECT tx::text FROM journal WHERE position = $1 + 1) AS first_tx,
-                (SELECT tx::text FROM journal WHERE position = $2) AS last_tx
-           FROM (SELECT position, event_id FROM journal
-                  WHERE position > $1 AND position <= $2 ORDER BY position) AS lines",
+        "SELECT bool_and(position = $1 + nth) AS dense,
+                string_agg(xid8send(tx) || int8send(event_id), '') AS listed
+           FROM (SELECT position, tx, event_id, row_number() OVER (ORDER BY position) AS nth
+                   FROM journal WHERE position > $1 AND position <= $2 ORDER BY position) AS lines",
     )
     .bind(after)
     .bind(after.saturating_add(limit))
     .fetch_one(&mut *conn)
     .await?;
-    let ids: Option<Vec<i64>> = page.try_get("ids")?;
-    let dense = page.try_get::<Option<bool>, _>("dense")? == Some(true);
-    let (first_tx, last_tx) = (page.try_get("first_tx")?, page.try_get("last_tx")?);
-    Ok(match (ids, first_tx, last_tx) {
-        (Some(ids), Some(first_tx), Some(last_tx)) if dense => {
-            Some(Range { ids, first_tx, last_tx })
-        }
-        _ => None,
-    })
+    if page.try_get::<Option<bool>, _>("dense")? != Some(true) {
+        return Ok(None);
+    }
+    let bytes: Vec<u8> = page.try_get("listed")?;
+    let (numbers, _) = bytes.as_chunks::<8>();
+    let (pairs, _) = numbers.as_chunks::<2>();
+    let listed = |[tx, id]: &[[u8; 8]; 2]| Listed {
+        tx: u64::from_be_bytes(*tx),
+        id: i64::from_be_bytes(*id),
+    };
+    Ok(Some(pairs.iter().map(listed).collect()))
 }
 
 /// The lines at these positions, which are in order: all of them, or an error that names the first that

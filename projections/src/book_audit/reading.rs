@@ -17,8 +17,8 @@ use crate::{
 
 /// So many lines are read at once …
 const WIDTH: u64 = 4_096;
-/// … and so many pages side by side, each on a connection of its own: more than there are processors, since
-/// each waits for PostgreSQL now and then.
+/// … and so many pages side by side, each on a connection of its own. Each waits now and then, and two
+/// processors are kept busy.
 pub const CONNECTIONS: u32 = 6;
 /// So many kept hashes behind them, among which lines that were moved are looked for.
 pub(super) const AHEAD: u64 = proof::REACH;

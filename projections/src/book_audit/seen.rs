@@ -52,8 +52,7 @@ impl Hashed {
         let mut hashed = Self { lines: Vec::with_capacity(copied.len()), ..Self::default() };
         for line in copied {
             let position = u64::try_from(line.position).ok()?;
-            let hash = line.leaf_at(position)?.hash();
-            let hash = hash.unwrap_or_else(|cause| hashed.tell(line.position, cause.to_string()));
+            let hash = hashed.hash_of(line.position, line.leaf_at(position)?);
             hashed.lines.push(Seen { position, hash, event: Event::Copied(line) });
         }
         Some(hashed)
@@ -65,22 +64,27 @@ impl Hashed {
             let Ok(position) = u64::try_from(line.position) else { continue };
             match line.event {
                 Ok(event) => {
-                    let hash = leaf(&event).hash();
-                    let hash =
-                        hash.unwrap_or_else(|cause| hashed.tell(line.position, cause.to_string()));
+                    let hash = hashed.hash_of(line.position, leaf(&event));
                     hashed.lines.push(Seen { position, hash, event: Event::Read(Box::new(event)) });
                 }
-                Err(cause) => drop(hashed.tell(line.position, cause)),
+                Err(cause) => hashed.tell(line.position, cause),
             }
         }
         hashed
     }
 
-    /// Remembers why a line can't be hashed. What can't be was hashed nowhere.
-    fn tell(&mut self, position: i64, cause: String) -> Hash {
+    fn hash_of(&mut self, position: i64, leaf: Leaf<'_>) -> Hash {
+        leaf.hash().unwrap_or_else(|cause| {
+            self.tell(position, cause.to_string());
+            // What can't be hashed was hashed nowhere.
+            hash_of(b"")
+        })
+    }
+
+    /// Remembers why a line can't be hashed.
+    fn tell(&mut self, position: i64, cause: String) {
         if self.unreadable.len() < KEPT {
             self.unreadable.push(Unreadable { position, cause });
         }
-        hash_of(b"")
     }
 }

@@ -8,7 +8,7 @@ use futures_util::TryStreamExt as _;
 use proof::Leaf;
 use sqlx::PgConnection;
 
-use super::range_of;
+use super::{Listed, listed};
 
 /// The signature, flags and the length of an extension.
 const HEADER: usize = 19;
@@ -19,17 +19,17 @@ const JSONB: u8 = 1;
 const EPOCH_2000: i64 = 946_684_800;
 
 /// In the order in which they are asked for.
-const COLUMNS: &str = "e.id, e.aggregate_type, e.aggregate_id, e.sequence, e.event_type, \
+const COLUMNS: &str = "e.tx, e.id, e.aggregate_type, e.aggregate_id, e.sequence, e.event_type, \
      e.event_version, e.payload, e.metadata, e.recorded_at";
-const FIELDS: usize = 9;
+const FIELDS: usize = 10;
 
 /// A page as it came.
 #[derive(Debug)]
 pub(crate) struct CopiedPage {
     bytes: Vec<u8>,
     after: i64,
-    /// Of the events that the journal has there.
-    ids: Vec<i64>,
+    /// What the journal has there.
+    listed: Vec<Listed>,
 }
 
 /// A line of a page.
@@ -44,9 +44,9 @@ pub(crate) struct CopiedLine {
 impl CopiedPage {
     /// Its lines; nothing where they are not those of the journal, or a field is NULL.
     pub(crate) fn lines(self) -> Option<Vec<CopiedLine>> {
-        let Self { bytes, after, ids } = self;
+        let Self { bytes, after, listed } = self;
         let lines = split(bytes, after)?;
-        lines.iter().map(CopiedLine::id).eq(ids.into_iter().map(Some)).then_some(lines)
+        lines.iter().map(CopiedLine::event).eq(listed.into_iter().map(Some)).then_some(lines)
     }
 }
 
@@ -58,8 +58,18 @@ impl CopiedLine {
         for field in &mut fields {
             *field = take(&mut rest)?;
         }
-        let [_, stream_type, stream_id, sequence, event_type, event_version, payload, metadata, at] =
-            fields;
+        let [
+            _,
+            _,
+            stream_type,
+            stream_id,
+            sequence,
+            event_type,
+            event_version,
+            payload,
+            metadata,
+            at,
+        ] = fields;
         let recorded_at = i64::from_be_bytes(at.try_into().ok()?);
         let since = TimeDelta::try_seconds(EPOCH_2000)?
             .checked_add(&TimeDelta::microseconds(recorded_at))?;
@@ -76,9 +86,11 @@ impl CopiedLine {
         })
     }
 
-    fn id(&self) -> Option<i64> {
-        let id = take(&mut self.page.get(self.begins..)?)?;
-        Some(i64::from_be_bytes(id.try_into().ok()?))
+    fn event(&self) -> Option<Listed> {
+        let mut rest = self.page.get(self.begins..)?;
+        let tx = u64::from_be_bytes(take(&mut rest)?.try_into().ok()?);
+        let id = i64::from_be_bytes(take(&mut rest)?.try_into().ok()?);
+        Some(Listed { tx, id })
     }
 }
 
@@ -100,29 +112,29 @@ pub(crate) async fn copy_page(
     up_to: i64,
 ) -> Result<Option<CopiedPage>, sqlx::Error> {
     let wanted = up_to.saturating_sub(after);
-    let Some(range) = range_of(conn, after, wanted).await? else { return Ok(None) };
-    let (Some(first), Some(last)) = (range.ids.first(), range.ids.last()) else { return Ok(None) };
-    if i64::try_from(range.ids.len()).ok() != Some(wanted) {
+    let Some(listed) = listed(conn, after, wanted).await? else { return Ok(None) };
+    let (Some(first), Some(last)) = (listed.first(), listed.last()) else { return Ok(None) };
+    if i64::try_from(listed.len()).ok() != Some(wanted) {
         return Ok(None);
     }
     // COPY takes no parameters; these are numbers.
-    let (Ok(first_tx), Ok(last_tx)) = (range.first_tx.parse::<u64>(), range.last_tx.parse::<u64>())
-    else {
-        return Ok(None);
-    };
     let statement = format!(
         "COPY (SELECT {COLUMNS} FROM events e
-                WHERE (e.tx, e.id) >= ('{first_tx}'::xid8, {first}) AND (e.tx, e.id) <= ('{last_tx}'::xid8, {last})
+                WHERE (e.tx, e.id) >= ('{}'::xid8, {}) AND (e.tx, e.id) <= ('{}'::xid8, {})
                 ORDER BY e.tx, e.id LIMIT {}) TO STDOUT (FORMAT binary)",
+        first.tx,
+        first.id,
+        last.tx,
+        last.id,
         wanted.saturating_add(1)
     );
-    let mut bytes = Vec::with_capacity(range.ids.len() * 1_200);
+    let mut bytes = Vec::with_capacity(listed.len() * 1_200);
     let mut pieces = conn.copy_out_raw(&statement).await?;
     while let Some(piece) = pieces.try_next().await? {
         bytes.extend_from_slice(&piece);
     }
     drop(pieces);
-    Ok(Some(CopiedPage { bytes, after, ids: range.ids }))
+    Ok(Some(CopiedPage { bytes, after, listed }))
 }
 
 /// The rows of a page; nothing where it is none, or a field is NULL.
@@ -170,9 +182,10 @@ mod tests {
 
     #[test]
     fn a_row_is_taken_apart_and_what_is_none_is_not() {
-        let (id, sequence) = (7_i64.to_be_bytes(), 3_i64.to_be_bytes());
+        let (tx, id, sequence) = (9_u64.to_be_bytes(), 7_i64.to_be_bytes(), 3_i64.to_be_bytes());
         let at = 1_500_000_i64.to_be_bytes();
         let sound: Vec<Option<&[u8]>> = vec![
+            Some(&tx),
             Some(&id),
             Some(b"User"),
             Some(b"u"),
@@ -185,7 +198,7 @@ mod tests {
         ];
         let lines = split(page(&sound), 41).unwrap();
         let [line] = &lines[..] else { panic!("one line") };
-        assert_eq!((line.position, line.id()), (42, Some(7)));
+        assert_eq!((line.position, line.event()), (42, Some(Listed { tx: 9, id: 7 })));
         let leaf = line.leaf_at(42).unwrap();
         assert_eq!((leaf.stream_type, leaf.sequence, leaf.metadata), ("User", 3, "{\"a\": 1}"));
         assert_eq!(leaf.recorded_at.to_rfc3339(), "2000-01-01T00:00:01.500+00:00");
@@ -195,9 +208,9 @@ mod tests {
             fields[index] = field;
             split(page(&fields), 0)
         };
-        assert!(with(6, None).is_none(), "NULL");
+        assert!(with(7, None).is_none(), "NULL");
         // Of a column that was made another type.
-        for (index, field) in [(6, &b"{}"[..]), (3, b"12"), (8, &[0x7f; 8]), (1, b"\xff")] {
+        for (index, field) in [(7, &b"{}"[..]), (4, b"12"), (9, &[0x7f; 8]), (2, b"\xff")] {
             let lines = with(index, Some(field)).unwrap();
             assert_eq!(lines[0].leaf_at(1), None, "{index}");
         }

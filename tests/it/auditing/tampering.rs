@@ -168,7 +168,7 @@ async fn each_change_of_the_book_is_found_and_named() {
                  UPDATE sequencer SET position = position - 1"
             ),
             6,
-            [deleted, json!({ "kind": "moved", "first": 41, "last": last, "by": -1 })],
+            [deleted.clone(), json!({ "kind": "moved", "first": 41, "last": last, "by": -1 })],
         ),
         case(
             "an inserted event",
@@ -194,6 +194,19 @@ async fn each_change_of_the_book_is_found_and_named() {
             ),
             6,
             [json!({ "kind": "inserted", "position": 40 })],
+        ),
+        case(
+            "a line that took the position of another",
+            "ALTER TABLE journal DROP CONSTRAINT journal_pkey;
+             UPDATE journal SET position = 40 WHERE position = 41",
+            6,
+            [json!({ "kind": "moved", "first": 41, "last": 41, "by": -1 })],
+        ),
+        case(
+            "a line that names the event in another transaction",
+            "UPDATE journal SET tx = (tx::text::bigint + 1)::text::xid8 WHERE position = 40",
+            6,
+            [deleted.clone(), kind("unlisted")],
         ),
         case(
             "a line before the first",
