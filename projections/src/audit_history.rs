@@ -34,7 +34,7 @@ pub use page::{
     ActorKind, Count, Filter, Found, Order, Sources, any_without_network, count, page, reached,
     times,
 };
-pub(crate) use page::{last_by, lines_of, lines_with, time_of_line};
+pub(crate) use page::{last_by, lines_of, lines_of_account, lines_of_sessions, time_of_line};
 
 /// The view.
 #[derive(Debug, Clone, Copy)]

@@ -25,6 +25,8 @@ use crate::{
 
 /// So many lines are read at once.
 const PAGE: i64 = 1_000;
+/// Of so many sessions.
+const SESSIONS: usize = 100;
 
 /// A place in the book, or a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,8 +72,8 @@ pub struct State {
     pub account: Option<users::Row>,
     /// The sessions that had begun and not ended, in the order of their beginning.
     pub sessions: Vec<sessions::Row>,
-    /// How many had begun by then, those that had ended among them; nothing where only those that were
-    /// good are told.
+    /// How many had begun by then, those that had ended among them; nothing where only those were looked
+    /// at that may have been good.
     pub begun: Option<usize>,
     /// What the account itself says of its sessions.
     user: User,
@@ -93,7 +95,7 @@ impl State {
     }
 }
 
-/// Accounts and sessions, folded from lines in their order.
+/// Accounts and sessions, folded from lines; those of each stream in their order.
 #[derive(Debug, Default)]
 pub struct Replay {
     /// Streams are read up to their first line that happened later.
@@ -176,7 +178,7 @@ impl Replay {
                 }
             }
         }
-        self.position = line.recorded.position;
+        self.position = self.position.max(line.recorded.position);
         Ok(())
     }
 
@@ -237,7 +239,8 @@ pub async fn state(pool: &PgPool, user: UserId, as_of: AsOf) -> Result<State, Re
         AsOf::Position(_) => None,
         AsOf::Time(at) => Some(at),
     };
-    let mut replay = fold(pool, user, Of::All, (last, until)).await?;
+    let mut replay = Replay::forgetting_ended(until);
+    fold(pool, Lines::Of(user), last, &mut replay).await?;
     let mut state = replay.state(user, at);
     state.begun = Some(replay.sessions.len() + replay.ended.len());
     state.sessions = replay.sessions.into_values().map(|(session, _)| session).collect();
@@ -245,7 +248,8 @@ pub async fn state(pool: &PgPool, user: UserId, as_of: AsOf) -> Result<State, Re
     Ok(state)
 }
 
-/// Who was signed in at a time, by their ids, after one of them: each with the sessions that were good.
+/// Who may have been signed in at a time, by their ids, after one of them: those who were have a session that
+/// [was good](State::live).
 ///
 /// The table of sessions says which may have been. What it says of a session is of today; how it was
 /// then is folded.
@@ -260,7 +264,11 @@ pub async fn signed_in(
     let Page { rows: people, more } = Page::of(people, limit);
     let mut rows = Vec::with_capacity(people.len());
     for (user, sessions) in people {
-        let mut replay = fold(pool, user, Of::These(&sessions), (last, Some(at))).await?;
+        let mut replay = Replay::forgetting_ended(Some(at));
+        fold(pool, Lines::OfAccount(user), last, &mut replay).await?;
+        for sessions in sessions.chunks(SESSIONS) {
+            fold(pool, Lines::OfSessions(sessions), last, &mut replay).await?;
+        }
         let mut state = replay.state(user, at);
         state.sessions = replay.sessions.into_values().map(|(session, _)| session).collect();
         in_order(&mut state);
@@ -269,30 +277,35 @@ pub async fn signed_in(
     Ok(Page { rows, more })
 }
 
-/// Which sessions of a person are folded beside the account.
-enum Of<'a> {
-    All,
-    These(&'a [SessionId]),
+/// What the history says is read of the book.
+#[derive(Clone, Copy)]
+enum Lines<'a> {
+    /// Of the account and all its sessions.
+    Of(UserId),
+    OfAccount(UserId),
+    OfSessions(&'a [SessionId]),
 }
 
-/// Folds what the history says are a person's lines, up to one of them or a time.
+/// Folds lines in, up to one of them.
 async fn fold(
     pool: &PgPool,
-    user: UserId,
-    sessions: Of<'_>,
-    (last, until): (i64, Option<DateTime<Utc>>),
-) -> Result<Replay, ReplayError> {
-    let mut replay = Replay::forgetting_ended(until);
+    lines: Lines<'_>,
+    last: i64,
+    replay: &mut Replay,
+) -> Result<(), ReplayError> {
     let mut after = 0;
     loop {
         let between = (after, last);
-        let positions = match sessions {
-            Of::All => audit_history::lines_of(pool, user, between, PAGE).await?,
-            Of::These(sessions) => {
-                audit_history::lines_with(pool, (user, sessions), between, PAGE).await?
+        let positions = match lines {
+            Lines::Of(user) => audit_history::lines_of(pool, user, between, PAGE).await?,
+            Lines::OfAccount(user) => {
+                audit_history::lines_of_account(pool, user, between, PAGE).await?
+            }
+            Lines::OfSessions(sessions) => {
+                audit_history::lines_of_sessions(pool, sessions, between, PAGE).await?
             }
         };
-        let Some(end) = positions.last() else { return Ok(replay) };
+        let Some(end) = positions.last() else { return Ok(()) };
         after = *end;
         let lines = journal::read_at(&mut *pool.acquire().await?, &positions).await?;
         for recorded in lines {

@@ -72,10 +72,10 @@ impl View for Sessions {
             },
             Index { name: "ended", on: "(ended_at) WHERE ended_at IS NOT NULL" },
             Index { name: "open_until", on: "(expires_at) WHERE ended_at IS NULL" },
-            // A clock that went back makes no range: such a session was good at no time.
+            // Clocks differ: one may have ended by an earlier time than it was last seen, or began.
             Index {
                 name: "lasted",
-                on: "USING gist (tstzrange(started_at, greatest(started_at, ended_at)))
+                on: "USING gist (tstzrange(started_at, greatest(started_at, last_seen_at, ended_at)))
                      WHERE ended_at IS NOT NULL",
             },
         ],
@@ -310,7 +310,7 @@ pub(crate) async fn may_have_been_good(
              UNION ALL
              SELECT user_id, session_id FROM {name}
               WHERE ended_at IS NOT NULL
-                AND tstzrange(started_at, greatest(started_at, ended_at)) @> $1
+                AND tstzrange(started_at, greatest(started_at, last_seen_at, ended_at)) @> $1
                 AND (last_seen_at > $1 OR expires_at > $1)
          ) AS may_have_been
           WHERE $2::uuid IS NULL OR user_id > $2

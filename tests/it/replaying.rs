@@ -277,6 +277,52 @@ async fn what_the_account_had_ended_was_over_at_once() {
     assert!(matches!(ahead, ReplayError::Ahead { asked: 9, reached: 8 }), "{ahead}");
 }
 
+/// A session was good from the moment on at which it began, and not at that at which it ended. A clock that
+/// went back stops nothing, and hides nobody.
+#[tokio::test]
+async fn who_was_signed_in_is_told_to_the_moment() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let mut book = Book::new(pool);
+    let mut began = Vec::new();
+    for number in 1..=3 {
+        book.register(user(number), &format!("person {number}")).await;
+        book.start(session(number), user(number), 1).await;
+        began.push(book.now);
+    }
+    book.end(session(1), user(1), EndReason::SignedOut).await;
+    let ended = book.now;
+    // By other clocks the second ends before it was last seen, and the third before it began.
+    book.refresh(session(2), user(2)).await;
+    let seen = book.now;
+    book.now -= TimeDelta::seconds(2);
+    book.end(session(2), user(2), EndReason::SignedOut).await;
+    book.now -= TimeDelta::hours(1);
+    book.end(session(3), user(3), EndReason::SignedOut).await;
+    Reader::new(pool).await.read().await;
+
+    let moment = TimeDelta::microseconds(1);
+    for (at, expected) in [
+        (began[0] - moment, &[][..]),
+        (began[0], &[1]),
+        (began[1], &[1, 2]),
+        (began[2], &[1, 2]),
+        (ended - moment, &[1, 2]),
+        (ended, &[2]),
+        (seen - moment, &[2]),
+        (seen, &[]),
+    ] {
+        let expected: Vec<_> = expected.iter().map(|number| user(*number)).collect();
+        let who = |states: &[State]| -> Vec<UserId> {
+            states.iter().filter_map(live).map(|(user, _)| user).collect()
+        };
+        let page = replay::signed_in(pool, at, None, 10).await.unwrap();
+        assert_eq!(who(&page.rows), expected, "{at}");
+        let whole = replay::whole(pool, AsOf::Time(at)).await.unwrap();
+        assert_eq!(who(&whole.signed_in(at)), expected, "{at}, by the whole book");
+    }
+}
+
 /// The history is asked for the lines of a person. What it leaves out, the next line of the stream
 /// misses.
 #[tokio::test]

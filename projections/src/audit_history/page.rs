@@ -243,32 +243,47 @@ pub(crate) async fn lines_of(
     .await
 }
 
-/// The lines of a person's account and of some of their sessions, likewise.
-pub(crate) async fn lines_with(
+/// Those of the account alone, likewise.
+pub(crate) async fn lines_of_account(
     pool: &PgPool,
-    (user, sessions): (UserId, &[SessionId]),
+    user: UserId,
     (after, last): (i64, i64),
     limit: i64,
 ) -> Result<Vec<i64>, sqlx::Error> {
     let name = table::<AuditHistory>("audit_history", Generation::Live);
     sqlx::query_scalar(&format!(
-        "SELECT position FROM (
-             (SELECT h.position FROM {name} h
-               WHERE (h.user_id, h.position) > ($1, $2) AND (h.user_id, h.position) <= ($1, $3)
-                 AND h.aggregate_type = '{}'
-               ORDER BY h.user_id, h.position LIMIT $5)
-             UNION ALL
-             SELECT of_session.position FROM unnest($4::uuid[]) AS t (id) CROSS JOIN LATERAL (
-                 SELECT h.position FROM {name} h
-                  WHERE (h.session_id, h.position) > (t.id, $2) AND (h.session_id, h.position) <= (t.id, $3)
-                  ORDER BY h.session_id, h.position LIMIT $5) of_session
-         ) AS lines ORDER BY position LIMIT $5",
+        "SELECT h.position FROM {name} h
+          WHERE (h.user_id, h.position) > ($1, $2) AND (h.user_id, h.position) <= ($1, $3)
+            AND h.aggregate_type = '{}'
+          ORDER BY h.user_id, h.position LIMIT $4",
         stream::USER
     ))
     .bind(user.0)
     .bind(after)
     .bind(last)
+    .bind(limit)
+    .fetch_all(pool)
+    .await
+}
+
+/// Those of some sessions, likewise. Each is looked at for each page: give few.
+pub(crate) async fn lines_of_sessions(
+    pool: &PgPool,
+    sessions: &[SessionId],
+    (after, last): (i64, i64),
+    limit: i64,
+) -> Result<Vec<i64>, sqlx::Error> {
+    let name = table::<AuditHistory>("audit_history", Generation::Live);
+    sqlx::query_scalar(&format!(
+        "SELECT of_session.position FROM unnest($1::uuid[]) AS t (id) CROSS JOIN LATERAL (
+             SELECT h.position FROM {name} h
+              WHERE (h.session_id, h.position) > (t.id, $2) AND (h.session_id, h.position) <= (t.id, $3)
+              ORDER BY h.session_id, h.position LIMIT $4) of_session
+          ORDER BY of_session.position LIMIT $4"
+    ))
     .bind(sessions.iter().map(|session| session.0).collect::<Vec<_>>())
+    .bind(after)
+    .bind(last)
     .bind(limit)
     .fetch_all(pool)
     .await

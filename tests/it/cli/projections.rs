@@ -643,7 +643,7 @@ async fn it_works_beside_a_server_with_a_private_database() {
     assert_eq!(status[0]["build"]["state"], "compared");
     let said = run(&setup, &["projections", "status"]).ok();
     assert!(said.contains("SERVER"), "{said}");
-    assert!(said.contains("users 2, sessions 1, audit_history 2"), "{said}");
+    assert!(said.contains("users 2, sessions 2, audit_history 3"), "{said}");
     assert_eq!(server.sign_in("nobody", "a wrong password").await, 401);
     let admin = printed_password(&server.printed()).unwrap().to_owned();
     assert_eq!(server.sign_in("admin", &admin).await, 200);

@@ -98,7 +98,7 @@ pub struct StateView {
     sessions: Vec<SessionView>,
     /// How many of them there were.
     live_sessions: usize,
-    /// How many had begun by then; of those who were signed in it is not told.
+    /// How many had begun by then; null where it is asked who was signed in.
     #[schema(required)]
     sessions_begun: Option<usize>,
 }
@@ -365,7 +365,7 @@ async fn read_state(
     let against = query.against.as_deref().map(|text| moment(&app, "against", text)).transpose()?;
     let user = UserId(query.user);
     let Told { then, other, reach } = read(&app, &auditor, &context, user, (at, against)).await?;
-    let unknown = |then: &Then| then.account.is_none() && then.begun.is_none_or(|begun| begun == 0);
+    let unknown = |then: &Then| then.account.is_none() && then.begun == Some(0);
     if unknown(&then) && other.as_ref().is_none_or(unknown) && !is_known(&app, user).await? {
         return Err(ApiError {
             detail: "There is no account with this id.".into(),
