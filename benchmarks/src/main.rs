@@ -3,7 +3,7 @@
 //!
 //! Everything is measured in one run, on one made-up history (`entrybook dev history`), on a private
 //! PostgreSQL of its own; what is compared is compared on the same rows with the same settings. It
-//! writes `results.json` and `BENCHMARKS.md` into `target/bench`; of the proof alone `proof.json` and `PROOF.md`.
+//! writes `results.json` and `BENCHMARKS.md` into `target/bench`; of the proof alone `proof.json` and `BENCHMARKS-PROOF.md`.
 
 mod appending;
 mod baseline;
@@ -54,7 +54,7 @@ struct Arguments {
     /// measured again
     #[arg(long = "continue")]
     go_on: bool,
-    /// The proof alone, with replay and searches, and neither rebuilds nor appends: its page is PROOF.md
+    /// The proof alone, with replay and searches, and neither rebuilds nor appends: its page is BENCHMARKS-PROOF.md
     #[arg(long, value_name = "PART", default_value = "everything")]
     only: Part,
     /// Where everything is written
@@ -85,7 +85,7 @@ impl Part {
     fn page(self) -> &'static str {
         match self {
             Self::Everything => "BENCHMARKS.md",
-            Self::Proof => "PROOF.md",
+            Self::Proof => "BENCHMARKS-PROOF.md",
         }
     }
 
