@@ -86,6 +86,28 @@ impl Identity {
     }
 }
 
+/// Whether who follows what is told bit by bit may still do so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Welcome {
+    Yes,
+    No,
+    /// That is not known at the moment: they are told nothing until it is.
+    Unknown,
+}
+
+impl Welcome {
+    /// Whether a request that was let in would be so again, from somebody with this role.
+    pub async fn with_role(app: App, headers: HeaderMap, role: Role) -> Self {
+        match Identity::of_request(&app, &headers).await {
+            Ok(identity) if identity.is(role) => Self::Yes,
+            Ok(_) => Self::No,
+            Err(error) if error.status().is_client_error() => Self::No,
+            // While the database is away, the ends of sessions are not known, and it comes back.
+            Err(_) => Self::Unknown,
+        }
+    }
+}
+
 /// The token of an `Authorization` header (RFC 6750, section 2.1), if there is one.
 pub fn bearer(headers: &HeaderMap) -> ApiResult<Option<&str>> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();

@@ -11,10 +11,9 @@ use std::{
 };
 
 use axum::{
-    http::{HeaderMap, HeaderName, HeaderValue, header},
+    http::{HeaderName, HeaderValue, header},
     response::{IntoResponse, Response, Sse, sse},
 };
-use domain::Role;
 use futures_util::{Stream, stream};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, watch},
@@ -23,7 +22,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    identity::Identity,
+    identity::Welcome,
     problem::{ApiError, ApiResult},
     routes::projections::{Projections, read},
     state::App,
@@ -44,28 +43,6 @@ const FOLLOWERS: usize = 64;
 const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 type Seen = Option<Arc<Projections>>;
-
-/// Whether who follows may still do so.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Welcome {
-    Yes,
-    No,
-    /// That is not known at the moment: they are told nothing until it is.
-    Unknown,
-}
-
-impl Welcome {
-    /// Whether a request that was let in would be so again, from somebody with this role.
-    pub async fn with_role(app: App, headers: HeaderMap, role: Role) -> Self {
-        match Identity::of_request(&app, &headers).await {
-            Ok(identity) if identity.is(role) => Self::Yes,
-            Ok(_) => Self::No,
-            Err(error) if error.status().is_client_error() => Self::No,
-            // While the database is away, the ends of sessions are not known, and it comes back.
-            Err(_) => Self::Unknown,
-        }
-    }
-}
 
 /// What those who follow are told, and room for them.
 pub struct Standing {

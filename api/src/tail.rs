@@ -18,10 +18,10 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use crate::{
     history::{self, Filter, Line, Order},
-    identity::Identity,
+    identity::{Identity, Welcome},
     problem::{ApiError, ApiResult},
     sources::{Followed, SourcesError},
-    standing::{self, Welcome},
+    standing,
     state::App,
 };
 

@@ -220,7 +220,11 @@ def main(path, vkey, *others):
 if __name__ == "__main__":
     if len(sys.argv) < 3:
         sys.exit(__doc__)
+    if not __debug__:
+        sys.exit("Python leaves the checks out with -O, or PYTHONOPTIMIZE: run it without.")
     try:
         main(*sys.argv[1:])
-    except (AssertionError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+    except OSError as error:
+        sys.exit(f"{error}")
+    except Exception as error:  # whatever a forged file can lead to
         sys.exit(f"NOT as it was signed: {error}" if str(error) else "NOT as it was signed: the file has another form")

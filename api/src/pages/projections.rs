@@ -18,11 +18,12 @@ use ui::{
 
 use super::{Button, PageResult, Posted, Stop, Visit, html, redirect};
 use crate::{
+    identity::Welcome,
     layers::CSP_LIVE_PAGE,
     problem::{ApiError, ApiResult, Kind},
     rebuilds,
     routes::projections::{self as route, BuildView, Named, ProjectionView, Projections},
-    standing::{self, Welcome},
+    standing,
     state::App,
 };
 

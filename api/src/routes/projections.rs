@@ -16,10 +16,9 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::{
     context::Context,
     extract::OptionalJson,
-    identity::Admin,
+    identity::{Admin, Welcome},
     problem::{ApiError, ApiResult, FieldError},
-    rebuilds,
-    standing::{self, Welcome},
+    rebuilds, standing,
     state::App,
 };
 

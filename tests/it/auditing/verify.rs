@@ -147,8 +147,11 @@ async fn a_key_that_is_another_and_a_checkpoint_of_another_book_are_told() {
     assert_eq!(found(&report)[0]["kind"], "forked", "{report:#}");
     assert_eq!(found(&report)[0]["differs"], signed.first.1.size, "{report:#}");
 
+    let empty = signed.file("empty", b"# none yet\n");
     for (words, says) in [
         (&["--key", "nonsense"][..], "this is neither a verifier key"),
+        // By no key at all the database would vouch for itself.
+        (&["--key", text(&empty)], "there is no key in it"),
         (&["--checkpoint", text(&keys)], "there is no checkpoint in it"),
     ] {
         let refused = audit(&signed.setup, &[&["verify"][..], words].concat()).await;

@@ -38,7 +38,8 @@ async fn is_remembered(data_dir: &Path, note: &[u8]) {
         let file = remembered(data_dir).pop()?;
         // What witnesses have added is not signed by the log, and stands behind what is.
         let kept = std::fs::read(file).ok()?;
-        (!kept.is_empty() && note.starts_with(&kept)).then_some(())
+        let is_signed = String::from_utf8_lossy(&kept).contains("\n\n\u{2014} ");
+        (is_signed && kept.ends_with(b"\n") && note.starts_with(&kept)).then_some(())
     })
     .await;
 }

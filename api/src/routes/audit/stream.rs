@@ -17,11 +17,10 @@ use crate::{
     context::Context,
     extract::Query,
     history::Line,
-    identity::Auditor,
+    identity::{Auditor, Welcome},
     problem::{ApiError, ApiResult, Kind},
     readings::{Reading, followed},
     sources::{Followed, SourcesError},
-    standing::Welcome,
     state::App,
     tail::{self, Wanted},
 };
