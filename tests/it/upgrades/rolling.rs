@@ -118,8 +118,8 @@ async fn an_upgrade_and_the_way_back_fail_nobody() {
     assert!(three.backend.requests.load(Ordering::Relaxed) > 0);
 
     let kept = fleet.prune(next, &[]).await;
-    assert_kept(&kept, "sessions", 1, "version 0.1.0 on ");
-    assert_kept(&kept, "sessions", 2, &format!("version {NEXT_VERSION} on "));
+    assert_kept(&kept, "sessions", 2, "version 0.1.0 on ");
+    assert_kept(&kept, "sessions", 3, &format!("version {NEXT_VERSION} on "));
 
     fleet.stop(one).await;
     tally.goes_on(A_WHILE).await;
@@ -128,7 +128,7 @@ async fn an_upgrade_and_the_way_back_fail_nobody() {
 
     // Nobody uses the old tables now; but this is only looked at, since one may want to go back.
     let unused = fleet.prune(next, &["--dry-run"]).await;
-    let sessions = version(&unused, "sessions", 1);
+    let sessions = version(&unused, "sessions", 2);
     assert_eq!(
         (&sessions["kept_because"], &sessions["dropped"]),
         (&Value::Null, &Value::Bool(false))
@@ -149,7 +149,7 @@ async fn an_upgrade_and_the_way_back_fail_nobody() {
     fleet.stop(three).await;
     tally.goes_on(A_WHILE).await;
     load.stop().await;
-    caught_up(pool, &[("users", 2), ("sessions", 1), ("audit_history", 2)]).await;
+    caught_up(pool, &[("users", 2), ("sessions", 2), ("audit_history", 3)]).await;
     for view in projections::all() {
         let verified = projections::verify(pool, view).await.unwrap();
         assert!(verified.is_equal(), "{verified:?}");
@@ -165,13 +165,13 @@ async fn an_upgrade_and_the_way_back_fail_nobody() {
     fleet.stop(two).await;
     tally.goes_on(A_WHILE).await;
     let pruned = fleet.prune(next, &[]).await;
-    assert_eq!(version(&pruned, "sessions", 1)["dropped"], true, "{pruned:?}");
-    assert_kept(&pruned, "sessions", 2, &format!("version {NEXT_VERSION} on "));
+    assert_eq!(version(&pruned, "sessions", 2)["dropped"], true, "{pruned:?}");
+    assert_kept(&pruned, "sessions", 3, &format!("version {NEXT_VERSION} on "));
     assert_kept(&pruned, "users", 2, &format!("version {NEXT_VERSION} on "));
     tally.goes_on(A_WHILE).await;
     load.stop().await;
 
-    caught_up(pool, &[("users", 2), ("sessions", 2), ("audit_history", 2)]).await;
+    caught_up(pool, &[("users", 2), ("sessions", 3), ("audit_history", 3)]).await;
     let tables: Vec<String> = sqlx::query_scalar(
         "SELECT relname::text FROM pg_class
           WHERE relnamespace = 'ledger'::regnamespace AND relkind = 'r' ORDER BY 1",
@@ -183,7 +183,7 @@ async fn an_upgrade_and_the_way_back_fail_nobody() {
         "audit_history_times_v3",
         "audit_history_v3",
         "claims_v1",
-        "sessions_v2",
+        "sessions_v3",
         "transparency_v1",
         "users_v2",
     ];
@@ -266,7 +266,7 @@ async fn sessions_have_all_lines(pool: &PgPool) {
         "SELECT count(*), count(*) FILTER (WHERE view.lines IS DISTINCT FROM book.lines)
            FROM (SELECT aggregate_id, count(*) AS lines FROM events
                   WHERE aggregate_type = 'Session' GROUP BY 1) AS book
-           FULL JOIN ledger.sessions_v2 AS view ON view.session_id::text = book.aggregate_id",
+           FULL JOIN ledger.sessions_v3 AS view ON view.session_id::text = book.aggregate_id",
     )
     .fetch_one(pool)
     .await
