@@ -48,13 +48,13 @@ pub(crate) struct Proving {
     pub(crate) grown_seconds: f64,
     /// All lines read as they are stored, hashed, and held against the hashes that are kept.
     pub(crate) verified_seconds: f64,
-    /// The limit of that: PostgreSQL hands out the lines on as many connections as there are processors, and
-    /// nobody looks at them.
+    /// To compare: PostgreSQL hands out the lines on as many connections as there are processors, and nobody
+    /// looks at them.
     pub(crate) copied_seconds: f64,
     /// The same as an export that proves itself: written, and verified by one thread.
     pub(crate) exported_seconds: f64,
     pub(crate) file_verified_seconds: f64,
-    /// The limit of that: the file read and hashed as a whole (SHA-256), by one thread.
+    /// To compare: the file read and hashed as a whole (SHA-256), by one thread.
     pub(crate) file_hashed_seconds: f64,
     /// Medians in microseconds: an account with its sessions at the end of the book, and in its middle …
     pub(crate) replay_at_end: f64,
