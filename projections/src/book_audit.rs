@@ -190,6 +190,28 @@ pub async fn audit_book(
     Ok(report)
 }
 
+/// Why the book can't be taken for right: lines of it are not those that were signed, by the keys that the
+/// database names. Then what was made of it before may be all that tells how it was.
+pub(crate) async fn altered(pool: &PgPool) -> Result<Option<String>, sqlx::Error> {
+    // Connections of its own: broken off in the middle of a COPY they are of no use to anybody.
+    let options = pool.options().clone().min_connections(0).max_connections(CONNECTIONS);
+    let own = options.connect_with(pool.connect_options().as_ref().clone()).await?;
+    let audited = audit_book(&own, Given::default(), Arc::default()).await;
+    own.close().await;
+    let report = match audited {
+        Ok(report) => report,
+        Err(AuditError::Database(cause)) => return Err(cause),
+        Err(cause) => return Ok(Some(cause.to_string())),
+    };
+    let first = report.verdict.findings.first().filter(|_| report.checkpoints > 0);
+    Ok(first.map(|first| {
+        format!(
+            "the book is not the one that was signed: {first}. `entrybook audit verify` names all that is wrong: \
+             put it back as it was, from a backup. What is live may tell how it was, and stays"
+        )
+    }))
+}
+
 /// The verifier keys that the book itself names.
 async fn named_keys(connection: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
     sqlx::query_scalar(

@@ -100,7 +100,8 @@ impl fmt::Display for Verified {
         f.write_str(&self.found())?;
         match &self.fold {
             FoldState::Unknown if !self.is_comparable() => f.write_str(
-                "So somebody has changed it; the book is right, and a rebuild with repair mends it",
+                "So somebody has changed it; a rebuild with repair mends it, unless the book is not the \
+                 one that was signed",
             ),
             FoldState::Same if self.projection == transparency::NAME => f.write_str(
                 "Either the tree was damaged, or lines of the book were changed after they were \
@@ -108,8 +109,9 @@ impl fmt::Display for Verified {
                  as it is now, and is refused where that is not what was signed",
             ),
             FoldState::Same => f.write_str(
-                "The fold is the one that made the table, so the table was damaged; the book is \
-                 right, and a rebuild with repair mends it",
+                "The fold is the one that made the table, so the table was damaged, or lines of the book \
+                 were changed since: `entrybook audit verify` tells which. A rebuild with repair mends \
+                 the table, and is refused where the book is not what was signed",
             ),
             FoldState::Changed { events } => write!(
                 f,

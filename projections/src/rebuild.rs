@@ -11,6 +11,7 @@ use sqlx::{Connection, PgConnection, PgPool, Row, types::Json};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    book_audit::altered,
     builder::{Part, fold_until},
     builds::{Phase, Progress, Watch},
     compare::{Verified, compare, stored_fold},
@@ -19,7 +20,7 @@ use crate::{
     journal::{self, JournalError},
     projection::{ApplyError, CannotApply, Entry, Generation, Projection, Start},
     projector::about_rows,
-    tables,
+    tables, transparency,
 };
 
 /// So close to the live tables, the rest is folded while these stand still.
@@ -127,7 +128,7 @@ impl From<ApplyError> for RebuildError {
 pub struct Options {
     /// Builds and compares, and swaps nothing. No indexes are made, for they change no row.
     pub dry_run: bool,
-    /// Swaps although live and new differ, or the live ones can't be read: the book is right.
+    /// Swaps although live and new differ, or the live ones can't be read, if the book is as it was signed.
     pub repair: bool,
     /// So many rows of each projection are kept in memory before they are written.
     pub rows_in_memory: usize,
@@ -215,6 +216,8 @@ struct Rebuild {
     /// What is not yet decided.
     open: Vec<&'static dyn Projection>,
     decided: Vec<Rebuilt>,
+    /// Whether it was held against what was signed.
+    is_book_right: bool,
 }
 
 impl Rebuild {
@@ -242,7 +245,8 @@ impl Rebuild {
         let resumed = parts.iter().map(|part| part.position).collect();
         let open = chosen.to_vec();
         let decided = Vec::with_capacity(parts.len());
-        Ok(Self { pool: pool.clone(), conn, backend, options, parts, resumed, open, decided })
+        let (pool, is_book_right) = (pool.clone(), false);
+        Ok(Self { pool, conn, backend, options, parts, resumed, open, decided, is_book_right })
     }
 
     async fn run(&mut self, watch: &mut Watch<'_>) -> Result<(), RebuildError> {
@@ -311,7 +315,14 @@ impl Rebuild {
         }
         if !verified.is_equal() {
             let objection = projection.objection(&mut self.conn, part.position);
-            if let Some(why) = watch.during(objection).await? {
+            let mut objection = watch.during(objection).await?;
+            // The tree is held against what was signed by itself.
+            let is_tree = projection.name() == transparency::NAME;
+            if objection.is_none() && !is_tree && !self.is_book_right {
+                objection = watch.during(altered(&self.pool)).await?;
+                self.is_book_right = objection.is_none();
+            }
+            if let Some(why) = objection {
                 return Err(RebuildError::Contradicted { projection: projection.name(), why });
             }
         }

@@ -163,6 +163,9 @@ def split(encoded):
 
 def main(path, vkey, *others):
     tree, digest, lines, waiting, end, header = Tree(), hashlib.sha256(), 0, [], None, None
+    with pathlib.Path(path).open("rb") as file:
+        if not file.read(1).startswith(b"{"):
+            sys.exit("This is no export as JSON Lines.")
     for line in pathlib.Path(path).open("rb"):
         assert line.endswith(b"\n") and end is None, "a line has no end, or follows the end"
         text = line[:-1]
@@ -218,7 +221,7 @@ def main(path, vkey, *others):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 3:
+    if len(sys.argv) < 3 or sys.argv[2].count("+") < 2:
         sys.exit(__doc__)
     if not __debug__:
         sys.exit("Python leaves the checks out with -O, or PYTHONOPTIMIZE: run it without.")

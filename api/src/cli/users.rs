@@ -238,7 +238,10 @@ fn check(file: &Path, keys: &[String], json: bool, out: &mut Out) -> anyhow::Res
         }
         Err(error) => {
             // Standard output is for what holds.
-            writeln!(io::stderr(), "entrybook: The receipt does not hold: {error}.")?;
+            writeln!(
+                io::stderr(),
+                "entrybook: The receipt does not hold: {error}. If the log's key was rotated, give the new one as well."
+            )?;
             Ok(super::Exit::Differs)
         }
     }

@@ -193,13 +193,16 @@ async fn a_spreadsheet_takes_nothing_for_a_formula_and_both_tables_end_with_a_ma
             let (code, report) = verify(&offline, &[&[text(&file)][..], &keys].concat()).await;
             assert_eq!(code, 6, "{name}: {report:#}");
             assert_eq!(found(&report)[0]["kind"], "file_altered", "{name}: {report:#}");
+            let missing = &report["completeness"]["findings"][0]["kind"];
+            assert_eq!(missing, "not_known", "{name}: {report:#}");
         }
         let forger = ::proof::NoteSigner::from_seed("localhost:8080/log", &[9; 32]).unwrap();
         let file = signed.file(name, &whole);
         let (code, report) =
             verify(&offline, &[text(&file), "--key", &forger.verifier_key()]).await;
         assert_eq!(code, 6, "{name}: {report:#}");
-        assert_eq!(found(&report)[0]["kind"], "wrong_key", "{name}: {report:#}");
+        let kind = &report["integrity"]["findings"][0]["kind"];
+        assert_eq!(kind, "wrong_key", "{name}: {report:#}");
     }
 }
 

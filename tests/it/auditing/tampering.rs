@@ -309,6 +309,45 @@ async fn each_change_of_the_book_is_found_and_named() {
     }
 }
 
+/// Where a line was changed, the table that was made of it before tells how it was. It is not mended away.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_table_is_repaired_by_a_book_that_was_changed() {
+    let signed = Signed::ended().await;
+    let copy = Copy::of(&signed).await;
+    let forge = |request_id: &str| {
+        format!(
+            "UPDATE events SET metadata = jsonb_set(metadata, '{{request_id}}', '\"{request_id}\"')
+              WHERE {OF_LINE_40}"
+        )
+    };
+    let told = "SELECT request_id FROM ledger.audit_history_v3 WHERE position = 40";
+    let before: String = sqlx::query_scalar(told).fetch_one(copy.pool()).await.unwrap();
+    copy.run(&forge("forged")).await;
+    let run = async |words: &[&str]| {
+        let mut command = copy.setup.command(words);
+        let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(said).unwrap())
+    };
+    let (code, said) = run(&["projections", "verify", "audit_history"]).await;
+    assert_eq!(code, Some(6), "{said}");
+    assert!(said.contains("entrybook audit verify"), "{said}");
+    let repair = ["projections", "rebuild", "audit_history", "--repair"];
+    let (code, said) = run(&repair).await;
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("the book is not the one that was signed: line 40 was edited"), "{said}");
+    let after: String = sqlx::query_scalar(told).fetch_one(copy.pool()).await.unwrap();
+    assert_eq!(after, before, "it tells how it was");
+
+    // A table that was damaged is mended where the book is as it was.
+    copy.run(&forge(&before)).await;
+    copy.run("UPDATE ledger.audit_history_v3 SET request_id = 'forged' WHERE position = 40").await;
+    let (code, said) = run(&repair).await;
+    assert_eq!(code, Some(0), "{said}");
+    let after: String = sqlx::query_scalar(told).fetch_one(copy.pool()).await.unwrap();
+    assert_eq!(after, before);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_book_that_was_rewritten_with_all_that_stands_for_it_is_found_by_what_was_kept_elsewhere()
 {

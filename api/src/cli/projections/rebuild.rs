@@ -44,7 +44,7 @@ pub(super) struct Arguments {
     /// Build and compare, and swap nothing
     #[arg(long, conflicts_with = "repair")]
     dry_run: bool,
-    /// Swap although live and new differ, or the live one can't be read: the book is right
+    /// Swap although live and new differ, or the live one can't be read; refused where the book is not the one that was signed
     #[arg(long)]
     repair: bool,
     /// Answer in JSON, one object in each line: see --help

@@ -112,7 +112,8 @@ pub(super) fn printable(text: &str) -> String {
 /// What to do about what differs.
 pub(super) fn advice(differing: &[&str]) -> String {
     format!(
-        "The book is right. To put what is folded from it in the place of what differs: entrybook projections rebuild --repair {}",
+        "Whether the book is right, entrybook audit verify tells. If so, to put what is folded from it in the place of what differs: entrybook \
+         projections rebuild --repair {}",
         differing.join(" ")
     )
 }

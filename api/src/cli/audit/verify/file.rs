@@ -3,7 +3,7 @@
 use super::super::super::{Refused, usage};
 use super::bar;
 use super::reading::{Lines, read};
-use super::report::{Answer, ROTATED, Report, sort};
+use super::report::{Answer, NOT_KNOWN, ROTATED, Report, sort};
 use crate::export::{Format, TableReader, TableReport};
 use anyhow::Context as _;
 use indicatif::HumanCount;
@@ -219,6 +219,12 @@ fn of_table(read: TableReport, given: &Given, cut_off: bool) -> Report {
     let (mut integrity, mut completeness) = (Answer::sound(), Answer::sound());
     let is_cut = cut_off || read.completeness == Completeness::CutOff;
     tell(&read.completeness, is_cut, &mut integrity, &mut completeness);
+    if !is_cut && read.completeness != Completeness::Whole {
+        completeness.wrong(
+            NOT_KNOWN,
+            "whether lines are missing can't be told: only the signature says how many there were, and it is not of this file",
+        );
+    }
     if let Some(why) = &read.checkpoint {
         let says = format!("the checkpoint in the file is not believed: {why}");
         integrity.wrong("checkpoint_not_believed", says);

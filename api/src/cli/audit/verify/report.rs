@@ -40,6 +40,9 @@ pub(super) struct Report {
     pub(super) remarks: Vec<String>,
 }
 
+/// The kind of finding where the answer can't be given.
+pub(super) const NOT_KNOWN: &str = "not_known";
+
 /// One of the two answers.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Answer {
@@ -74,6 +77,11 @@ impl Answer {
         self.findings.push(Said { finding, says });
     }
 
+    fn has(&self, kind: &str) -> bool {
+        let is_so = |said: &Said| said.finding.get("kind").and_then(Value::as_str) == Some(kind);
+        self.findings.iter().any(is_so)
+    }
+
     /// Many of one kind, of which the first were said.
     pub(super) fn and_more(&mut self, many: u64) {
         self.in_all += many;
@@ -100,10 +108,7 @@ pub(super) fn sort(
 impl Report {
     /// No signature was met that is by none of the keys.
     pub(super) fn is_believed(&self) -> bool {
-        !self.integrity.findings.iter().any(|said| {
-            let kind = said.finding.get("kind").and_then(Value::as_str);
-            matches!(kind, Some("wrong_key" | "checkpoint_not_believed"))
-        })
+        !["wrong_key", "checkpoint_not_believed"].iter().any(|kind| self.integrity.has(kind))
     }
 
     pub(super) fn exit(&self) -> Exit {
@@ -137,7 +142,11 @@ impl Report {
         }
         lines.push(format!(
             "completeness: {}",
-            verdict(&self.completeness, "nothing is missing", "INCOMPLETE")
+            verdict(
+                &self.completeness,
+                "nothing is missing",
+                if self.completeness.has(NOT_KNOWN) { "NOT KNOWN" } else { "INCOMPLETE" }
+            )
         ));
         self.completeness.say(&mut lines);
         lines.extend(self.remarks.iter().map(|remark| format!("  {remark}")));
