@@ -10,9 +10,9 @@ use std::{collections::BTreeMap, fmt, sync::OnceLock};
 use domain::{Event, Metadata};
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
-use sqlx::PgConnection;
+use sqlx::{PgConnection, PgPool};
 
-use crate::{journal::RecordedEvent, rebuild::RebuildError};
+use crate::{book_audit::altered, journal::RecordedEvent, rebuild::RebuildError};
 
 /// A read table (or a few) posted from the book.
 pub trait Projection: Send + Sync + 'static {
@@ -38,13 +38,14 @@ pub trait Projection: Send + Sync + 'static {
 
     /// What speaks against putting new tables that are built up to `position` in the place of live ones
     /// that differ, though somebody asks for it. Most are made of the book and of nothing else, and so
-    /// nothing does.
+    /// nothing does but a book that is not the one that was signed.
     fn objection<'a>(
         &'a self,
+        pool: &'a PgPool,
         _conn: &'a mut PgConnection,
         _position: i64,
     ) -> BoxFuture<'a, Result<Option<String>, RebuildError>> {
-        Box::pin(std::future::ready(Ok(None)))
+        Box::pin(async { Ok(altered(pool).await?) })
     }
 
     /// What the fold makes of the sample book ([`domain::fixtures`]): for each of its lines, named by

@@ -11,7 +11,6 @@ use sqlx::{Connection, PgConnection, PgPool, Row, types::Json};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    book_audit::altered,
     builder::{Part, fold_until},
     builds::{Phase, Progress, Watch},
     compare::{Verified, compare, stored_fold},
@@ -20,7 +19,7 @@ use crate::{
     journal::{self, JournalError},
     projection::{ApplyError, CannotApply, Entry, Generation, Projection, Start},
     projector::about_rows,
-    tables, transparency,
+    tables,
 };
 
 /// So close to the live tables, the rest is folded while these stand still.
@@ -216,8 +215,6 @@ struct Rebuild {
     /// What is not yet decided.
     open: Vec<&'static dyn Projection>,
     decided: Vec<Rebuilt>,
-    /// Whether it was held against what was signed.
-    is_book_right: bool,
 }
 
 impl Rebuild {
@@ -245,8 +242,7 @@ impl Rebuild {
         let resumed = parts.iter().map(|part| part.position).collect();
         let open = chosen.to_vec();
         let decided = Vec::with_capacity(parts.len());
-        let (pool, is_book_right) = (pool.clone(), false);
-        Ok(Self { pool, conn, backend, options, parts, resumed, open, decided, is_book_right })
+        Ok(Self { pool: pool.clone(), conn, backend, options, parts, resumed, open, decided })
     }
 
     async fn run(&mut self, watch: &mut Watch<'_>) -> Result<(), RebuildError> {
@@ -314,15 +310,8 @@ impl Rebuild {
             return Ok((Outcome::Differs, verified));
         }
         if !verified.is_equal() {
-            let objection = projection.objection(&mut self.conn, part.position);
-            let mut objection = watch.during(objection).await?;
-            // The tree is held against what was signed by itself.
-            let is_tree = projection.name() == transparency::NAME;
-            if objection.is_none() && !is_tree && !self.is_book_right {
-                objection = watch.during(altered(&self.pool)).await?;
-                self.is_book_right = objection.is_none();
-            }
-            if let Some(why) = objection {
+            let objection = projection.objection(&self.pool, &mut self.conn, part.position);
+            if let Some(why) = watch.during(objection).await? {
                 return Err(RebuildError::Contradicted { projection: projection.name(), why });
             }
         }

@@ -210,6 +210,14 @@ impl Replay {
         states
     }
 
+    /// The one person of whom there are sessions.
+    fn into_state(mut self, user_id: UserId, at: DateTime<Utc>) -> State {
+        let mut state = self.state(user_id, at);
+        state.sessions = self.sessions.into_values().map(|(session, _)| session).collect();
+        in_order(&mut state);
+        state
+    }
+
     /// One person, without their sessions.
     fn state(&mut self, user_id: UserId, at: DateTime<Utc>) -> State {
         let (account, user) = self.accounts.remove(&user_id).unzip();
@@ -241,11 +249,8 @@ pub async fn state(pool: &PgPool, user: UserId, as_of: AsOf) -> Result<State, Re
     };
     let mut replay = Replay::forgetting_ended(until);
     fold(pool, Lines::Of(user), last, &mut replay).await?;
-    let mut state = replay.state(user, at);
-    state.begun = Some(replay.sessions.len() + replay.ended.len());
-    state.sessions = replay.sessions.into_values().map(|(session, _)| session).collect();
-    in_order(&mut state);
-    Ok(state)
+    let begun = Some(replay.sessions.len() + replay.ended.len());
+    Ok(State { begun, ..replay.into_state(user, at) })
 }
 
 /// Who may have been signed in at a time, by their ids, after one of them: those who were have a session that
@@ -269,10 +274,7 @@ pub async fn signed_in(
         for sessions in sessions.chunks(SESSIONS) {
             fold(pool, Lines::OfSessions(sessions), last, &mut replay).await?;
         }
-        let mut state = replay.state(user, at);
-        state.sessions = replay.sessions.into_values().map(|(session, _)| session).collect();
-        in_order(&mut state);
-        rows.push(state);
+        rows.push(replay.into_state(user, at));
     }
     Ok(Page { rows, more })
 }

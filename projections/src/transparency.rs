@@ -9,7 +9,7 @@ use std::{collections::VecDeque, fmt};
 use futures_util::future::BoxFuture;
 use proof::{Hash, Leaf, Node, Tree, tree_places};
 use sha2::{Digest, Sha256};
-use sqlx::PgConnection;
+use sqlx::{PgConnection, PgPool};
 
 use crate::{
     copy::{Fields, copy_in},
@@ -112,6 +112,7 @@ impl Projection for Transparency {
     /// the one that is there it would be lost which of the lines it was.
     fn objection<'a>(
         &'a self,
+        _pool: &'a PgPool,
         conn: &'a mut PgConnection,
         position: i64,
     ) -> BoxFuture<'a, Result<Option<String>, RebuildError>> {

@@ -224,39 +224,37 @@ pub(crate) async fn time_of_line(
 pub(crate) async fn lines_of(
     pool: &PgPool,
     user: UserId,
-    (after, last): (i64, i64),
+    between: (i64, i64),
     limit: i64,
 ) -> Result<Vec<i64>, sqlx::Error> {
-    let name = table::<AuditHistory>("audit_history", Generation::Live);
-    sqlx::query_scalar(&format!(
-        "SELECT h.position FROM {name} h
-          WHERE (h.user_id, h.position) > ($1, $2) AND (h.user_id, h.position) <= ($1, $3)
-            AND (h.aggregate_type = ANY($4)) IS TRUE
-          ORDER BY h.user_id, h.position LIMIT $5"
-    ))
-    .bind(user.0)
-    .bind(after)
-    .bind(last)
-    .bind([stream::USER, stream::SESSION].as_slice())
-    .bind(limit)
-    .fetch_all(pool)
-    .await
+    let streams =
+        format!("(h.aggregate_type IN ('{}', '{}')) IS TRUE", stream::USER, stream::SESSION);
+    lines_in(pool, user, &streams, between, limit).await
 }
 
 /// Those of the account alone, likewise.
 pub(crate) async fn lines_of_account(
     pool: &PgPool,
     user: UserId,
+    between: (i64, i64),
+    limit: i64,
+) -> Result<Vec<i64>, sqlx::Error> {
+    let streams = format!("h.aggregate_type = '{}'", stream::USER);
+    lines_in(pool, user, &streams, between, limit).await
+}
+
+async fn lines_in(
+    pool: &PgPool,
+    user: UserId,
+    streams: &str,
     (after, last): (i64, i64),
     limit: i64,
 ) -> Result<Vec<i64>, sqlx::Error> {
     let name = table::<AuditHistory>("audit_history", Generation::Live);
     sqlx::query_scalar(&format!(
         "SELECT h.position FROM {name} h
-          WHERE (h.user_id, h.position) > ($1, $2) AND (h.user_id, h.position) <= ($1, $3)
-            AND h.aggregate_type = '{}'
-          ORDER BY h.user_id, h.position LIMIT $4",
-        stream::USER
+          WHERE (h.user_id, h.position) > ($1, $2) AND (h.user_id, h.position) <= ($1, $3) AND {streams}
+          ORDER BY h.user_id, h.position LIMIT $4"
     ))
     .bind(user.0)
     .bind(after)
