@@ -28,6 +28,7 @@ use projections::{
 use sqlx::{Connection, PgConnection, PgPool};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::{Instant, sleep};
 
 /// What is wrong lies in the database's being away, not in what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +55,10 @@ pub struct Services {
 
 /// For the sequencer, the projector, the revocations and the checks of readiness.
 const BACKGROUND_CONNECTIONS: u32 = 8;
+
+/// How long a verb waits for transactions that are still open: most are over within moments.
+const OPEN_WAIT: Duration = Duration::from_secs(5);
+const OPEN_PAUSE: Duration = Duration::from_millis(100);
 
 /// How much of it a process needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,10 +156,20 @@ impl Services {
         Ok(())
     }
 
-    /// Posts, and sees that what is read is whole. Warns of other projections that are not, and where the newest events cannot be posted
-    /// yet.
+    /// Posts all that is in the book by now, and sees that what is read is whole. Where a transaction that is still open, of whatever
+    /// database of the cluster, keeps the newest events from their places, it is waited for a moment. Warns of other projections that are
+    /// not whole, and where the newest events are missing all the same.
     pub async fn catch_up(&self, read: &[&str]) -> anyhow::Result<()> {
+        let newest = waiting::newest(&self.pool).await?;
+        let until = Instant::now() + OPEN_WAIT;
         self.post().await?;
+        while let Some((tx, event_id)) = newest
+            && !self.sequencer.head().borrow().covers(tx, event_id)
+            && Instant::now() < until
+        {
+            sleep(OPEN_PAUSE).await;
+            self.post().await?;
+        }
         for status in self.projector.status().await? {
             let ProjectionStatus { name, .. } = status;
             if is_whole(&status) {

@@ -29,6 +29,20 @@ impl Waiting {
     }
 }
 
+/// The last of the events that wait for their place, by its transaction and its id.
+pub(super) async fn newest(pool: &PgPool) -> Result<Option<(u64, i64)>, sqlx::Error> {
+    let newest: Option<(String, i64)> = sqlx::query_as(
+        "SELECT e.tx::text, e.id FROM events e, sequencer s
+          WHERE (e.tx, e.id) > (s.tx, s.event_id) AND e.id > s.settled_event_id
+          ORDER BY e.tx DESC, e.id DESC LIMIT 1",
+    )
+    .fetch_optional(pool)
+    .await?;
+    let Some((tx, id)) = newest else { return Ok(None) };
+    let tx = tx.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
+    Ok(Some((tx, id)))
+}
+
 /// Says it where a list will not show the newest, and why: a transaction somewhere in the cluster is still open.
 pub(super) async fn warn_of_missing(pool: &PgPool) -> Result<(), sqlx::Error> {
     let Waiting { count, .. } = Waiting::read(pool).await?;

@@ -7,6 +7,8 @@ use crate::support::{
     shared::Running,
 };
 use serde_json::{Value, json};
+use sqlx::{ConnectOptions, Connection};
+use std::process::Stdio;
 
 fn lines(text: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -23,6 +25,7 @@ async fn the_command_line_tells_how_it_was() {
     api.sign_in_with("admin", ADMIN_PASSWORD).await;
     let said = |arguments: &[&str]| run(&running.setup, &[&["audit"], arguments].concat());
 
+    running.database.settled().await;
     // By a former name, as the tail does.
     let told = lines(&said(&["tail", "--user", "ada", "--json"]).ok());
     let types: Vec<_> = told.iter().map(|line| line["type"].as_str().unwrap()).collect();
@@ -71,12 +74,14 @@ async fn the_command_line_tells_how_it_was() {
         "email": "eve@example.org", "username": "ada", "password": password_of("eve"),
     });
     let eve = api.post("/api/v1/auth/register").json(taken).send().await.tokens(201);
+    running.database.settled().await;
     let answer = said(&["tail", "--user", "ada", "--json"]);
     assert!(answer.err.contains(&ada.user_id) && answer.err.contains("before"), "{}", answer.err);
     let of_eve = lines(&answer.ok());
     assert!(of_eve.iter().all(|line| line["person"]["id"] == eve.user_id), "{of_eve:?}");
     assert_eq!(of_eve.len(), 2);
     assert!(!said(&["tail", "--user", "augusta"]).err.contains("before"));
+    running.database.settled().await;
     let by_cli = lines(&said(&["tail", "--by", "cli", "--json"]).ok());
     assert!(by_cli.len() >= 7 && by_cli.iter().all(|line| line["actor"]["kind"] == "cli"));
     for (by, kind) in [("system", "system"), ("anonymous", "anonymous")] {
@@ -174,4 +179,22 @@ async fn a_tail_goes_on_after_a_line_and_by_place_and_outcome() {
     assert_eq!(said(&["--address", "198.51.100.0/24", "--json"]).ok(), "");
     assert!(said(&["--address", "10.0.0.0/8"]).refused(2).contains("/16"));
     assert!(said(&["--after", "1", "-n", "2"]).refused(2).contains("--lines"));
+}
+
+/// A transaction somewhere in the cluster that is open for a moment more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_verb_waits_for_what_was_written_before_it() {
+    let running = Running::start(&[]).await;
+    let ada = running.api().register("ada").await;
+    let mut open = running.database.connect_options().connect().await.unwrap();
+    sqlx::raw_sql("BEGIN; SELECT pg_current_xact_id()").execute(&mut open).await.unwrap();
+    running.api().post("/api/v1/auth/logout").bearer(&ada.access).send().await.is(204);
+    let mut tail = running.setup.command(&["audit", "tail", "--user", "ada", "--json"]);
+    let mut tail = tail.stdout(Stdio::piped()).spawn().unwrap();
+    // It is up within that time, and would have shown what there is.
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    assert_eq!(tail.try_wait().unwrap(), None, "it waits");
+    open.close().await.unwrap();
+    let told = lines(&String::from_utf8(tail.wait_with_output().unwrap().stdout).unwrap());
+    assert_eq!(told.last().unwrap()["type"], "SessionEnded", "{told:?}");
 }

@@ -16,6 +16,8 @@ use sqlx::{
 };
 use tokio::sync::OnceCell;
 
+use super::server::eventually;
+
 static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
 static SERVER: OnceCell<Server> = OnceCell::const_new();
 static COUNTER: AtomicU32 = AtomicU32::new(0);
@@ -80,6 +82,33 @@ impl TestDatabase {
 
     pub fn url(&self) -> String {
         self.connect_options().to_url_lossy().to_string()
+    }
+
+    /// Waits until all that is in the book by now is shown by every read table. A transaction of another
+    /// test may hold its order back, for longer than the service waits before it answers.
+    pub async fn settled(&self) {
+        // Not through the pool, whose connections belong to the runtime of the test that made it.
+        let mut connection = self.connect_options().connect().await.unwrap();
+        let newest: i64 = sqlx::query_scalar("SELECT coalesce(max(id), 0) FROM events")
+            .fetch_one(&mut connection)
+            .await
+            .unwrap();
+        eventually("everything is shown", async || {
+            let shown: bool = sqlx::query_scalar(
+                "SELECT NOT EXISTS (SELECT FROM events e LEFT JOIN journal j ON j.event_id = e.id
+                                     WHERE e.id <= $1
+                                       AND (j.position IS NULL
+                                            OR j.position > (SELECT min(position) FROM projections
+                                                              WHERE name NOT LIKE 'process:%')))",
+            )
+            .bind(newest)
+            .fetch_one(&mut connection)
+            .await
+            .unwrap();
+            shown.then_some(())
+        })
+        .await;
+        connection.close().await.unwrap();
     }
 
     /// One more pool, as another process would have it.
