@@ -219,6 +219,22 @@ pub(crate) fn text_of(filter: &Value) -> Option<String> {
     (!nothing).then(|| filter.to_string())
 }
 
+/// What was asked for as people read it: `user 0198…, types SignInFailed or UserErased`. What is no
+/// filter, because its key is gone, say, is told as it is.
+pub(crate) fn in_words(asked: &str) -> String {
+    fn words(value: &Value) -> String {
+        match value {
+            Value::String(text) => text.clone(),
+            Value::Array(values) => values.iter().map(words).collect::<Vec<_>>().join(" or "),
+            other => other.to_string(),
+        }
+    }
+    let Ok(Value::Object(fields)) = serde_json::from_str(asked) else { return asked.to_owned() };
+    let told =
+        fields.iter().map(|(name, value)| format!("{} {}", name.replace('_', " "), words(value)));
+    told.collect::<Vec<_>>().join(", ")
+}
+
 type Key = [u8; 32];
 
 fn key_of(reading: &Reading, filter: Option<&str>) -> Key {
@@ -375,5 +391,14 @@ mod tests {
                 "from": "2025-10-09T08:53:20Z",
             })
         );
+    }
+
+    #[test]
+    fn what_was_asked_is_told_in_words() {
+        let asked =
+            json!({"types": ["SignInFailed", "UserErased"], "holders_of": "k1.x", "after": 7});
+        let words = in_words(&asked.to_string());
+        assert_eq!(words, "after 7, holders of k1.x, types SignInFailed or UserErased");
+        assert_eq!((in_words("(erased)"), in_words("[1]")), ("(erased)".into(), "[1]".into()));
     }
 }

@@ -82,7 +82,7 @@ struct Wanted {
     #[arg(long, value_name = "USER")]
     by: Option<String>,
     /// Only this session
-    #[arg(long)]
+    #[arg(long, value_parser = session)]
     session: Option<SessionId>,
     /// Only events of this type, such as SignInFailed; may be given several times
     #[arg(long = "type", value_name = "TYPE")]
@@ -99,6 +99,12 @@ struct Wanted {
     /// Only before this time
     #[arg(long, value_name = "TIME", value_parser = time)]
     to: Option<DateTime<Utc>>,
+}
+
+fn session(text: &str) -> Result<SessionId, String> {
+    text.parse().map_err(|_| {
+        "write the id of a session, as `entrybook audit tail --json` shows it".to_owned()
+    })
 }
 
 /// A day is meant in UTC, as all times here.

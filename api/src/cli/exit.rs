@@ -2,6 +2,7 @@
 
 use crate::bootstrap::DatabaseUnavailable;
 use crate::config::ConfigError;
+use commands::keyring::KeyringError;
 use commands::{CommandError, RegisterError, StorageError};
 use projections::RebuildError;
 use std::io::{self, Write};
@@ -79,7 +80,9 @@ fn code(error: &anyhow::Error) -> Exit {
 
 fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     let unavailable = |yes: bool| yes.then_some(Exit::DatabaseUnavailable);
-    if cause.is::<Interrupted>() {
+    if let Some(KeyringError::WrongMasterKey { .. }) = cause.downcast_ref() {
+        Some(Exit::Usage)
+    } else if cause.is::<Interrupted>() {
         Some(Exit::Interrupted)
     } else if cause.is::<ConfigError>() {
         Some(Exit::Usage)

@@ -19,6 +19,7 @@ use crate::{
     history::{self, ActorFilter, Cursor, Doer, Filter, Line, Meant, Order, Person},
     identity::Identity,
     problem::{ApiError, ApiResult},
+    readings::in_words,
     sources::{self, Seen, SourcesError},
     state::{App, Wait},
 };
@@ -268,6 +269,11 @@ pub(super) async fn named(app: &App, holders: Vec<(UserId, Claim)>) -> ApiResult
 /// A line as `ui` has it.
 pub(super) fn row(line: Line) -> HistoryRow {
     let person = |person: Person| PersonRef { id: person.id.to_string(), label: person.label };
+    let identifier = match line.event_type.as_str() {
+        // As it was typed, whatever that looks like.
+        "SignInFailed" => line.identifier,
+        _ => line.identifier.as_deref().map(in_words),
+    };
     HistoryRow {
         position: u64::try_from(line.position).ok(),
         time: line.at,
@@ -284,6 +290,6 @@ pub(super) fn row(line: Line) -> HistoryRow {
         address: line.address,
         user_agent: line.user_agent,
         session: line.session.map(|session| session.to_string()),
-        identifier: line.identifier,
+        identifier,
     }
 }

@@ -109,7 +109,7 @@ async fn a_lost_master_key_is_asked_for_and_not_replaced() {
     assert!(said.contains("master.key is missing"), "{said}");
     assert!(!key.exists());
 
-    let said = run(&setup.clone().with("ENTRYBOOK_MASTER_KEY", MASTER_KEY), &["serve"]).refused(1);
+    let said = run(&setup.clone().with("ENTRYBOOK_MASTER_KEY", MASTER_KEY), &["serve"]).refused(2);
     assert!(said.contains("are wrapped by master key"), "{said}");
 
     let doctor = run(&setup, &["doctor"]);

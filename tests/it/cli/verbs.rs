@@ -71,6 +71,12 @@ async fn verbs_work_beside_a_running_server() {
         run(&setup, &["audit", "tail", "--type", "Nonsense"]).refused(2).contains("SignInFailed")
     );
 
+    let searched = run(&setup, &["audit", "tail", "--type", "HistorySearched"]).ok();
+    let asked = format!("user {}\n", lines[0]["person"]["id"].as_str().unwrap());
+    assert!(searched.contains(&asked) && searched.contains("types SignInFailed\n"), "{searched}");
+    let said = run(&setup, &["audit", "tail", "--session", "xx"]).refused(2);
+    assert!(said.contains("write the id of a session"), "{said}");
+
     let position = lines[0]["position"].to_string();
     let shown = run(&setup, &["audit", "show", &position]).ok();
     assert!(shown.contains(USER), "{shown}");

@@ -188,7 +188,7 @@ async fn whoever_held_a_name_before_is_found_beside_who_holds_it() {
     eventually("that her lines were looked for is shown", async || {
         browser.open("/history?type=HistorySearched&order=oldest").await;
         let text = browser.text().await;
-        (text.contains("Asked for: ") && text.contains(&eve.user_id)).then_some(())
+        text.contains(&format!("Asked for: user {}", eve.user_id)).then_some(())
     })
     .await;
     browser.close().await;

@@ -185,6 +185,7 @@ fn moment(at: DateTime<Utc>) -> String {
 /// For people.
 pub(super) mod shown {
     use super::{ERASED, Line, Who, Whole};
+    use crate::readings::in_words;
 
     pub(in crate::cli::audit) const HEAD: &str = "POSITION  TIME                      EVENT                    BY                ABOUT             FROM             DETAIL";
 
@@ -194,11 +195,17 @@ pub(super) mod shown {
             ("cli", label) => format!("cli:{}", label.unwrap_or_default()),
             (other, _) => other.to_owned(),
         };
-        let about = match (&line.person, &line.identifier) {
-            (Some(person), _) => person.label.as_deref().unwrap_or(ERASED),
-            (None, Some(typed)) => typed,
-            (None, None) => "-",
+        // What was typed is whom it is about; what a reader asked for says more of what they did.
+        let (typed, asked) = match line.event_type.as_str() {
+            "SignInFailed" => (line.identifier.as_deref(), None),
+            _ => (None, line.identifier.as_deref().map(in_words)),
         };
+        let about = match &line.person {
+            Some(person) => person.label.as_deref().unwrap_or(ERASED),
+            None => typed.unwrap_or("-"),
+        };
+        let detail = [line.outcome.as_deref(), asked.as_deref()];
+        let detail = detail.into_iter().flatten().collect::<Vec<_>>().join(" ");
         let text = format!(
             "{:>8}  {}  {:<23}  {:<16}  {:<16}  {:<15}  {}",
             line.position,
@@ -207,7 +214,7 @@ pub(super) mod shown {
             safe(&by),
             safe(about),
             safe(line.address.as_deref().unwrap_or("-")),
-            safe(line.outcome.as_deref().unwrap_or_default())
+            safe(&detail)
         );
         text.trim_end().to_owned()
     }
