@@ -160,6 +160,14 @@ async fn a_server_tells_of_its_start_its_stop_and_what_is_set_otherwise() {
 async fn a_killed_server_leaves_a_start_without_a_stop_and_the_next_start_tells() {
     let stand = Stand::new().await;
     stand.setup.start().await.kill();
+    eventually("the database has noticed", async || {
+        let left =
+            "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database()
+                      AND application_name LIKE 'entrybook-server %')";
+        let pool = stand.database.pool();
+        sqlx::query_scalar::<_, bool>(left).fetch_one(pool).await.unwrap().then_some(())
+    })
+    .await;
     let server = stand.setup.start().await;
     let started = stand.recorded("ServerStarted").await;
     let [killed, next] = &started[..] else { panic!("{started:?}") };
@@ -383,6 +391,7 @@ async fn the_command_line_is_a_reader_too() {
     let server = stand.setup.start().await;
     let api = api(&server);
     let ada = api.register("ada").await;
+    stand.database.settled().await;
     stand.run(&["audit", "tail", "--user", "ada"]);
     stand.run(&["audit", "show", "1"]);
     let found = stand.recorded("HistorySearched").await;
@@ -454,6 +463,7 @@ async fn a_line_is_shown_with_all_that_it_holds_to_auditors_who_are_written_down
     api.patch("/api/v1/auth/me").bearer(&ada.access).json(change).send().await.is(200);
     let admin = api.admin().await;
     let of = |position: i64| format!("/api/v1/audit/{position}");
+    running.database.settled().await;
     let changed = shown(&api, &admin, "UserProfileChanged", 1).await.remove(0);
     let position = changed["position"].as_i64().unwrap();
     let read = recorded(pool, "HistorySearched").await.len();

@@ -39,6 +39,7 @@ async fn a_line_says_what_who_when_and_from_where() {
     let answer =
         api.post("/api/v1/auth/register").header("user-agent", agent).json(body).send().await;
     let ada = answer.tokens(201);
+    running.database.settled().await;
     let found = lines_of(&api, &ada, 2).await;
     assert_eq!(types(&found), ["SessionStarted", "UserRegistered"], "newest first");
     for line in &found {

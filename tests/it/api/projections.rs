@@ -230,8 +230,10 @@ async fn what_was_swapped_before_an_error_is_told_with_the_error_of_the_others()
     assert_eq!(of(&told, "sessions")["build"]["state"], "swapped", "{told}");
     let detail = of(&told, "users")["build"]["detail"].as_str().unwrap();
     assert!(detail.contains("the database failed"), "{detail}");
-    let log = std::fs::read_to_string(&running.server.log_path).unwrap();
-    assert!(log.contains("sessions was built anew"), "{log}");
+    eventually("the log says it", async || {
+        running.server.log().contains("sessions was built anew").then_some(())
+    })
+    .await;
 }
 
 /// Server-sent events, as a program reads them.
@@ -315,6 +317,7 @@ async fn every_replica_tells_of_a_rebuild_and_can_cancel_it() {
         assert!(first["head"].as_i64().unwrap() > 0, "{first}");
     }
 
+    running.database.settled().await;
     let held = Held::live_table_of(&running.database, "users").await;
     api.post(&path("users", "/rebuild")).bearer(&admin.access).send().await.is(202);
     here.hears("it runs", is_running).await;

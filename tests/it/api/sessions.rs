@@ -40,6 +40,7 @@ async fn each_device_is_a_line_with_its_first_and_last_sight() {
         .await
         .tokens(200);
 
+    running.database.settled().await;
     let sessions = list(&api, &first).await;
     assert_eq!(ids(&sessions), sorted(vec![&first.session_id, &second.session_id]));
     for session in &sessions {
@@ -64,6 +65,7 @@ async fn one_session_is_ended_from_another() {
     assert!(api.delete(&path).bearer(&here.access).send().await.is(204).body.is_empty());
     api.me(&there.access).await.problem(401, "invalid-token");
     api.refresh(&there.refresh).await.problem(401, "session-ended");
+    running.database.settled().await;
     assert_eq!(ids(&list(&api, &here).await), [&here.session_id]);
     // It is gone, and ending it again says so or does nothing; both are fine, an error is not.
     let again = api.delete(&path).bearer(&here.access).send().await.status;
@@ -80,6 +82,7 @@ async fn all_others_are_ended_and_this_one_stays() {
     for _ in 0..3 {
         others.push(api.sign_in(&name).await);
     }
+    running.database.settled().await;
     let ended = api.delete("/api/v1/sessions").bearer(&here.access).send().await;
     assert!(ended.status < 300, "{}", ended.text());
     for other in &others {
@@ -87,6 +90,7 @@ async fn all_others_are_ended_and_this_one_stays() {
         api.refresh(&other.refresh).await.problem(401, "session-ended");
     }
     api.me(&here.access).await.is(200);
+    running.database.settled().await;
     assert_eq!(ids(&list(&api, &here).await), [&here.session_id]);
 }
 

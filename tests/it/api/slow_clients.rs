@@ -85,7 +85,8 @@ async fn whoever_hangs_up_is_counted_all_the_same() {
         })
         .await;
     };
-    queue_is(100).await;
+    // Long before the last of them is hashed.
+    queue_is(10).await;
     let mut gone = Vec::new();
     for n in 0..3 {
         let body = format!(r#"{{"identifier":"hasty{n}","password":"not the password"}}"#);
@@ -94,9 +95,10 @@ async fn whoever_hangs_up_is_counted_all_the_same() {
         let head =
             "POST /api/v1/auth/login HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json";
         assert!(raw.write(format!("{head}\r\nContent-Length: {length}\r\n\r\n{body}")).await);
+        raw.is_read().await;
         gone.push(raw);
     }
-    // Time for them to be read; their turn to be hashed comes much later.
+    // A moment for what was read to be understood; their turn to be hashed comes much later.
     tokio::time::sleep(Duration::from_millis(300)).await;
     drop(gone);
     for waiting in in_front {

@@ -328,6 +328,8 @@ async fn a_stream_outlasts_a_time_in_which_nobody_is_known() {
     let running = Running::start(&[]).await;
     let api = running.api();
     let auditor = auditor(&api).await;
+    // The stream begins after what is shown.
+    running.database.settled().await;
     let mut tail = Tail::of(&running.server, &auditor.access, "?type=UserRegistered", None).await;
     let admin = api.admin().await;
     let standing = "/api/v1/admin/projections/progress";

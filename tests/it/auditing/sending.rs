@@ -10,7 +10,11 @@ use super::{Signed, audit, exported, found, text, verify};
 use crate::{
     auditing::export::{export, nowhere},
     log::client::{FAST, all_is_signed},
-    support::{http::Api, server::Tokens, shared::Running},
+    support::{
+        http::Api,
+        server::{Tokens, eventually},
+        shared::Running,
+    },
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -54,6 +58,13 @@ async fn what_was_erased_is_no_address_for_a_siem() {
     let admin = api.admin().await;
     let erased = signed.setup.command(&["users", "erase", "ben", "--yes"]).output().unwrap();
     assert!(erased.status.success(), "{}", String::from_utf8_lossy(&erased.stderr));
+    // By then the server has heard of it, and has forgotten his key.
+    eventually("his session is ended", async || {
+        let ended = "SELECT EXISTS (SELECT FROM events WHERE event_type = 'SessionEnded')";
+        let pool = signed.database.pool();
+        sqlx::query_scalar::<_, bool>(ended).fetch_one(pool).await.unwrap().then_some(())
+    })
+    .await;
     all_is_signed(&api, signed.database.pool()).await;
     let ocsf = export(&api, "format=ocsf", &admin).await.is(200).text();
     let events: Vec<Value> = ocsf.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -95,6 +106,7 @@ async fn an_export_ends_with_the_session_or_the_role_of_who_asked_for_it() {
     // More than can be on the way between the two.
     running.many_lines(&admin.user_id, 40_000).await;
     all_is_signed(&api, running.database.pool()).await;
+    running.database.settled().await;
     let is_whole = |rest: &str| rest.contains("{\"end\":{\"manifest\":");
 
     // Nothing happens meanwhile.
@@ -123,6 +135,7 @@ async fn an_export_on_its_way_tells_no_name_that_was_erased_meanwhile() {
     let augusta = api.register("augusta").await;
     running.many_lines(&augusta.user_id, 40_000).await;
     all_is_signed(&api, running.database.pool()).await;
+    running.database.settled().await;
     let rest = begun(port, &admin, "csv").await;
     let path = format!("/api/v1/admin/users/{}/erase", augusta.user_id);
     let erased = api.post(&path).bearer(&admin.access).json(json!({"username": "augusta"}));

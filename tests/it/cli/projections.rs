@@ -2,9 +2,7 @@
 
 use super::*;
 use crate::projections::book::{Book, Reader, user};
-use crate::support::database::TestDatabase;
-use crate::support::held::Held;
-use crate::support::scratch;
+use crate::support::{database::TestDatabase, held::Held, scratch};
 use ::projections::named;
 use domain::GuardSubject;
 use nix::pty::{Winsize, openpty};
@@ -343,6 +341,7 @@ async fn who_can_not_go_on_says_where_and_what_to_do() {
     let mut book = Book::new(kept.pool());
     let id = uuid::Uuid::from_u128(0xC001).to_string();
     book.raw("User", &id, "UserPainted", json!({"UserPainted": {}})).await;
+    Reader::new(kept.pool()).await.settle().await;
     let before = kept.live().await;
     let said = kept.run(&["rebuild", "users"]).refused(1);
     // The one that was turned away is lines 101 and 102.

@@ -26,8 +26,11 @@ async fn damage_hides_nothing_else_and_keeps_nobody_from_being_erased() {
     let (ada, ben, eve) =
         (api.register("ada").await, api.register("ben").await, api.register("eve").await);
     let lines = "SELECT count(*) FROM ledger.audit_history_v3 WHERE event_type = 'SessionStarted'";
-    eventually("it is in the history", async || (count(pool, lines).await == 3).then_some(()))
-        .await;
+    let names = "SELECT count(*) FROM ledger.users_v2";
+    eventually("it is in the history", async || {
+        (count(pool, lines).await == 3 && count(pool, names).await == 4).then_some(())
+    })
+    .await;
     server.stop().await;
     // One byte of Ada's key, and one of where Ben's session came from; and what is nothing sealed. No server remembers either.
     for damage in [

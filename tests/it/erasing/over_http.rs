@@ -340,8 +340,11 @@ async fn a_replica_that_remembers_a_key_forgets_it() {
     })
     .await;
     println!("forgotten by the other replica after {:?}", began.elapsed());
-    let me = second.get("/api/v1/auth/me", &ada.access).await.unwrap();
-    assert_eq!(me.status(), 401);
+    eventually("and her session is known to have ended there", async || {
+        let me = second.get("/api/v1/auth/me", &ada.access).await.unwrap();
+        (me.status() == 401).then_some(())
+    })
+    .await;
 }
 
 /// The same from the command line, beside a server, and the receipt checked with no database.

@@ -107,6 +107,18 @@ pub fn remembered(data_dir: &Path) -> Vec<std::path::PathBuf> {
     paths.filter(|path| path.extension().is_some_and(|end| end == "checkpoint")).collect()
 }
 
+/// The only file that remembers, when it says this.
+pub async fn is_remembered(data_dir: &Path, note: &[u8]) {
+    eventually("it is remembered", async || {
+        let file = remembered(data_dir).pop()?;
+        // What witnesses have added is not signed by the log, and stands behind what is.
+        let kept = std::fs::read(file).ok()?;
+        let is_signed = String::from_utf8_lossy(&kept).contains("\n\n\u{2014} ");
+        (is_signed && kept.ends_with(b"\n") && note.starts_with(&kept)).then_some(())
+    })
+    .await;
+}
+
 /// RFC 9162, section 2.1.1, as it stands there.
 pub fn root_of(leaf_hashes: &[[u8; 32]]) -> [u8; 32] {
     match leaf_hashes {

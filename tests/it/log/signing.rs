@@ -10,8 +10,8 @@ use sqlx::{Connection, PgConnection, PgPool, Row};
 use super::{
     backup::{dump, restore},
     client::{
-        FAST, all_is_signed, events, fast, keys, log_ends, log_json, newest, origin_of, remembered,
-        warning,
+        FAST, all_is_signed, events, fast, is_remembered, keys, log_ends, log_json, newest,
+        origin_of, remembered, warning,
     },
 };
 use crate::support::{
@@ -156,9 +156,12 @@ async fn without_a_signer_people_sign_in_and_the_log_catches_up() {
     let api = api(&server);
     assert_eq!(newest(&api).await, None, "nobody signs");
     api.get("/log/proof/1").send().await.problem(404, "not-found");
-    let status = log_json(&setup, &["status"], 0).await;
+    let status = eventually("all lines wait", async || {
+        let status = log_json(&setup, &["status"], 0).await;
+        (status["unsigned"].as_u64().unwrap() > 4).then_some(status)
+    })
+    .await;
     assert_eq!((&status["size"], &status["stopped"]), (&Value::Null, &Value::Null));
-    assert!(status["unsigned"].as_u64().unwrap() > 4);
 
     held.close().await.unwrap();
     let (_, checkpoint) = all_is_signed(&api, database.pool()).await;
@@ -254,7 +257,8 @@ async fn a_database_from_an_older_backup_is_found_out_and_a_new_log_goes_on() {
     all_is_signed(&api(&server), database.pool()).await;
     dump(&database.url(), &file).await;
     register(&server, &["ben"]).await;
-    all_is_signed(&api(&server), database.pool()).await;
+    let (note, _) = all_is_signed(&api(&server), database.pool()).await;
+    is_remembered(&setup.data_dir, &note).await;
     assert!(server.stop().await.success());
 
     restore(&restored.url(), &file).await;

@@ -36,6 +36,7 @@ async fn an_auditor_searches_and_an_admin_manages() {
     browser.sign_in("admin", ADMIN_PASSWORD).await;
     browser.arrives("/").await;
 
+    running.database.settled().await;
     // The history of one person, and of one kind of event.
     browser.press("History").await;
     browser.arrives("/history").await;

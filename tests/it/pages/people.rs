@@ -33,10 +33,11 @@ async fn everything_a_person_does_works_without_javascript() {
     assert_eq!(browser.notice().await, "Your account is ready, and you are signed in.");
     browser.shows("Hello, Ada Lovelace").await;
     browser.shows(&email_of(&name)).await;
-    browser.shows("This one").await;
-    browser.shows("Registered").await;
+    running.database.settled().await;
     browser.client.refresh().await.unwrap();
     assert_eq!(browser.notice().await, "", "a notice is told once");
+    browser.shows("This one").await;
+    browser.shows("Registered").await;
 
     // Another device signs in; it is seen, and ended from here.
     let body = serde_json::json!({"identifier": name, "password": password_of(&name)});
@@ -49,6 +50,7 @@ async fn everything_a_person_does_works_without_javascript() {
         .send()
         .await
         .tokens(200);
+    running.database.settled().await;
     browser.press("My sessions").await;
     browser.arrives("/sessions").await;
     browser.shows("Safari on iPhone").await;
@@ -56,10 +58,13 @@ async fn everything_a_person_does_works_without_javascript() {
     browser.arrives("/sessions").await;
     assert_eq!(browser.notice().await, "The session is ended.");
     api.me(&phone.access).await.problem(401, "invalid-token");
+    running.database.settled().await;
+    browser.client.refresh().await.unwrap();
     browser.shows("No other device is signed in.").await;
 
     // All others at once.
     let others = [api.sign_in(&name).await, api.sign_in(&name).await];
+    running.database.settled().await;
     browser.client.refresh().await.unwrap();
     browser.press("End all other sessions").await;
     browser.arrives("/sessions").await;
@@ -153,6 +158,7 @@ async fn a_page_refreshes_the_session_on_the_way() {
 
     // As if the access token's time had come.
     browser.client.delete_cookie("entrybook_access").await.unwrap();
+    running.database.settled().await;
     browser.open("/sessions").await;
     browser.arrives("/sessions").await;
     browser.shows("This one").await;

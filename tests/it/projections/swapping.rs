@@ -5,10 +5,11 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use ::projections::{BuildState, Options, Outcome, RebuildError, builds, users};
+use sqlx::postgres::PgPoolOptions;
 
 use super::{
     book::{Book, Reader, eventually},
@@ -29,21 +30,19 @@ async fn a_long_reader_holds_up_the_swap_and_no_other_reader() {
     let mut holder = pool.begin().await.unwrap();
     sqlx::query("SELECT FROM ledger.users_v2 LIMIT 1").execute(&mut *holder).await.unwrap();
     let stop = Arc::new(AtomicBool::new(false));
+    // Far longer than the swap waits in front of them, and the database says when that is over.
+    let impatient = database.connect_options().options([("lock_timeout", "1s")]);
+    let impatient = PgPoolOptions::new().max_connections(3).connect_with(impatient).await.unwrap();
     let readers: Vec<_> = (0..3)
         .map(|_| {
-            let (pool, stop) = (pool.clone(), Arc::clone(&stop));
+            let (pool, stop) = (impatient.clone(), Arc::clone(&stop));
             tokio::spawn(async move {
-                let (mut longest, mut waited) = (Duration::ZERO, Duration::ZERO);
+                let mut read = 0;
                 while !stop.load(Ordering::Relaxed) {
-                    let began = Instant::now();
                     assert!(users::page(&pool, None, 5).await.unwrap().more);
-                    let took = began.elapsed();
-                    longest = longest.max(took);
-                    if took > Duration::from_millis(50) {
-                        waited += took;
-                    }
+                    read += 1;
                 }
-                (longest, waited)
+                read
             })
         })
         .collect();
@@ -70,11 +69,9 @@ async fn a_long_reader_holds_up_the_swap_and_no_other_reader() {
     let rebuilt = rebuilt.unwrap();
     assert_eq!((rebuilt[0].outcome, rebuilt[0].resumed_at), (Outcome::Swapped, 1_500));
     stop.store(true, Ordering::Relaxed);
-    let all = began.elapsed();
     for reader in readers {
-        let (longest, waited) = reader.await.unwrap();
-        assert!(longest * 3 < held, "a reader waited {longest:?}, of {held:?} that the swap did");
-        assert!(waited * 5 < all * 3, "a reader waited {waited:?} in all, of {all:?}");
+        let read = reader.await.unwrap();
+        assert!(read > 10, "between the attempts they read on: {read}");
     }
     assert!(contents(pool).await == before);
     assert_eq!(leftovers(pool).await, 0);

@@ -7,7 +7,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::server::PATIENCE;
+use super::server::{PATIENCE, eventually};
 
 pub struct Raw(TcpStream);
 
@@ -19,6 +19,19 @@ impl Raw {
     /// Writes; `false` when the other side has hung up.
     pub async fn write(&mut self, bytes: impl AsRef<[u8]>) -> bool {
         self.0.write_all(bytes.as_ref()).await.is_ok()
+    }
+
+    /// Waits until the server has taken all that was written.
+    pub async fn is_read(&self) {
+        let (us, server) = (self.0.local_addr().unwrap(), self.0.peer_addr().unwrap());
+        // proc_pid_net(5): the server's end, and what is received there and not read yet.
+        let line_of = format!(":{:04X} 0100007F:{:04X} 01 ", server.port(), us.port());
+        eventually("it is read", async || {
+            let connections = std::fs::read_to_string("/proc/net/tcp").unwrap();
+            let line = connections.lines().find(|line| line.contains(&line_of))?;
+            line.contains(&format!("{line_of}00000000:00000000 ")).then_some(())
+        })
+        .await;
     }
 
     /// Everything up to the end of the connection, which must come.

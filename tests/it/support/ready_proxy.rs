@@ -136,11 +136,19 @@ impl Backend {
             .unwrap();
         let url = format!("http://127.0.0.1:{}/readyz", self.port);
         let mut ticks = tokio::time::interval(ASK);
+        let mut silent = 0;
         loop {
             ticks.tick().await;
             let answer = http.get(&url).send().await;
-            let ready = answer.as_ref().is_ok_and(|answer| answer.status() == 200);
-            self.ready.store(ready, Ordering::SeqCst);
+            // What refuses is out at once, and what is slow once only is not.
+            silent = match &answer {
+                Err(error) if error.is_timeout() => silent + 1,
+                _ => 0,
+            };
+            if !matches!(silent, 1 | 2) {
+                let ready = answer.as_ref().is_ok_and(|answer| answer.status() == 200);
+                self.ready.store(ready, Ordering::SeqCst);
+            }
             let Ok(answer) = answer else { continue };
             self.note(answer.status().as_u16());
             let Ok(report) = answer.json::<Value>().await else { continue };

@@ -1,10 +1,11 @@
 //! The real `entrybook` binary, started, asked over HTTP, and ended in every way there is.
 
 use std::{
+    collections::BTreeSet,
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::OnceLock,
+    sync::{Mutex, OnceLock},
     time::{Duration, Instant},
 };
 
@@ -51,9 +52,16 @@ pub fn binary() -> &'static Path {
     })
 }
 
-/// A port that was free a moment ago.
+/// A port that was free a moment ago, and is given to nobody else in this run: its server may be stopped
+/// for a while and come back.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    loop {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        if GIVEN.lock().unwrap().insert(port) {
+            return port;
+        }
+    }
 }
 
 /// How a server is started; starting again with the same one is a restart.
@@ -152,6 +160,8 @@ impl Setup {
 pub fn client() -> reqwest::Client {
     reqwest::Client::builder()
         .redirect(reqwest::redirect::Policy::none())
+        // The server closes what is idle for 20 seconds.
+        .pool_idle_timeout(Duration::from_secs(10))
         .timeout(Duration::from_secs(60))
         .no_proxy()
         .build()
