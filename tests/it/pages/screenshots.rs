@@ -251,6 +251,23 @@ async fn every_page_fits_and_can_be_read() {
     browser.open("/users").await;
     browser.press("Manage").await;
     wrong.extend(look(&browser, "users-managed").await);
+    let mallory = "//tr[td//span[normalize-space()='mallory']]";
+    browser.open("/users").await;
+    browser.press_within(mallory, "Manage").await;
+    browser.press_within(mallory, "Erase this person").await;
+    browser.fill("username", "nobody").await;
+    browser.press("Erase for good").await;
+    wrong.extend(look(&browser, "erase").await);
+    browser.fill("username", "mallory").await;
+    browser.press("Erase for good").await;
+    browser.shows("This person is erased").await;
+    let here = browser.at().await;
+    eventually("the receipt can be had", async || {
+        browser.open(&here).await;
+        browser.text().await.contains("Download the receipt").then_some(())
+    })
+    .await;
+    wrong.extend(look(&browser, "erased").await);
 
     // One that differs from the book, one that is rebuilt, and one that is stopped.
     let mut database = running.database.connect_options().connect().await.unwrap();
