@@ -166,7 +166,6 @@ pub async fn page(
         // Whichever page it is: who turns pages looks for the same.
         app.reading(viewer, origin, Reading::Searched, readings::asked(&filter)).await?;
     }
-    app.see_own_writes(viewer.user_id, "audit_history").await;
     let backwards = match order {
         Order::Newest => Order::Oldest,
         Order::Oldest => Order::Newest,
@@ -214,10 +213,11 @@ pub async fn count(
     Ok(Count { exact: count.exact && reach.is_whole(), ..count })
 }
 
-/// How far the history shows the book. It is asked for before lines are, so that those up to there are
-/// all among them.
-pub async fn reach(app: &App, wait: Wait) -> ApiResult<Reach> {
+/// How far the history shows the book, with what `viewer` has just written. It is asked for before lines
+/// are, and is where they and their number end.
+pub async fn reach(app: &App, viewer: &Identity, wait: Wait) -> ApiResult<Reach> {
     app.needs("audit_history").await?;
+    app.see_own_writes(viewer.user_id, "audit_history").await;
     app.reach("audit_history", wait).await
 }
 

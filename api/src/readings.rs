@@ -165,7 +165,7 @@ pub(crate) fn holders_of(book: &Entrybook, identifier: &Identifier) -> Value {
 #[must_use]
 pub fn asked(filter: &Filter) -> Value {
     // Field by field, so that a new one asks to be written down too. Who may see it, the reader, is
-    // known anyway, and a place is told as such and not by its many hashes.
+    // known anyway, as is how far the book went, and a place is told as such and not by its many hashes.
     let Filter {
         user,
         actor_user,
@@ -177,6 +177,7 @@ pub fn asked(filter: &Filter) -> Value {
         event_types,
         from,
         to,
+        up_to: _,
         visible_to: _,
     } = filter;
     let time = |time: &DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::AutoSi, true);

@@ -89,7 +89,8 @@ async fn show(
     let sound = problems == HistoryFilterProblems::default();
     let (mut count, mut behind) = (None, None);
     let page = if sound {
-        let reach = history::reach(app, Wait::ForAll).await?;
+        let reach = history::reach(app, identity, Wait::ForAll).await?;
+        filter.up_to = Some(reach.reached);
         behind = behind_by(reach);
         let counted = cursor.is_none().then(|| filter.clone());
         let page = history::page(app, identity, &origin, filter, order, cursor, LINES).await?;

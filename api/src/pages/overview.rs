@@ -8,7 +8,7 @@ use crate::{
     history::{self, Filter, Order},
     problem::{ApiResult, Kind},
     routes,
-    state::App,
+    state::{App, Wait},
     views::{registered_at, role_names},
 };
 
@@ -23,10 +23,13 @@ pub(super) async fn show(State(app): State<App>, visit: Visit) -> PageResult {
     let mut sessions = current_first(mine.unwrap_or_default());
     let session_count = sessions.len() as u64;
     sessions.truncate(FEW);
-    let mine = Filter { user: Some(identity.user_id), ..Filter::default() };
     let origin = visit.context.user(identity.user_id);
-    let lately = history::page(&app, identity, &origin, mine, Order::Newest, None, LATELY).await;
-    let (lately, history_building) = unless_building(lately)?;
+    let lately = async {
+        let up_to = Some(history::reach(&app, identity, Wait::No).await?.reached);
+        let mine = Filter { user: Some(identity.user_id), up_to, ..Filter::default() };
+        history::page(&app, identity, &origin, mine, Order::Newest, None, LATELY).await
+    };
+    let (lately, history_building) = unless_building(lately.await)?;
     let page = OverviewPage {
         chrome,
         account: ui::pages::Account {

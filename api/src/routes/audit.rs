@@ -148,8 +148,8 @@ pub struct History {
     /// How many lines pass, where that was asked for.
     #[schema(required)]
     count: Option<CountView>,
-    /// The last line of the book up to which the history shows all of it; what was written after it
-    /// may be missing.
+    /// The last line of the book up to which the history shows it: the lines, and their number, are those
+    /// up to there.
     #[schema(minimum = 0)]
     reached: i64,
     /// The last line of the book. Where that is more than `reached`, the history is behind.
@@ -417,14 +417,16 @@ async fn search(
     query: &HistoryQuery,
 ) -> ApiResult<JsonAnswer<History>> {
     let (cursor, limit) = (query.cursor()?, query.limit()?);
-    let (filter, seen) = query.filter(app, identity).await?;
+    let (mut filter, seen) = query.filter(app, identity).await?;
     let order = match query.order.unwrap_or_default() {
         Direction::Newest => Order::Newest,
         Direction::Oldest => Order::Oldest,
     };
     let origin = context.user(identity.user_id);
     let counts = query.count.unwrap_or(false);
-    let reach = history::reach(app, if counts { Wait::ForAll } else { Wait::No }).await?;
+    let wait = if counts { Wait::ForAll } else { Wait::No };
+    let reach = history::reach(app, identity, wait).await?;
+    filter.up_to = Some(reach.reached);
     let page = history::page(app, identity, &origin, filter.clone(), order, cursor, limit).await?;
     let count = match counts {
         true => Some(history::count(app, identity, filter, reach).await?),

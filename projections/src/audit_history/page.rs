@@ -41,6 +41,8 @@ pub struct Filter {
     pub from: Option<DateTime<Utc>>,
     /// … and before then.
     pub to: Option<DateTime<Utc>>,
+    /// No line after this one: what is read in several steps is read of one book.
+    pub up_to: Option<i64>,
     /// Who is looking, unless it is an auditor: only what concerns this person.
     pub visible_to: Option<UserId>,
 }
@@ -289,8 +291,9 @@ pub(crate) async fn lines_of_sessions(
 
 /// Between which positions the lines of the filter's time stand; `None` when there are none.
 async fn bounds(pool: &PgPool, filter: &Filter) -> Result<Option<Span>, sqlx::Error> {
+    let up_to = filter.up_to.unwrap_or(i64::MAX);
     if filter.from.is_none() && filter.to.is_none() {
-        return Ok(Some(Span { first: 1, last: i64::MAX }));
+        return Ok(Some(Span { first: 1, last: up_to }));
     }
     let mut query = QueryBuilder::new("SELECT min(first_position), max(last_position) FROM ");
     query.push(table::<AuditHistory>("audit_history_times", Generation::Live)).push(" WHERE true");
@@ -301,7 +304,7 @@ async fn bounds(pool: &PgPool, filter: &Filter) -> Result<Option<Span>, sqlx::Er
         query.push(" AND span < ").push_bind(to);
     }
     let (first, last): (Option<i64>, Option<i64>) = query.build_query_as().fetch_one(pool).await?;
-    Ok(first.zip(last).map(|(first, last)| Span { first, last }))
+    Ok(first.zip(last).map(|(first, last)| Span { first, last: last.min(up_to) }))
 }
 
 pub(super) fn read(row: &PgRow) -> Result<Row, sqlx::Error> {

@@ -285,3 +285,19 @@ async fn paging_repeats_and_leaves_out_nothing() {
     lines_of(&api, &ada, 17).await;
     assert_eq!(lines(&api, &ada, &format!("limit=5&cursor={next}")).await, before);
 }
+
+/// Each search is a line itself, which comes while it is answered.
+#[tokio::test]
+async fn as_many_lines_are_counted_as_are_shown() {
+    let running = Running::start(&[]).await;
+    let api = running.api();
+    let admin = api.admin().await;
+    for second in 0..60 {
+        let query = format!("count=true&limit=200&from=2020-01-01T00:00:{second:02}Z");
+        let page = api.get(&format!("/api/v1/audit?{query}")).bearer(&admin.access).send().await;
+        let page = page.is(200).json();
+        let shown = page["lines"].as_array().unwrap();
+        assert_eq!(page["count"]["lines"], shown.len(), "search {second}: {page}");
+        assert_eq!(page["reached"], shown[0]["position"], "search {second}: {page}");
+    }
+}
