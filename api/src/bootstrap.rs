@@ -23,7 +23,7 @@ use commands::keyring::Keyring;
 use commands::tokens::{TokenSettings, Tokens};
 use commands::{Entrybook, StorageError};
 use projections::{
-    Adoption, ProjectionState, ProjectionStatus, Projector, ProjectorError, Sequencer,
+    Adoption, Head, ProjectionState, ProjectionStatus, Projector, ProjectorError, Sequencer,
 };
 use sqlx::{Connection, PgConnection, PgPool};
 use std::sync::Arc;
@@ -156,18 +156,21 @@ impl Services {
         Ok(())
     }
 
-    /// Posts all that is in the book by now, and sees that what is read is whole. Where a transaction that is still open, of whatever
-    /// database of the cluster, keeps the newest events from their places, it is waited for a moment. Warns of other projections that are
-    /// not whole, and where the newest events are missing all the same.
+    /// Posts, and sees that what is read is whole. Where a transaction that is still open, of whatever database of the cluster, keeps the
+    /// newest events from their places, it is waited for, but not for long. Warns of other projections that are not whole, and where the
+    /// newest events are missing all the same.
     pub async fn catch_up(&self, read: &[&str]) -> anyhow::Result<()> {
         let newest = waiting::newest(&self.pool).await?;
         let until = Instant::now() + OPEN_WAIT;
         self.post().await?;
-        while let Some((tx, event_id)) = newest
-            && !self.sequencer.head().borrow().covers(tx, event_id)
-            && Instant::now() < until
-        {
+        let is_missing = |head: Head| newest.is_some_and(|(tx, id)| !head.covers(tx, id));
+        let mut waited = false;
+        while is_missing(*self.sequencer.head().borrow()) && Instant::now() < until {
             sleep(OPEN_PAUSE).await;
+            self.sequencer.drain().await?;
+            waited = true;
+        }
+        if waited {
             self.post().await?;
         }
         for status in self.projector.status().await? {
@@ -316,7 +319,8 @@ pub async fn migrate_or_check(database: &Database, migrate: Migrate) -> anyhow::
                 Adoption::SameCluster => {}
                 Adoption::Adopted { events } => tracing::warn!(
                     events,
-                    "the database was restored into another cluster; its {events} events keep their order, new ones follow"
+                    "the database was restored into another cluster; its lines keep their order, {events} events that had no line yet got theirs, \
+                     and new ones follow"
                 ),
             }
             report.applied

@@ -147,17 +147,25 @@ pub fn is_rfc_3339(time: DateTime<Utc>) -> bool {
     (0..=9999).contains(&time.year())
 }
 
-/// One page of what `viewer` may see. That an auditor looks at what is not their own is written down
-/// first.
+/// Which lines of those that pass make a page.
+#[derive(Debug, Clone, Copy)]
+pub struct Part {
+    pub order: Order,
+    pub cursor: Option<Cursor>,
+    pub limit: i64,
+}
+
+/// One page of what `viewer` may see, up to the line to which the history reached beforehand. That an
+/// auditor looks at what is not their own is written down first.
 pub async fn page(
     app: &App,
     viewer: &Identity,
     origin: &Origin,
     mut filter: Filter,
-    order: Order,
-    cursor: Option<Cursor>,
-    limit: i64,
+    reach: Reach,
+    Part { order, cursor, limit }: Part,
 ) -> ApiResult<Page> {
+    filter.up_to = Some(reach.reached);
     if !viewer.is(Role::Auditor) {
         filter.visible_to = Some(viewer.user_id);
     }
@@ -198,14 +206,15 @@ pub async fn page(
     Ok(Page { lines, next, previous, broke_off: found.broke_off })
 }
 
-/// How many lines `viewer` may see of those that pass. Where the history did not show all of the book
-/// beforehand there may be more of them.
+/// How many lines `viewer` may see of those that pass, up to the line to which the history reached
+/// beforehand. Where that was not all of the book there may be more of them.
 pub async fn count(
     app: &App,
     viewer: &Identity,
     mut filter: Filter,
     reach: Reach,
 ) -> ApiResult<Count> {
+    filter.up_to = Some(reach.reached);
     if !viewer.is(Role::Auditor) {
         filter.visible_to = Some(viewer.user_id);
     }

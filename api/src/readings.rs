@@ -220,12 +220,14 @@ pub(crate) fn text_of(filter: &Value) -> Option<String> {
     (!nothing).then(|| filter.to_string())
 }
 
-/// What was asked for as people read it: `user 0198…, types SignInFailed or UserErased`. What is no
-/// filter, because its key is gone, say, is told as it is.
+/// What was asked for as people read it: `user 0198…, types SignInFailed or UserErased`. What somebody
+/// typed freely is quoted, lest it look like more of the filter. What is no filter, because its key is
+/// gone, say, is told as it is.
 pub(crate) fn in_words(asked: &str) -> String {
     fn words(value: &Value) -> String {
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.:/+".contains(c);
         match value {
-            Value::String(text) => text.clone(),
+            Value::String(text) if text.chars().all(is_plain) => text.clone(),
             Value::Array(values) => values.iter().map(words).collect::<Vec<_>>().join(" or "),
             other => other.to_string(),
         }
@@ -401,5 +403,8 @@ mod tests {
         let words = in_words(&asked.to_string());
         assert_eq!(words, "after 7, holders of k1.x, types SignInFailed or UserErased");
         assert_eq!((in_words("(erased)"), in_words("[1]")), ("(erased)".into(), "[1]".into()));
+        let forged =
+            json!({"outcome": "expired, user \u{1b}me", "place": "192.0.2.0/24"}).to_string();
+        assert_eq!(in_words(&forged), r#"outcome "expired, user \u001bme", place 192.0.2.0/24"#);
     }
 }

@@ -6,6 +6,10 @@ use chrono::{DateTime, Utc};
 
 use crate::{Chrome, PersonRef, paths, person::short_id, query::link, session};
 
+/// That somebody read what is not their own: lines that say what they asked for.
+pub const READING_TYPES: [&str; 4] =
+    ["HistorySearched", "HistoryExported", "HistoryReplayed", "HistoryFollowed"];
+
 /// Every kind of event that has a label, in the order in which filters offer them.
 pub const EVENT_TYPES: [&str; 38] = [
     "SessionStarted",
@@ -147,10 +151,9 @@ impl HistoryRow {
     /// What was typed, or looked for.
     pub(crate) fn typed(&self, chrome: &Chrome) -> Option<Cow<'static, str>> {
         let typed = self.identifier.as_deref()?;
-        Some(match self.event_type.as_str() {
-            "SignInFailed" => chrome.t_with("history-typed", "text", typed),
-            _ => chrome.t_with("history-asked", "text", typed),
-        })
+        let is_reading = READING_TYPES.contains(&self.event_type.as_str());
+        let label = if is_reading { "history-asked" } else { "history-typed" };
+        Some(chrome.t_with(label, "text", typed))
     }
 
     /// How it was with its person at this line.

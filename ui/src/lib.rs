@@ -40,8 +40,8 @@ mod user_agent;
 pub use assets::{Asset, static_asset};
 pub use chrome::{Chrome, SignedIn};
 pub use event::{
-    Actor, EVENT_TYPES, HistoryRow, SERVICE_OUTCOMES, SESSION_END_REASONS, SESSION_METHODS,
-    SIGN_IN_FAILURE_REASONS,
+    Actor, EVENT_TYPES, HistoryRow, READING_TYPES, SERVICE_OUTCOMES, SESSION_END_REASONS,
+    SESSION_METHODS, SIGN_IN_FAILURE_REASONS,
 };
 pub use form_problem::FormProblem;
 pub use locale::Locale;

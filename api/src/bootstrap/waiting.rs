@@ -6,6 +6,13 @@ use sqlx::PgPool;
 /// More are not counted.
 const MOST: i64 = 10_000;
 
+/// Those that wait, of `events e`: between where the journal ends and where no transaction has begun yet.
+/// With the ends in subqueries, and not in a join, they are found along the index.
+const WAITING: &str =
+    "(e.tx, e.id) > ((SELECT tx FROM sequencer), (SELECT event_id FROM sequencer))
+     AND e.tx < (SELECT pg_snapshot_xmax(pg_current_snapshot()))
+     AND e.id > (SELECT settled_event_id FROM sequencer)";
+
 /// Events that wait for their place.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Waiting {
@@ -16,12 +23,11 @@ pub struct Waiting {
 
 impl Waiting {
     pub async fn read(pool: &PgPool) -> Result<Self, sqlx::Error> {
-        let (count, seconds) = sqlx::query_as::<_, (i64, Option<f64>)>(
+        let (count, seconds) = sqlx::query_as::<_, (i64, Option<f64>)>(&format!(
             "SELECT count(*), extract(epoch FROM clock_timestamp() - min(recorded_at))::float8
-               FROM (SELECT e.recorded_at FROM events e, sequencer s
-                      WHERE (e.tx, e.id) > (s.tx, s.event_id) AND e.id > s.settled_event_id
-                      ORDER BY e.tx, e.id LIMIT $1) AS waiting",
-        )
+               FROM (SELECT e.recorded_at FROM events e
+                      WHERE {WAITING} ORDER BY e.tx, e.id LIMIT $1) AS waiting"
+        ))
         .bind(MOST)
         .fetch_one(pool)
         .await?;
@@ -31,11 +37,10 @@ impl Waiting {
 
 /// The last of the events that wait for their place, by its transaction and its id.
 pub(super) async fn newest(pool: &PgPool) -> Result<Option<(u64, i64)>, sqlx::Error> {
-    let newest: Option<(String, i64)> = sqlx::query_as(
-        "SELECT e.tx::text, e.id FROM events e, sequencer s
-          WHERE (e.tx, e.id) > (s.tx, s.event_id) AND e.id > s.settled_event_id
-          ORDER BY e.tx DESC, e.id DESC LIMIT 1",
-    )
+    let newest: Option<(String, i64)> = sqlx::query_as(&format!(
+        "SELECT e.tx::text, e.id FROM events e
+          WHERE {WAITING} ORDER BY e.tx DESC, e.id DESC LIMIT 1"
+    ))
     .fetch_optional(pool)
     .await?;
     let Some((tx, id)) = newest else { return Ok(None) };

@@ -342,7 +342,8 @@ async fn person(services: &Services, typed: &str) -> anyhow::Result<UserId> {
     if let Some(id) = now {
         held.retain(|holder| *holder != id);
         if !held.is_empty() {
-            record(services, Reading::Searched, serde_json::json!({ "holders_of": index })).await?;
+            let asked = readings::holders_of(&services.book, &identifier);
+            record(services, Reading::Searched, asked).await?;
             let others: Vec<_> = held.iter().map(UserId::to_string).collect();
             tracing::warn!(
                 "who is named here is {id}; before, it was the name of others, who are not meant: {}",
@@ -370,10 +371,14 @@ async fn person(services: &Services, typed: &str) -> anyhow::Result<UserId> {
 }
 
 async fn show(services: &Services, position: i64, json: bool, out: &mut Out) -> anyhow::Result<()> {
-    // It is read from the journal.
-    services.catch_up(&[]).await?;
+    // It is read from the journal, and may be there already.
+    let mut recorded = journal::read_one(&services.pool, position).await?;
+    if recorded.is_none() {
+        services.catch_up(&[]).await?;
+        recorded = journal::read_one(&services.pool, position).await?;
+    }
     let missing = || Refused(format!("There is no line {position} in the book."));
-    let recorded = journal::read_one(&services.pool, position).await?.ok_or_else(missing)?;
+    let recorded = recorded.ok_or_else(missing)?;
     record(services, Reading::Searched, serde_json::json!({ "position": position })).await?;
     let mut opener = Opener::new(services);
     let whole = opener.open_whole(recorded).await?;

@@ -138,6 +138,12 @@ mod tests {
             Exit::DatabaseUnavailable
         );
         assert_eq!(exit(sqlx::Error::RowNotFound), Exit::Failed);
+        let wrong = KeyringError::WrongMasterKey { expected: "a".into(), given: "b".into() };
+        assert_eq!(exit(wrong), Exit::Usage);
+        assert_eq!(
+            exit(KeyringError::Database(sqlx::Error::PoolClosed)),
+            Exit::DatabaseUnavailable
+        );
     }
 
     #[test]

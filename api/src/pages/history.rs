@@ -6,7 +6,7 @@ use domain::{Role, UserId};
 use projections::{Reach, claims::Claim};
 use serde::Deserialize;
 use ui::{
-    Actor, EVENT_TYPES, HistoryRow, PersonRef, Problem,
+    Actor, EVENT_TYPES, HistoryRow, PersonRef, Problem, READING_TYPES,
     pages::{
         HistoryBehind, HistoryCount, HistoryFilter, HistoryFilterProblems, HistoryPage,
         HistoryScope, HistorySearched, Holder,
@@ -16,7 +16,7 @@ use ui::{
 use super::{PageResult, Visit, html};
 use crate::{
     extract::Query,
-    history::{self, ActorFilter, Cursor, Doer, Filter, Line, Meant, Order, Person},
+    history::{self, ActorFilter, Cursor, Doer, Filter, Line, Meant, Order, Part, Person},
     identity::Identity,
     problem::{ApiError, ApiResult},
     readings::in_words,
@@ -90,10 +90,10 @@ async fn show(
     let (mut count, mut behind) = (None, None);
     let page = if sound {
         let reach = history::reach(app, identity, Wait::ForAll).await?;
-        filter.up_to = Some(reach.reached);
         behind = behind_by(reach);
         let counted = cursor.is_none().then(|| filter.clone());
-        let page = history::page(app, identity, &origin, filter, order, cursor, LINES).await?;
+        let part = Part { order, cursor, limit: LINES };
+        let page = history::page(app, identity, &origin, filter, reach, part).await?;
         // Whoever turns pages knows it.
         if let Some(filter) = counted {
             count = Some(history::count(app, identity, filter, reach).await?);
@@ -270,11 +270,8 @@ pub(super) async fn named(app: &App, holders: Vec<(UserId, Claim)>) -> ApiResult
 /// A line as `ui` has it.
 pub(super) fn row(line: Line) -> HistoryRow {
     let person = |person: Person| PersonRef { id: person.id.to_string(), label: person.label };
-    let identifier = match line.event_type.as_str() {
-        // As it was typed, whatever that looks like.
-        "SignInFailed" => line.identifier,
-        _ => line.identifier.as_deref().map(in_words),
-    };
+    let is_reading = READING_TYPES.contains(&line.event_type.as_str());
+    let identifier = line.identifier.map(|text| if is_reading { in_words(&text) } else { text });
     HistoryRow {
         position: u64::try_from(line.position).ok(),
         time: line.at,

@@ -5,7 +5,7 @@ use ui::pages::OverviewPage;
 
 use super::{PageResult, Visit, history::row, html, role_of, sessions::current_first};
 use crate::{
-    history::{self, Filter, Order},
+    history::{self, Filter, Order, Part},
     problem::{ApiResult, Kind},
     routes,
     state::{App, Wait},
@@ -25,9 +25,10 @@ pub(super) async fn show(State(app): State<App>, visit: Visit) -> PageResult {
     sessions.truncate(FEW);
     let origin = visit.context.user(identity.user_id);
     let lately = async {
-        let up_to = Some(history::reach(&app, identity, Wait::No).await?.reached);
-        let mine = Filter { user: Some(identity.user_id), up_to, ..Filter::default() };
-        history::page(&app, identity, &origin, mine, Order::Newest, None, LATELY).await
+        let reach = history::reach(&app, identity, Wait::No).await?;
+        let mine = Filter { user: Some(identity.user_id), ..Filter::default() };
+        let part = Part { order: Order::Newest, cursor: None, limit: LATELY };
+        history::page(&app, identity, &origin, mine, reach, part).await
     };
     let (lately, history_building) = unless_building(lately.await)?;
     let page = OverviewPage {

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::{
     context::Context,
     extract::{Json, Query},
-    history::{self, ActorFilter, Cursor, Doer, Filter, Line, Order, Person},
+    history::{self, ActorFilter, Cursor, Doer, Filter, Line, Order, Part, Person},
     identity::{Auditor, Identity},
     problem::{ApiError, ApiResult},
     sources::Seen,
@@ -417,7 +417,7 @@ async fn search(
     query: &HistoryQuery,
 ) -> ApiResult<JsonAnswer<History>> {
     let (cursor, limit) = (query.cursor()?, query.limit()?);
-    let (mut filter, seen) = query.filter(app, identity).await?;
+    let (filter, seen) = query.filter(app, identity).await?;
     let order = match query.order.unwrap_or_default() {
         Direction::Newest => Order::Newest,
         Direction::Oldest => Order::Oldest,
@@ -426,8 +426,8 @@ async fn search(
     let counts = query.count.unwrap_or(false);
     let wait = if counts { Wait::ForAll } else { Wait::No };
     let reach = history::reach(app, identity, wait).await?;
-    filter.up_to = Some(reach.reached);
-    let page = history::page(app, identity, &origin, filter.clone(), order, cursor, limit).await?;
+    let part = Part { order, cursor, limit };
+    let page = history::page(app, identity, &origin, filter.clone(), reach, part).await?;
     let count = match counts {
         true => Some(history::count(app, identity, filter, reach).await?),
         false => None,

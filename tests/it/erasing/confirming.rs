@@ -37,6 +37,21 @@ async fn who_asks_for_a_name_reads_no_hash_of_it_that_an_account_has() {
     }
     let run = running.setup.command(&["audit", "tail", "--user", "ada"]).output().unwrap();
     assert!(!run.status.success(), "nobody is called that now");
+    // Two others are called that, one after the other: who asks for the second is told of the first.
+    let ben = api.register("ben").await;
+    for name in ["ada", "benjamin"] {
+        let rename = api.patch("/api/v1/auth/me").bearer(&ben.access);
+        rename.json(json!({"username": name})).send().await.is(200);
+    }
+    let taken = json!({
+        "email": "eve@example.org", "username": "ada", "password": password_of("eve"),
+    });
+    api.post("/api/v1/auth/register").json(taken).send().await.tokens(201);
+    running.database.settled().await;
+    let run = running.setup.command(&["audit", "tail", "--user", "ada"]).output().unwrap();
+    assert!(run.status.success() && String::from_utf8_lossy(&run.stderr).contains(&ben.user_id));
+    // That is what was asked before, and no line of its own.
+    running.database.settled().await;
 
     let hashes = eventually("the searches are in the history", async || {
         let lines = search(&api, &admin, json!({"type": "HistorySearched"})).await;

@@ -157,7 +157,9 @@ async fn whoever_held_a_name_before_is_found_beside_who_holds_it() {
         "email": "eve@example.org", "username": "ada", "password": password_of("eve"),
     });
     let eve = api.post("/api/v1/auth/register").json(taken).send().await.tokens(201);
-    api.try_sign_in("stranger@example.org", "not the password").await.is(401);
+    for typed in ["stranger@example.org", r#"{"user": "x"}"#] {
+        api.try_sign_in(typed, "not the password").await.is(401);
+    }
     let admin = api.admin().await;
     eventually("both are in the history", async || {
         let holders = api.post("/api/v1/audit/holders").bearer(&admin.access);
@@ -185,6 +187,7 @@ async fn whoever_held_a_name_before_is_found_beside_who_holds_it() {
     browser.open("/history?type=SignInFailed").await;
     browser.shows("Typed: ").await;
     browser.shows("stranger@example.org").await;
+    browser.shows(r#"Typed: {"user": "x"}"#).await;
     eventually("that her lines were looked for is shown", async || {
         browser.open("/history?type=HistorySearched&order=oldest").await;
         let text = browser.text().await;

@@ -84,28 +84,29 @@ impl TestDatabase {
         self.connect_options().to_url_lossy().to_string()
     }
 
-    /// Waits until all that is in the book by now is shown by every read table. A transaction of another
-    /// test may hold its order back, for longer than the service waits before it answers.
+    /// Waits until all that is in the book by now is shown by every read table; none may be stopped. A
+    /// transaction of another test may hold its order back, for longer than the service waits before it
+    /// answers.
     pub async fn settled(&self) {
         // Not through the pool, whose connections belong to the runtime of the test that made it.
         let mut connection = self.connect_options().connect().await.unwrap();
-        let newest: i64 = sqlx::query_scalar("SELECT coalesce(max(id), 0) FROM events")
-            .fetch_one(&mut connection)
-            .await
-            .unwrap();
+        let (tx, id): (String, i64) =
+            sqlx::query_as("SELECT tx::text, id FROM events ORDER BY tx DESC, id DESC LIMIT 1")
+                .fetch_one(&mut connection)
+                .await
+                .unwrap();
         eventually("everything is shown", async || {
-            let shown: bool = sqlx::query_scalar(
-                "SELECT NOT EXISTS (SELECT FROM events e LEFT JOIN journal j ON j.event_id = e.id
-                                     WHERE e.id <= $1
-                                       AND (j.position IS NULL
-                                            OR j.position > (SELECT min(position) FROM projections
-                                                              WHERE name NOT LIKE 'process:%')))",
+            let shown: Option<bool> = sqlx::query_scalar(
+                "SELECT (SELECT min(position) FROM projections WHERE name NOT LIKE 'process:%')
+                        >= (SELECT position FROM journal
+                             WHERE tx = $1::xid8 AND event_id = $2 ORDER BY position DESC LIMIT 1)",
             )
-            .bind(newest)
+            .bind(&tx)
+            .bind(id)
             .fetch_one(&mut connection)
             .await
             .unwrap();
-            shown.then_some(())
+            (shown == Some(true)).then_some(())
         })
         .await;
         connection.close().await.unwrap();

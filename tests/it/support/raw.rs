@@ -24,12 +24,13 @@ impl Raw {
     /// Waits until the server has taken all that was written.
     pub async fn is_read(&self) {
         let (us, server) = (self.0.local_addr().unwrap(), self.0.peer_addr().unwrap());
-        // proc_pid_net(5): the server's end, and what is received there and not read yet.
-        let line_of = format!(":{:04X} 0100007F:{:04X} 01 ", server.port(), us.port());
+        // proc_pid_net(5): what waits to be sent, and what is received and not read, at either end.
+        let nothing =
+            |from: u16, to: u16| format!(":{from:04X} 0100007F:{to:04X} 01 00000000:00000000 ");
+        let (here, there) = (nothing(us.port(), server.port()), nothing(server.port(), us.port()));
         eventually("it is read", async || {
             let connections = std::fs::read_to_string("/proc/net/tcp").unwrap();
-            let line = connections.lines().find(|line| line.contains(&line_of))?;
-            line.contains(&format!("{line_of}00000000:00000000 ")).then_some(())
+            (connections.contains(&here) && connections.contains(&there)).then_some(())
         })
         .await;
     }

@@ -140,7 +140,7 @@ impl Backend {
         loop {
             ticks.tick().await;
             let answer = http.get(&url).send().await;
-            // What refuses is out at once, and what is slow once only is not.
+            // What refuses is out at once, and what is slow once or twice is not.
             silent = match &answer {
                 Err(error) if error.is_timeout() => silent + 1,
                 _ => 0,

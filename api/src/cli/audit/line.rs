@@ -196,9 +196,10 @@ pub(super) mod shown {
             (other, _) => other.to_owned(),
         };
         // What was typed is whom it is about; what a reader asked for says more of what they did.
-        let (typed, asked) = match line.event_type.as_str() {
-            "SignInFailed" => (line.identifier.as_deref(), None),
-            _ => (None, line.identifier.as_deref().map(in_words)),
+        let is_reading = ui::READING_TYPES.contains(&line.event_type.as_str());
+        let (asked, typed) = match line.identifier.as_deref() {
+            Some(text) if is_reading => (Some(in_words(text)), None),
+            typed => (None, typed),
         };
         let about = match &line.person {
             Some(person) => person.label.as_deref().unwrap_or(ERASED),
