@@ -224,18 +224,23 @@ pub(crate) fn text_of(filter: &Value) -> Option<String> {
 /// typed freely is quoted, lest it look like more of the filter. What is no filter, because its key is
 /// gone, say, is told as it is.
 pub(crate) fn in_words(asked: &str) -> String {
+    fn named(fields: &Map<String, Value>) -> String {
+        let named = fields
+            .iter()
+            .map(|(name, value)| format!("{} {}", name.replace('_', " "), words(value)));
+        named.collect::<Vec<_>>().join(", ")
+    }
     fn words(value: &Value) -> String {
         let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.:/+".contains(c);
         match value {
             Value::String(text) if text.chars().all(is_plain) => text.clone(),
             Value::Array(values) => values.iter().map(words).collect::<Vec<_>>().join(" or "),
+            Value::Object(fields) => format!("({})", named(fields)),
             other => other.to_string(),
         }
     }
     let Ok(Value::Object(fields)) = serde_json::from_str(asked) else { return asked.to_owned() };
-    let told =
-        fields.iter().map(|(name, value)| format!("{} {}", name.replace('_', " "), words(value)));
-    told.collect::<Vec<_>>().join(", ")
+    named(&fields)
 }
 
 type Key = [u8; 32];

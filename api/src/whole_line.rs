@@ -64,7 +64,12 @@ pub async fn read(
 fn of_the_journal(error: journal::JournalError) -> ApiError {
     match error {
         journal::JournalError::Database(cause) => cause.into(),
-        other => ApiError::internal(other),
+        damage => {
+            let detail = format!(
+                "The database was changed past Entrybook: {damage}. `entrybook audit verify` names all that is wrong."
+            );
+            ApiError { detail: detail.into(), ..ApiError::internal(damage) }
+        }
     }
 }
 

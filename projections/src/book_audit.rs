@@ -76,6 +76,8 @@ pub struct BookReport {
     pub unlisted: Vec<Unlisted>,
     /// … and how many there are.
     pub unlisted_in_all: u64,
+    /// Lines so far behind the last kept hash that they were not looked at.
+    pub not_hashed: u64,
     /// Lines at positions before the first, or behind the last that was given out.
     pub misplaced: u64,
     /// How much older the first line that is not proved is than the last line of the book.

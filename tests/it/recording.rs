@@ -492,6 +492,20 @@ async fn a_line_is_shown_with_all_that_it_holds_to_auditors_who_are_written_down
         let path = format!("/api/v1/audit/{none}");
         api.get(&path).bearer(&admin.access).send().await.problem(404, "not-found");
     }
+    // Whoever took an event out of the database is not covered up for.
+    sqlx::raw_sql(&format!(
+        "ALTER TABLE events DISABLE TRIGGER append_only;
+         DELETE FROM events USING journal j
+          WHERE (events.tx, events.id) = (j.tx, j.event_id) AND j.position = {position}"
+    ))
+    .execute(pool)
+    .await
+    .unwrap();
+    let damaged = running.server.get(&of(position), &admin.access).await.unwrap();
+    assert_eq!(damaged.status(), 500);
+    let problem: Value = damaged.json().await.unwrap();
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(detail.contains("not there") && detail.contains("audit verify"), "{problem}");
 }
 
 #[tokio::test]

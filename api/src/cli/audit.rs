@@ -15,10 +15,13 @@ use anyhow::Context;
 use chrono::{DateTime, NaiveDate, Utc};
 use commands::CLI_READER;
 use domain::{Identifier, SessionId, UserId};
+use indicatif::{HumanCount, ProgressBar, ProgressState, ProgressStyle};
 use line::{Opener, shown};
 use projections::audit_history::{self, Filter, Order};
 use projections::{claims, journal};
 use serde_json::Value;
+use std::fmt;
+use std::io::{IsTerminal, stderr};
 use std::time::Duration;
 
 #[derive(Debug, clap::Args)]
@@ -141,6 +144,25 @@ pub(super) async fn run(
         }
     }
     Ok(Exit::Done)
+}
+
+/// What the bar says where it counts lines.
+const LINES: &str =
+    "[{bar:24}] {percent:>3} %  line {human_pos} of {human_len}, {rate}, {eta} left";
+
+/// How far it is, on standard error, for people; it fits into a line.
+fn bar(total: u64, template: &str) -> ProgressBar {
+    if !stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template(template)
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .with_key("rate", |state: &ProgressState, out: &mut dyn fmt::Write| {
+            // What can't be written is seen by nobody.
+            let _ = write!(out, "{}/s", HumanCount(state.per_sec() as u64));
+        })
+        .progress_chars("=> ");
+    ProgressBar::new(total).with_style(style)
 }
 
 const PAUSE: Duration = Duration::from_millis(500);
@@ -269,6 +291,11 @@ async fn without_place(services: &Services, wanted: &Wanted) -> anyhow::Result<F
                 ui::EVENT_TYPES.join(", ")
             )));
         }
+    }
+    if let (Some(from), Some(to)) = (wanted.from, wanted.to)
+        && to < from
+    {
+        return Err(super::usage("--to lies before --from."));
     }
     let mut filter = Filter {
         session: wanted.session,

@@ -158,10 +158,11 @@ async fn rewrap_all(database: &Database, services: &Services) -> anyhow::Result<
     let mut keys = 0;
     while let Some(some) = rewrap.some().await? {
         keys += some;
-        progress(keys, total)?;
+        progress(keys, total, "")?;
     }
     let last = rewrap.last().await?;
     keys += last.keys();
+    progress(keys, total, "\n")?;
     let event = ServiceEvent::MasterKeyRotated { from: from.join(", "), to: to.clone(), keys };
     services.book.record(STREAM, event, &origin(services)).await?;
     last.commit().await?;
@@ -185,11 +186,10 @@ async fn others(keyring: &Keyring, present: &str) -> anyhow::Result<(Vec<String>
 }
 
 /// On a terminal alone: a log has no use for it.
-fn progress(done: u64, total: u64) -> io::Result<()> {
+fn progress(done: u64, total: u64, end: &str) -> io::Result<()> {
     let mut terminal = io::stderr();
     if terminal.is_terminal() {
-        let end = if done >= total { "\n" } else { "" };
-        write!(terminal, "\r{done} of {total} keys{end}")?;
+        write!(terminal, "\r{done} of {} keys{end}", total.max(done))?;
         terminal.flush()?;
     }
     Ok(())

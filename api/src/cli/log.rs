@@ -59,6 +59,9 @@ enum Verb {
         /// The name of the new log, which no log had before
         #[arg(long, value_name = "NAME")]
         origin: String,
+        /// Begin it although nothing keeps the present log from signing
+        #[arg(long)]
+        yes: bool,
     },
     /// Let the log sign again, after you found out why it stopped
     #[command(
@@ -103,8 +106,8 @@ pub(super) async fn run(
         Verb::Rotate { after } => {
             with_services(config, async |services| rotate(services, after, out).await).await?
         }
-        Verb::Begin { origin } => {
-            with_services(config, async |services| begin(services, &origin, out).await).await?
+        Verb::Begin { origin, yes } => {
+            with_services(config, async |services| begin(services, &origin, yes, out).await).await?
         }
         Verb::Resume => with_services(config, async |services| resume(services, out).await).await?,
     }
@@ -167,7 +170,16 @@ async fn rotate(services: &Services, after: Duration, out: &mut Out) -> anyhow::
     Ok(out.line(line)?)
 }
 
-async fn begin(services: &Services, name: &str, out: &mut Out) -> anyhow::Result<()> {
+async fn begin(services: &Services, name: &str, yes: bool, out: &mut Out) -> anyhow::Result<()> {
+    // One whose keys can't be read can do with another.
+    if let (false, Ok(None)) = (yes, services.log.refusal().await) {
+        return Err(Refused(
+            "Nothing keeps the present log from signing. A new one has another name and another key, which all who verify the old one must \
+             be told, and there is no way back. If that is meant, add --yes."
+                .to_owned(),
+        )
+        .into());
+    }
     services.log.begin(name, &origin(services)).await.map_err(told)?;
     services.post().await?;
     out.line(format!(

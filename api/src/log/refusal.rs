@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use commands::Origin;
 use domain::ServiceEvent;
 use serde::{Deserialize, Serialize};
-use sqlx::PgConnection;
+use sqlx::{PgConnection, PgPool};
 
 use super::{Log, LogError, STREAM, signing::NAME};
 
@@ -43,6 +43,14 @@ pub struct Refusal {
     /// What happened, and the choices. It names nobody and no file: anybody may read it.
     pub text: String,
     pub since: DateTime<Utc>,
+}
+
+impl Refusal {
+    /// What keeps a log from signing, whichever it is: for who looks at a database and has no keys.
+    pub async fn of_any(pool: &PgPool) -> Result<Option<Self>, sqlx::Error> {
+        let Stopped(detail) = Stopped::read(&mut *pool.acquire().await?).await?;
+        Ok(detail.and_then(|detail| serde_json::from_str(&detail).ok()))
+    }
 }
 
 /// The text that stands in the registry while nothing is signed.

@@ -336,6 +336,11 @@ impl HistoryQuery {
                 return Err(ApiError::invalid_field(name, "give a time of the years 0 to 9999"));
             }
         }
+        if let (Some(from), Some(to)) = (self.from, self.to)
+            && to < from
+        {
+            return Err(ApiError::invalid_field("to", "the end lies before the beginning, `from`"));
+        }
         if self.outcome.as_ref().is_some_and(|outcome| outcome.chars().count() > MAX_OUTCOME) {
             return Err(ApiError::invalid_field("outcome", "give at most 200 characters"));
         }

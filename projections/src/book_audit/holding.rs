@@ -221,6 +221,7 @@ impl Holding {
             kept: self.kept,
             unlisted: Vec::new(),
             unlisted_in_all: 0,
+            not_hashed: extent.head.saturating_sub(extent.end()),
             misplaced: 0,
             unproved_for: None,
         }

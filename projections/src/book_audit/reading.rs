@@ -41,6 +41,11 @@ pub(super) struct Extent {
 }
 
 impl Extent {
+    /// The last line that is looked at.
+    pub(super) fn end(&self) -> u64 {
+        self.head.max(self.hashes).min(self.hashes.saturating_add(BEHIND))
+    }
+
     pub(super) async fn read(
         connection: &mut PgConnection,
         largest: u64,
@@ -107,7 +112,7 @@ pub(super) async fn read(
     extent: &Extent,
     sender: mpsc::Sender<Page>,
 ) -> Result<(), AuditError> {
-    let end = extent.head.max(extent.hashes).min(extent.hashes.saturating_add(BEHIND));
+    let end = extent.end();
     let pages = (0..end.div_ceil(WIDTH)).map(|page| page * WIDTH);
     let mut pages = stream::iter(pages)
         .map(|after| page(pool, extent, after, end.min(after + WIDTH)))

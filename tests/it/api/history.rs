@@ -162,6 +162,8 @@ async fn filters_narrow_it_down() {
     );
     assert_eq!(some(&format!("to={middle}")).await, "SessionStarted UserRegistered");
     assert_eq!(some(&format!("from={middle}&to={middle}")).await, "");
+    let backwards = "/api/v1/audit?from=2026-02-01T00:00:00Z&to=2026-01-01T00:00:00Z";
+    api.get(backwards).bearer(&ada.access).send().await.problem(422, "invalid-input");
     assert_eq!(
         some("from=0001-01-01T00:00:00Z&to=9999-12-31T23:59:59Z&type=UserRegistered").await,
         "UserRegistered"

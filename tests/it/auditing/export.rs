@@ -203,6 +203,8 @@ async fn a_spreadsheet_takes_nothing_for_a_formula_and_both_tables_end_with_a_ma
         assert_eq!(code, 6, "{name}: {report:#}");
         let kind = &report["integrity"]["findings"][0]["kind"];
         assert_eq!(kind, "wrong_key", "{name}: {report:#}");
+        let missing = &report["completeness"]["findings"][0]["kind"];
+        assert_eq!(missing, "not_known", "{name}: {report:#}");
     }
 }
 
@@ -246,6 +248,8 @@ async fn a_file_of_json_lines_that_was_changed_is_told_how() {
         let kinds: Vec<_> = found(&report).iter().map(|found| found["kind"].clone()).collect();
         assert_eq!(code, exit, "{name}: {report:#}");
         assert!(kinds.contains(&kind.into()), "{name}: {report:#}");
+        let believes_nothing = kind == "wrong_key";
+        assert_eq!(kinds.contains(&"not_known".into()), believes_nothing, "{name}: {report:#}");
         println!("{name}: exit {code}: {kinds:?}");
     }
     // One who can't sign can't leave lines out without a word, either: here by the header.

@@ -17,6 +17,7 @@ use crate::{
         backup::{dump, restore},
         client::{all_is_signed, events, origin_of},
     },
+    projections::book::Reader,
     support::{
         held::Held,
         http::Api,
@@ -238,4 +239,44 @@ async fn leaves(setup: &Setup) -> Vec<Value> {
     let text = String::from_utf8(exported.stdout).unwrap();
     let leaves = text.lines().filter(|line| line.starts_with("{\"event_type\":"));
     leaves.take(300).map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Of a tree that is far behind, because it is being built or stopped, the lines are counted all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn lines_that_no_hash_is_kept_of_are_counted_and_said_not_to_be_looked_at() {
+    let signed = Signed::ended().await;
+    let pool = signed.database.pool();
+    let lines = events(pool).await;
+    sqlx::raw_sql(
+        "INSERT INTO events (aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata)
+         SELECT 'User', 'u', n, 'UserEnabled', '1', '{\"UserEnabled\": {}}', '{}' FROM generate_series(1, 9000) AS n",
+    )
+    .execute(pool)
+    .await
+    .unwrap();
+    // Its place in the book, and nothing else.
+    Reader::of(pool, Vec::new()).await.settle().await;
+    let (code, report) = verify(&signed.setup, &[]).await;
+    assert_eq!((code, found(&report)), (0, vec![]), "{report:#}");
+    assert_eq!(report["lines"], lines + 9_000, "{report:#}");
+    assert!(report["unproved"].as_u64().unwrap() >= 9_000, "{report:#}");
+    assert!(report["remarks"].to_string().contains(" lines are not in the tree yet"), "{report:#}");
+}
+
+/// What the signer has found out is said by who verifies, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_signs_no_more_is_told() {
+    let signed = Signed::ended().await;
+    let refusal = json!({
+        "origin": origin_of(signed.key()), "by": "memory", "text": "it was set back",
+        "since": "2026-01-01T00:00:00Z",
+    });
+    let stop =
+        "UPDATE projections SET state = 'stopped', detail = $1 WHERE name = 'process:sign_log'";
+    let stopped = sqlx::query(stop).bind(refusal.to_string());
+    assert_eq!(stopped.execute(signed.database.pool()).await.unwrap().rows_affected(), 1);
+    let (code, report) = verify(&signed.setup, &["--key", signed.key()]).await;
+    assert_eq!((code, found(&report)), (7, vec![json!({"kind": "log_stopped"})]), "{report:#}");
+    let says = report["completeness"]["findings"][0]["says"].as_str().unwrap();
+    assert!(says.ends_with("since 2026-01-01 00:00:00 UTC: it was set back"), "{says}");
 }

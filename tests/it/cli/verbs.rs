@@ -76,6 +76,8 @@ async fn verbs_work_beside_a_running_server() {
     assert!(searched.contains(&asked) && searched.contains("types SignInFailed\n"), "{searched}");
     let said = run(&setup, &["audit", "tail", "--session", "xx"]).refused(2);
     assert!(said.contains("write the id of a session"), "{said}");
+    let backwards = ["audit", "tail", "--from", "2026-02-01", "--to", "2026-01-01"];
+    assert!(run(&setup, &backwards).refused(2).contains("lies before"));
 
     let position = lines[0]["position"].to_string();
     let shown = run(&setup, &["audit", "show", &position]).ok();

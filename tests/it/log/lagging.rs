@@ -110,12 +110,35 @@ async fn after_a_new_log_began_the_keys_of_the_old_one_are_told_still() {
     server.register("ada").await;
     all_is_signed(&api(&server), database.pool()).await;
     let old = keys(&api(&server)).await;
-    let begun = log_ends(&setup, &["begin", "--origin", "localhost:8080/log2"], 0).await;
+    // Not by mistake, while all is well.
+    let begin = ["begin", "--origin", "localhost:8080/log2"];
+    let refused = log_ends(&setup, &begin, 4).await;
+    assert!(refused.contains("no way back") && refused.contains("--yes"), "{refused}");
+    assert_eq!(keys(&api(&server)).await, old);
+    let begun = log_ends(&setup, &[&begin[..], &["--yes"]].concat(), 0).await;
     assert!(begun.contains("Empty the caches that keep /log/tile/"), "{begun}");
     let new = log_ends(&setup, &["key"], 0).await;
     assert_eq!(new.lines().count(), 1);
     let all = log_ends(&setup, &["key", "--all"], 0).await;
     assert_eq!(all.lines().collect::<Vec<_>>(), [old[0].as_str(), new.trim()]);
-    let taken = log_ends(&setup, &["begin", "--origin", "localhost:8080/log"], 4).await;
+    let taken = log_ends(&setup, &["begin", "--origin", "localhost:8080/log", "--yes"], 4).await;
     assert!(taken.contains("such as localhost:8080/log3"), "{taken}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guard_that_some_may_pass_is_told() {
+    let (database, scratch) = (TestDatabase::create().await, scratch());
+    let setup = fast(Setup::on(&database.url(), &scratch.path().join("data")));
+    let server = setup.start().await;
+    for table in ["events", "checkpoints"] {
+        // As after `DISABLE TRIGGER ALL; …; ENABLE TRIGGER ALL`.
+        let weaken = format!("ALTER TABLE {table} ENABLE TRIGGER append_only");
+        sqlx::raw_sql(&weaken).execute(database.pool()).await.unwrap();
+        let found = doctor(&setup, 5, &["append-only"]).await;
+        assert!(found[0].1 == "fail" && found[0].2.ends_with(&format!("on: {table}")), "{found:?}");
+        let mend = format!("ALTER TABLE {table} ENABLE ALWAYS TRIGGER append_only");
+        sqlx::raw_sql(&mend).execute(database.pool()).await.unwrap();
+    }
+    assert_ne!(doctor(&setup, 0, &["append-only"]).await[0].1, "fail");
+    drop(server);
 }

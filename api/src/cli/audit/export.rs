@@ -7,10 +7,10 @@ use crate::config::Config;
 use crate::export::{Asked, CannotResume, Export, ExportError, Format};
 use crate::readings::Reading;
 use anyhow::{Context as _, bail};
-use indicatif::{HumanCount, ProgressBar, ProgressStyle};
+use indicatif::{HumanCount, ProgressBar};
 use projections::journal;
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufReader, ErrorKind, IsTerminal, Seek, SeekFrom, Write, stderr};
+use std::io::{BufReader, ErrorKind, Seek, SeekFrom, Write, stderr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -70,7 +70,10 @@ async fn export(services: &Services, arguments: &Arguments, out: &mut Out) -> an
     };
     let reading = Reading::Exported { format: arguments.format.to_string(), up_to: export.up_to() };
     super::record(services, reading, told).await?;
-    let bar = bar(export.up_to(), arguments.out.is_some());
+    let bar = match arguments.out.is_some() {
+        true => super::bar(export.up_to(), super::LINES),
+        false => ProgressBar::hidden(),
+    };
     while let Some(part) = export.next().await? {
         target.write(&part, &export)?;
         bar.set_position(export.position());
@@ -98,19 +101,6 @@ async fn export(services: &Services, arguments: &Arguments, out: &mut Out) -> an
         let _ = writeln!(stderr(), "{}: {words}.", path.display());
     }
     Ok(())
-}
-
-/// On standard error, for people.
-fn bar(up_to: u64, is_wanted: bool) -> ProgressBar {
-    if !is_wanted || !stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let style = ProgressStyle::with_template(
-        "[{bar:24}] {percent:>3} %  line {human_pos} of {human_len}, {per_sec}, {eta} left",
-    )
-    .unwrap_or_else(|_| ProgressStyle::default_bar())
-    .progress_chars("=> ");
-    ProgressBar::new(up_to).with_style(style)
 }
 
 enum Target<'a> {

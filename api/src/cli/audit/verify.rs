@@ -9,9 +9,7 @@ mod report;
 use super::super::{Exit, Out, exit::Interrupted, usage, verifier_keys};
 use crate::config::Config;
 use anyhow::Context as _;
-use indicatif::{ProgressBar, ProgressStyle};
 use std::fs;
-use std::io::{IsTerminal, stderr};
 use std::path::{Path, PathBuf};
 
 #[derive(Debug, clap::Args)]
@@ -30,11 +28,11 @@ use std::path::{Path, PathBuf};
     after_long_help = "Exit codes:\n  0  everything is as it was signed, and all there\n  \
         6  something is not as it was signed\n  \
         7  nothing is known to be wrong, but lines are missing, the file was cut off or is older than a checkpoint, a checkpoint can't be held \
-        against it, or nothing signed says anything of it\n  \
+        against it, nothing signed says anything of it, or the log of the database has stopped signing\n  \
         2  wrong usage, such as a key that is none; see `entrybook --help` for the others\n\n\
         With --json, standard output has one object: \"of\" (database, jsonl, csv, ocsf), \"origins\", \"lines\", \"left_out\", \"proved\" (the last line that a checkpoint \
         proves), \"unproved\" (lines behind it), \"checkpoints\" (how many were held against it), \"keys\", \"trusts_database\", \"signed\" (whether anything signed says anything of the lines), \"integrity\" and \"completeness\" (each {\"sound\", \"in_all\", \
-        \"findings\" [{\"kind\", \"says\", and where}]}), \"seconds\".\n\n\
+        \"findings\" [{\"kind\", \"says\", and where}]}), \"seconds\", \"remarks\" (sentences).\n\n\
         Examples:\n  entrybook audit verify\n  entrybook audit verify --key example.org/log+1234abcd+AR… --checkpoint kept.txt\n  \
         entrybook audit verify history.jsonl --key log.keys\n  entrybook audit verify --json | jq .integrity"
 )]
@@ -89,15 +87,4 @@ pub(super) async fn run(
 
 fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("{} could not be read", path.display()))
-}
-
-/// How far it is, on standard error, for people.
-fn bar(total: u64, template: &str) -> ProgressBar {
-    if !stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let style = ProgressStyle::with_template(template)
-        .unwrap_or_else(|_| ProgressStyle::default_bar())
-        .progress_chars("=> ");
-    ProgressBar::new(total).with_style(style)
 }

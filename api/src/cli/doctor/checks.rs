@@ -277,6 +277,25 @@ async fn append_only(database: &Database, pool: &PgPool) -> Check {
             Err(error) => return Check::broken(name, error),
         }
     }
+    // Another mode than that of the migrations lets `session_replication_role` pass.
+    let weak = sqlx::query_scalar::<_, Option<String>>(
+        "SELECT string_agg(DISTINCT tgrelid::regclass::text, ', ') FROM pg_trigger
+          WHERE tgname = 'append_only' AND tgenabled <> 'A'",
+    )
+    .fetch_one(pool)
+    .await;
+    match weak {
+        Ok(None) => {}
+        Ok(Some(tables)) => {
+            return Check::fail(
+                name,
+                format!("the trigger append_only does not hold against everybody on: {tables}"),
+                "Somebody has altered it. Run as the owner, for each of these tables: ALTER TABLE … ENABLE ALWAYS TRIGGER append_only; then \
+                 entrybook audit verify, and find out who it was.",
+            );
+        }
+        Err(error) => return Check::broken(name, error),
+    }
     if by_trigger {
         Check::warn(
             name,

@@ -1,10 +1,10 @@
 //! The book of a database.
 
-use super::super::super::{exit::Interrupted, require_database};
-use super::bar;
+use super::super::super::{audit, exit::Interrupted, require_database};
 use super::report::{Answer, ROTATED, Report, sort};
 use crate::bootstrap::Database;
 use crate::config::Config;
+use crate::log::Refusal;
 use anyhow::Context as _;
 use chrono::TimeDelta;
 use commands::StorageError;
@@ -62,6 +62,15 @@ async fn trusting(pool: &PgPool, mut given: Given) -> anyhow::Result<Report> {
         let new_keys = if is_open { new_keys(pool, &audited).await? } else { Vec::new() };
         if new_keys.is_empty() {
             let mut report = report(audited, has_notes, begun.elapsed());
+            if let Some(refusal) = Refusal::of_any(pool).await? {
+                let says = format!(
+                    "the log {} has signed nothing since {}: {}",
+                    refusal.origin,
+                    refusal.since.format("%Y-%m-%d %H:%M:%S UTC"),
+                    refusal.text
+                );
+                report.completeness.wrong("log_stopped", says);
+            }
             report.remarks.extend(trusted);
             return Ok(report);
         }
@@ -98,8 +107,7 @@ async fn new_keys(pool: &PgPool, audited: &BookReport) -> Result<Vec<String>, sq
 
 async fn watched(pool: &PgPool, given: Given) -> anyhow::Result<BookReport> {
     let progress = Arc::new(Progress::default());
-    let bar =
-        bar(0, "[{bar:24}] {percent:>3} %  line {human_pos} of {human_len}, {per_sec}, {eta} left");
+    let bar = audit::bar(0, audit::LINES);
     let telling = async {
         loop {
             tokio::time::sleep(TICK).await;
@@ -128,7 +136,8 @@ fn is_of_an_older_version(error: &sqlx::Error) -> bool {
 }
 
 fn report(audited: BookReport, has_notes: bool, took: Duration) -> Report {
-    let (is_proved, lines) = (audited.is_proved(), audited.verdict.lines);
+    let is_proved = audited.is_proved();
+    let lines = audited.verdict.lines + audited.not_hashed;
     let (mut integrity, mut completeness) = (Answer::sound(), Answer::sound());
     let verdict = &audited.verdict;
     sort(&verdict.findings, verdict.wrong, &mut integrity, &mut completeness, Finding::to_string);
@@ -202,6 +211,13 @@ fn report(audited: BookReport, has_notes: bool, took: Duration) -> Report {
     let mut remarks: Vec<String> = unreadable
         .map(|line| format!("Line {} can't be hashed: {}.", line.position, line.cause))
         .collect();
+    if audited.not_hashed > 0 {
+        remarks.push(format!(
+            "{} lines are not in the tree yet and were not looked at: it is behind the book. `entrybook projections status` tells how far it \
+             is, and why where it is stopped.",
+            HumanCount(audited.not_hashed)
+        ));
+    }
     if audited.trusts_database {
         remarks.push(
             "The keys and checkpoints are those that this database names, so it vouches for itself. Give --key with what `entrybook log key` \

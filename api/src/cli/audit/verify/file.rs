@@ -1,7 +1,6 @@
 //! What `entrybook audit export` has written.
 
-use super::super::super::{Refused, usage};
-use super::bar;
+use super::super::super::{Refused, audit, usage};
 use super::reading::{Lines, read};
 use super::report::{Answer, NOT_KNOWN, ROTATED, Report, sort};
 use crate::export::{Format, TableReader, TableReport};
@@ -57,7 +56,7 @@ fn look_at(
     let file =
         File::open(path).with_context(|| format!("{} could not be opened", path.display()))?;
     let length = file.metadata().map(|file| file.len()).unwrap_or_default();
-    let bar = bar(length, "[{bar:24}] {percent:>3} %  {bytes} of {total_bytes}, {eta} left");
+    let bar = audit::bar(length, "[{bar:24}] {percent:>3} %  {bytes} of {total_bytes}, {eta} left");
     let mut lines = Lines::new(file, bar);
     let given = Given::read(notes, keys);
     let reading = || format!("{} could not be read", path.display());
@@ -302,6 +301,8 @@ fn tell(told: &Completeness, is_cut: bool, integrity: &mut Answer, completeness:
                 "wrong_key",
                 format!("the manifest at its end is not believed: {why}. {ROTATED}"),
             );
+            let says = "only the signature says how many lines there were, and it is not believed";
+            completeness.wrong(NOT_KNOWN, says);
         }
     }
 }
