@@ -408,6 +408,9 @@ mod tests {
         let words = in_words(&asked.to_string());
         assert_eq!(words, "after 7, holders of k1.x, types SignInFailed or UserErased");
         assert_eq!((in_words("(erased)"), in_words("[1]")), ("(erased)".into(), "[1]".into()));
+        let searched =
+            json!({"searched": {"first_month": "2026-03", "older_left_out": false}}).to_string();
+        assert_eq!(in_words(&searched), "searched (first month 2026-03, older left out false)");
         let forged =
             json!({"outcome": "expired, user \u{1b}me", "place": "192.0.2.0/24"}).to_string();
         assert_eq!(in_words(&forged), r#"outcome "expired, user \u001bme", place 192.0.2.0/24"#);

@@ -152,8 +152,10 @@ impl HistoryRow {
     pub(crate) fn typed(&self, chrome: &Chrome) -> Option<Cow<'static, str>> {
         let typed = self.identifier.as_deref()?;
         let is_reading = READING_TYPES.contains(&self.event_type.as_str());
-        let label = if is_reading { "history-asked" } else { "history-typed" };
-        Some(chrome.t_with(label, "text", typed))
+        Some(match is_reading {
+            true => chrome.t_with("history-asked", "text", typed),
+            false => chrome.t_with("history-typed", "text", typed),
+        })
     }
 
     /// How it was with its person at this line.
