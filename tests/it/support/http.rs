@@ -111,6 +111,12 @@ pub fn email_of(name: &str) -> String {
     format!("{name}@example.org")
 }
 
+/// What lasts for so many seconds has that left, less what has gone by since it began.
+pub fn has_left(answer: &Value, name: &str, lifetime: i64) {
+    let left = answer[name].as_i64().unwrap();
+    assert!((lifetime - 90..=lifetime).contains(&left), "{name}: {left} of {lifetime}");
+}
+
 pub fn password_of(name: &str) -> String {
     format!("the password of {name}")
 }
