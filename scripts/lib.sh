@@ -22,14 +22,18 @@ as_root() {
 }
 
 apt_is_fresh=
+# Brings the lists of Debian packages up to date, once.
+apt_update() {
+    [ -z "$apt_is_fresh" ] || return 0
+    # One unreachable source among several is no reason to stop.
+    as_root apt-get update -qq >/dev/null 2>&1 || true
+    apt_is_fresh=yes
+}
+
 # Installs Debian packages, quietly; what apt-get says is shown when it fails.
 apt_install() {
     local output
-    if [ -z "$apt_is_fresh" ]; then
-        # One unreachable source among several is no reason to stop.
-        as_root apt-get update -qq >/dev/null 2>&1 || true
-        apt_is_fresh=yes
-    fi
+    apt_update
     if ! output=$(as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" 2>&1); then
         printf '%s\n' "$output" >&2
         return 1

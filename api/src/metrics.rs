@@ -3,6 +3,11 @@
 //! Requests are counted as they pass; everything else is read where it lives when somebody scrapes.
 //! Labels are from fixed sets: no path, no identifier, nothing that a caller can make up.
 
+mod exposition;
+mod process;
+
+pub use exposition::Format;
+
 use std::{
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
@@ -11,7 +16,6 @@ use std::{
 use axum::http::{Method, StatusCode};
 use chrono::{DateTime, Utc};
 use prometheus_client::{
-    encoding::text::{encode_eof, encode_registry},
     metrics::{
         counter::Counter,
         family::{Family, MetricConstructor},
@@ -24,7 +28,13 @@ use prometheus_client::{
 use domain::stream;
 use projections::{Build, BuildState, Horizon, ProjectionState, ProjectionStatus, Stopped};
 
-use crate::{log, problem::ApiResult, processes, state::App};
+use crate::{
+    log,
+    problem::ApiResult,
+    processes,
+    readiness::{self, Report, State},
+    state::App,
+};
 
 type Labels = Vec<(&'static str, String)>;
 type GaugeF64 = Gauge<f64, AtomicU64>;
@@ -84,7 +94,7 @@ impl Default for Metrics {
 }
 
 /// Everything, as text. What can't be read just now is left out: the rest is wanted all the more.
-pub async fn scrape(app: &App) -> ApiResult<String> {
+pub async fn scrape(app: &App, format: Format) -> ApiResult<String> {
     let horizon = Horizon::read(app.background()).await.ok();
     let projections = app.projector().status().await.unwrap_or_default();
     let builds = projections::builds(app.background()).await.unwrap_or_default();
@@ -92,15 +102,29 @@ pub async fn scrape(app: &App) -> ApiResult<String> {
     let mut sampled = sampled(app, horizon.as_ref());
     register_projections(&mut sampled, &projections, &builds);
     register_processes(&mut sampled, processes);
+    register_readiness(&mut sampled, &readiness::report(app).await);
     if let Ok(log) = app.log().status(app.background()).await {
         register_log(&mut sampled, &log, app.now());
     }
-    let mut text = String::new();
-    encode_registry(&mut text, &app.metrics().registry)
-        .map_err(crate::problem::ApiError::internal)?;
-    encode_registry(&mut text, &sampled).map_err(crate::problem::ApiError::internal)?;
-    encode_eof(&mut text).map_err(crate::problem::ApiError::internal)?;
-    Ok(text)
+    let program = program();
+    format
+        .encode(&[&app.metrics().registry, &sampled, &program])
+        .map_err(crate::problem::ApiError::internal)
+}
+
+/// What runs, and what it takes of the machine.
+pub fn program() -> Registry {
+    let mut registry = Registry::default();
+    let build: Labels = vec![
+        ("version", env!("CARGO_PKG_VERSION").to_owned()),
+        // The commit, where whoever built the program told it.
+        ("revision", option_env!("ENTRYBOOK_REVISION").unwrap_or("unknown").to_owned()),
+    ];
+    let info = Family::<Labels, Gauge>::default();
+    info.get_or_create(&build).set(1);
+    registry.register("entrybook_build_info", "1, with what this program was built from", info);
+    process::register(&mut registry);
+    registry
 }
 
 fn sampled(app: &App, horizon: Option<&Horizon>) -> Registry {
@@ -312,6 +336,23 @@ fn register_log(registry: &mut Registry, status: &log::Status, now: DateTime<Utc
             "log_refused",
             "1 while the log refuses to sign; /readyz says why",
             i64::from(status.refusal.is_some()),
+        ),
+    ] {
+        let gauge = Gauge::<i64>::default();
+        gauge.set(value);
+        registry.register(name, help, gauge);
+    }
+}
+
+/// What `/readyz` answers, as numbers that an alert can wait for.
+fn register_readiness(registry: &mut Registry, report: &Report) {
+    let warnings = report.checks.iter().filter(|check| check.state == State::Warning).count();
+    for (name, help, value) in [
+        ("ready", "1 when this replica should be sent requests", i64::from(report.ready)),
+        (
+            "readiness_warnings",
+            "Checks of /readyz that somebody should look at, while serving goes on",
+            i64::try_from(warnings).unwrap_or(i64::MAX),
         ),
     ] {
         let gauge = Gauge::<i64>::default();

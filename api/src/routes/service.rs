@@ -3,7 +3,7 @@
 use axum::{
     Json as JsonAnswer,
     extract::State,
-    http::{StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
     response::IntoResponse,
 };
 use serde::Serialize;
@@ -71,18 +71,18 @@ async fn readyz(State(app): State<App>) -> impl IntoResponse {
     (status, JsonAnswer(report))
 }
 
-/// Numbers for Prometheus. Let your proxy keep them from the public.
+/// Numbers for Prometheus, in the text format that the scraper prefers. Let your proxy keep them from the public.
 #[utoipa::path(
     get, path = "/metrics", tag = "service",
-    responses((status = 200, description = "OpenMetrics text", body = String,
-               content_type = "application/openmetrics-text"))
+    responses((status = 200, description = "The numbers", content(
+        (String = "text/plain"),
+        (String = "application/openmetrics-text"),
+    )))
 )]
-async fn scrape(State(app): State<App>) -> ApiResult<impl IntoResponse> {
-    let text = metrics::scrape(&app).await?;
-    Ok((
-        [(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")],
-        text,
-    ))
+async fn scrape(State(app): State<App>, headers: HeaderMap) -> ApiResult<impl IntoResponse> {
+    let format = metrics::Format::accepted(&headers);
+    let text = metrics::scrape(&app, format).await?;
+    Ok(([(header::CONTENT_TYPE, format.content_type()), (header::VARY, "Accept")], text))
 }
 
 /// The public keys of access tokens (RFC 7517).

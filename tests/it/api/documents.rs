@@ -45,7 +45,8 @@ async fn its_numbers_name_nobody() {
         .await
         .is(405);
 
-    let answer = api.get("/metrics").send().await.is(200);
+    let answer =
+        api.get("/metrics").header("accept", "application/openmetrics-text").send().await.is(200);
     assert!(answer.header("content-type").starts_with("application/openmetrics-text"));
     let text = answer.text();
     for secret in

@@ -6,6 +6,7 @@ mod admins;
 mod bad_input;
 mod documents;
 mod history;
+mod metrics;
 mod privacy;
 mod projections;
 mod races;
