@@ -13,7 +13,10 @@ def must(holds: bool, otherwise: str) -> None:
         problems.append(otherwise)
 
 
-must(set(services) == {"postgres", "entrybook", "nginx"}, "there are other services than postgres, entrybook and nginx")
+must(
+    set(services) == {"postgres", "entrybook", "nginx", "backup", "restore"},
+    "there are other services than postgres, entrybook, nginx, backup and restore",
+)
 postgres, entrybook, nginx = services["postgres"], services["entrybook"], services["nginx"]
 
 must(postgres["image"] == "postgres:17", "postgres is not postgres:17")
@@ -39,6 +42,15 @@ for name in ("front", "back"):
 must(set(postgres["networks"]) == {"back"}, "postgres is in other networks than back")
 must("edge" not in entrybook["networks"], "entrybook can reach the outside")
 must("back" not in nginx["networks"], "nginx can reach postgres")
+
+tools = {name for name, service in services.items() if service.get("profiles") == ["tools"]}
+must(tools == {"backup", "restore"}, "backup and restore are not what the profile tools has")
+for name, service in services.items():
+    options = (service.get("logging") or {}).get("options") or {}
+    must({"max-size", "max-file"} <= set(options), f"what {name} prints is kept without end")
+for name in tools:
+    must(set(services[name]["networks"]) == {"back"}, f"{name} is in other networks than back")
+    must(services[name].get("read_only") is True and services[name].get("cap_drop") == ["ALL"], f"{name} has more rights than it needs")
 
 for problem in problems:
     print(f"docker-compose.yml: {problem}")

@@ -16,13 +16,17 @@ fn program(name: &str) -> Command {
 
 /// The same, on a database.
 fn on(name: &str, url: &str) -> Command {
+    with_connection(program(name), url)
+}
+
+/// A command with libpq's variables for a database, and PostgreSQL's programs on its PATH.
+pub fn with_connection(mut command: Command, url: &str) -> Command {
     let options: PgConnectOptions = url.parse().unwrap();
     let password = reqwest::Url::parse(url).ok().and_then(|url| url.password().map(str::to_owned));
     let host = match options.get_socket() {
         Some(socket) => socket.to_str().unwrap().to_owned(),
         None => options.get_host().to_owned(),
     };
-    let mut command = program(name);
     for (key, _) in std::env::vars().filter(|(key, _)| key.starts_with("PG")) {
         command.env_remove(key);
     }
@@ -34,6 +38,11 @@ fn on(name: &str, url: &str) -> Command {
     if let Some(password) = password {
         let bytes = percent_decoded(&password);
         command.env("PGPASSWORD", bytes);
+    }
+    if let Some(bin) = std::env::var_os("ENTRYBOOK_TEST_POSTGRES_BIN") {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let places = std::iter::once(PathBuf::from(bin)).chain(std::env::split_paths(&path));
+        command.env("PATH", std::env::join_paths(places).unwrap());
     }
     command
 }

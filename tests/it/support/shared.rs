@@ -24,7 +24,7 @@ pub struct Running {
     pub server: Server,
     pub setup: Setup,
     pub database: TestDatabase,
-    _scratch: TempDir,
+    pub _scratch: TempDir,
 }
 
 impl Running {
