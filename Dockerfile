@@ -22,8 +22,8 @@ RUN mkdir -p api/src benchmarks/src commands/src domain/src postgres/src project
     && cp api/src/main.rs benchmarks/src/main.rs \
     && cargo build --release --locked --package entrybook --bin entrybook
 
-# The commit, for `entrybook_build_info`: docker build --build-arg ENTRYBOOK_REVISION=$(git rev-parse --short HEAD)
-ARG ENTRYBOOK_REVISION=unknown
+# The commit, for `entrybook_build_info`: docker build --build-arg BUILD_REVISION=$(git rev-parse --short HEAD)
+ARG BUILD_REVISION=unknown
 
 # 2. Entrybook. Files keep the times of the checkout, which may be older than the stand-ins built above: cargo would take those for
 #    up to date. Hence the touch.

@@ -5,12 +5,14 @@
 
 mod admin;
 mod audit;
+mod completions;
 mod dev;
 mod doctor;
 mod exit;
 mod healthcheck;
 mod keys;
 mod log;
+mod man;
 mod migrate;
 mod openapi;
 mod out;
@@ -18,6 +20,7 @@ mod password;
 mod projections;
 mod prune;
 mod serve;
+mod show_config;
 mod table;
 mod users;
 mod verifier_keys;
@@ -27,7 +30,7 @@ pub use exit::{Exit, Refused};
 use crate::bootstrap::{Database, Migrate, Services, Size, prepare};
 use crate::config::{CommonFlags, Config, ConfigError, ServeFlags, Sources, flagless_help};
 use crate::telemetry;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use commands::{By, Origin};
 use out::Out;
 use std::process::ExitCode;
@@ -47,6 +50,7 @@ Exit codes:
   7  what was verified is not all there, or nothing proves that it is
   130, 143  broken off by SIGINT (Ctrl-C), by SIGTERM
 
+With --json an error is JSON as well, on standard error: {\"error\": {\"message\", \"exit_code\"}}.
 Settings come from flags, else the environment, else a file (--config); `entrybook serve --help` explains them all.";
 
 #[derive(Debug, Parser)]
@@ -129,12 +133,18 @@ enum Verb {
     Keys(keys::Arguments),
     /// Make up a history, for trying and measuring
     Dev(dev::Arguments),
+    /// Show the settings in force, and where each comes from
+    Config(show_config::Arguments),
     /// Print the OpenAPI description of the API
     #[command(
         long_about = "Prints the OpenAPI 3.1 description of the API, as the server answers it under /openapi.json. Needs no database.",
         after_help = "Example:\n  entrybook openapi > openapi.json"
     )]
     Openapi,
+    /// Print the completions of a shell
+    Completions(completions::Arguments),
+    /// Write the manual pages
+    Man(man::Arguments),
     /// Check settings, database, clock, keys and lag, and say what to do
     #[command(
         long_about = "Checks what Entrybook needs: settings, data directory, database (version, durability, privileges, migrations), \
@@ -162,11 +172,10 @@ fn serve_help() -> String {
 
 /// Reads the command line and does what it says.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let result = run(cli);
-    let code = match result {
-        Ok(exit) => exit,
-        Err(error) => exit::report(&error),
+    let errors = exit::Errors::asked_for(std::env::args_os());
+    let code = match Cli::try_parse() {
+        Ok(cli) => run(cli).unwrap_or_else(|error| errors.report(&error)),
+        Err(error) => errors.report_usage(&error),
     };
     ExitCode::from(code as u8)
 }
@@ -175,14 +184,26 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
     let mut out = Out::standard();
     let serve = match &cli.verb {
         Verb::Serve(flags) => Some(flags),
+        // These need no settings.
         Verb::Openapi => {
             openapi::run(&mut out)?;
+            return Ok(Exit::Done);
+        }
+        Verb::Completions(arguments) => {
+            completions::run(arguments, Cli::command(), &mut out)?;
+            return Ok(Exit::Done);
+        }
+        Verb::Man(arguments) => {
+            man::run(arguments, Cli::command(), &mut out)?;
             return Ok(Exit::Done);
         }
         _ => None,
     };
     let sources =
         Sources::gather(&cli.common.with(serve), cli.common.file.as_deref(), std::env::vars_os());
+    if let Verb::Config(arguments) = &cli.verb {
+        return show_config::run(&sources?, arguments, &mut out);
+    }
     let config = sources.and_then(|sources| Config::read(&sources));
     if let Verb::Doctor(arguments) = &cli.verb {
         return on_runtime(doctor::run(config, arguments, &mut out));
@@ -207,7 +228,12 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
         Verb::Users(arguments) => return on_runtime(users::run(&config, arguments, &mut out)),
         Verb::Keys(arguments) => on_runtime(keys::run(&config, arguments, &mut out))?,
         Verb::Dev(arguments) => on_runtime(dev::run(&config, arguments, &mut out))?,
-        Verb::Openapi | Verb::Doctor(_) | Verb::Healthcheck => {}
+        Verb::Config(_)
+        | Verb::Openapi
+        | Verb::Completions(_)
+        | Verb::Man(_)
+        | Verb::Doctor(_)
+        | Verb::Healthcheck => {}
     }
     Ok(Exit::Done)
 }
@@ -313,7 +339,6 @@ fn usage(problem: impl Into<String>) -> anyhow::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_sound() {
@@ -332,6 +357,45 @@ mod tests {
             assert_eq!(given.len(), 1, "{line:?}");
             assert_eq!(given[0].1, "d");
         }
+    }
+
+    /// Whoever asks for the help of a verb wants what that verb does, and the settings of all verbs after it.
+    #[test]
+    fn the_own_options_of_a_verb_come_first_in_its_help() {
+        fn look(command: &mut clap::Command, at_all: &mut usize) {
+            let own: Vec<String> = command
+                .get_arguments()
+                .filter(|argument| !argument.is_global_set() && !argument.is_hide_set())
+                .filter_map(|argument| argument.get_long().map(str::to_owned))
+                .filter(|long| !["help", "version"].contains(&long.as_str()))
+                .collect();
+            let help = command.render_long_help().to_string();
+            let place = |long: &str| {
+                help.lines().position(|line| {
+                    let words = line.trim_start();
+                    let words = words
+                        .split_once(", ")
+                        .filter(|(short, _)| short.len() == 2)
+                        .map_or(words, |(_, long)| long);
+                    words.split([' ', '=']).next() == Some(&format!("--{long}"))
+                })
+            };
+            if let Some(settings) = place("config") {
+                for long in own {
+                    *at_all += 1;
+                    let place = place(&long);
+                    assert!(place.is_some_and(|place| place < settings), "--{long} in {help}");
+                }
+            }
+            for verb in command.get_subcommands_mut() {
+                look(verb, at_all);
+            }
+        }
+        let mut command = Cli::command();
+        command.build();
+        let mut at_all = 0;
+        look(&mut command, &mut at_all);
+        assert!(at_all > 80, "{at_all}");
     }
 
     #[test]

@@ -13,7 +13,7 @@ mod values;
 
 pub use flags::{CommonFlags, ServeFlags};
 pub use keys::{KEYS, Key, Scope, flagless_help};
-pub use sources::{FILE_VARIABLE, Origin, Sources};
+pub use sources::{FILE_VARIABLE, Origin, Shown, Sources};
 pub use values::{DatabaseUrl, Secret, short};
 
 use crate::log::anchors::AnchorSettings;
@@ -415,7 +415,7 @@ impl Reader<'_> {
                 self.problems.push(if key.is_secret() {
                     format!("{name} cannot be used: {right}.")
                 } else {
-                    format!("{name} is {text:?}: {right}.")
+                    format!("{name} is {:?}: {right}.", sources::without_passwords(text))
                 });
                 None
             }

@@ -118,7 +118,7 @@ pub fn program() -> Registry {
     let build: Labels = vec![
         ("version", env!("CARGO_PKG_VERSION").to_owned()),
         // The commit, where whoever built the program told it.
-        ("revision", option_env!("ENTRYBOOK_REVISION").unwrap_or("unknown").to_owned()),
+        ("revision", option_env!("BUILD_REVISION").unwrap_or("unknown").to_owned()),
     ];
     let info = Family::<Labels, Gauge>::default();
     info.get_or_create(&build).set(1);

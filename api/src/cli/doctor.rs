@@ -79,16 +79,27 @@ pub(super) async fn run(
     Ok(if healthy { Exit::Done } else { Exit::Unhealthy })
 }
 
+/// How wide a line may be where it goes to no terminal, or to a wider one.
+const WIDTH: usize = 100;
+/// What stands before a finding: the status and the name.
+const BEFORE: usize = 22;
+
 fn print(checks: &[Check], out: &mut Out) -> std::io::Result<()> {
+    let terminal = terminal_size::terminal_size().map(|(width, _)| usize::from(width.0));
+    let width = terminal.map_or(WIDTH, |width| width.clamp(60, WIDTH));
     for check in checks {
         let status = match check.status {
             Status::Ok => "ok",
             Status::Warn => "warn",
             Status::Fail => "FAIL",
         };
-        out.line(format!("{status:<5} {:<15} {}", check.name, check.finding))?;
+        for line in lines(&format!("{status:<5} {:<15} ", check.name), &check.finding, width) {
+            out.line(line)?;
+        }
         if let Some(advice) = &check.advice {
-            out.line(format!("{:<21} → {advice}", ""))?;
+            for line in lines(&format!("{:<21} → ", ""), advice, width) {
+                out.line(line)?;
+            }
         }
     }
     let count = |status| checks.iter().filter(|check| check.status == status).count();
@@ -97,4 +108,42 @@ fn print(checks: &[Check], out: &mut Out) -> std::io::Result<()> {
         (0, warnings) => format!("Nothing is broken; to look at: {warnings}."),
         (failures, warnings) => format!("Broken: {failures}; to look at: {warnings}."),
     })
+}
+
+/// The text behind `before`, broken between words, each further line below the beginning of the text. What has no spaces (a key, a command's
+/// argument) is not broken: it is there to be copied.
+fn lines(before: &str, text: &str, width: usize) -> Vec<String> {
+    let below = " ".repeat(BEFORE);
+    let options = textwrap::Options::new(width)
+        .initial_indent(before)
+        .subsequent_indent(&below)
+        .break_words(false)
+        .word_splitter(textwrap::WordSplitter::NoHyphenation);
+    textwrap::wrap(text, options).into_iter().map(std::borrow::Cow::into_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn findings_are_broken_between_words_and_stay_below_one_another() {
+        let found = lines(
+            "warn  journal         ",
+            "events that wait for their place: 1, the first for 402 seconds",
+            60,
+        );
+        assert_eq!(
+            found,
+            [
+                "warn  journal         events that wait for their place: 1,",
+                "                      the first for 402 seconds"
+            ]
+        );
+        let key = "k".repeat(120);
+        assert_eq!(
+            lines("ok    log             ", &key, 60),
+            [format!("ok    log             {key}")]
+        );
+    }
 }

@@ -5,6 +5,7 @@ use crate::config::ConfigError;
 use commands::keyring::KeyringError;
 use commands::{CommandError, RegisterError, StorageError};
 use projections::RebuildError;
+use std::ffi::OsString;
 use std::io::{self, Write};
 
 /// The exit codes. Scripts rely on them; they do not change.
@@ -37,18 +38,59 @@ pub struct Refused(pub String);
 #[error("interrupted")]
 pub(super) struct Interrupted;
 
-/// Says what went wrong, on standard error.
-pub(super) fn report(error: &anyhow::Error) -> Exit {
-    // `entrybook audit tail | head`: whoever reads has seen enough.
-    if error.chain().any(is_broken_pipe) {
-        return Exit::Done;
+/// How errors are said: in words, or as JSON to whoever asked for JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Errors {
+    Words,
+    Json,
+}
+
+impl Errors {
+    /// By the arguments as they were typed: also where they could not be understood.
+    pub(super) fn asked_for(arguments: impl IntoIterator<Item = OsString>) -> Self {
+        let mut options = arguments.into_iter().skip(1).take_while(|argument| argument != "--");
+        if options.any(|argument| argument == "--json") { Self::Json } else { Self::Words }
     }
-    let code = code(error);
-    if code != Exit::Interrupted {
+
+    /// Says what went wrong, on standard error.
+    pub(super) fn report(self, error: &anyhow::Error) -> Exit {
+        // `entrybook audit tail | head`: whoever reads has seen enough.
+        if error.chain().any(is_broken_pipe) {
+            return Exit::Done;
+        }
+        let code = code(error);
+        if code != Exit::Interrupted {
+            self.say(&words(error), code);
+        }
+        code
+    }
+
+    /// Says what was wrong with the arguments; or prints the help or the version, which are answers and no errors.
+    pub(super) fn report_usage(self, error: &clap::Error) -> Exit {
+        match self {
+            Self::Json if error.use_stderr() => {
+                let text = error.render().to_string();
+                self.say(text.trim_end().trim_start_matches("error: "), Exit::Usage);
+                Exit::Usage
+            }
+            Self::Json | Self::Words => {
+                let _ = error.print();
+                if error.use_stderr() { Exit::Usage } else { Exit::Done }
+            }
+        }
+    }
+
+    fn say(self, message: &str, code: Exit) {
+        let text = match self {
+            Self::Words => format!("entrybook: {message}"),
+            Self::Json => {
+                serde_json::json!({ "error": { "message": message, "exit_code": code as u8 } })
+                    .to_string()
+            }
+        };
         // If even that fails, the exit code still tells.
-        let _ = writeln!(io::stderr(), "entrybook: {}", words(error));
+        let _ = writeln!(io::stderr(), "{text}");
     }
-    code
 }
 
 /// The error with its causes, each said once: many an error quotes its own cause.
@@ -147,9 +189,19 @@ mod tests {
     }
 
     #[test]
+    fn who_asks_for_json_gets_errors_as_json() {
+        let asked = |line: &str| Errors::asked_for(line.split(' ').map(OsString::from));
+        assert_eq!(asked("entrybook audit show --json 7"), Errors::Json);
+        assert_eq!(asked("entrybook --json"), Errors::Json);
+        assert_eq!(asked("entrybook audit show 7"), Errors::Words);
+        assert_eq!(asked("entrybook users erase -- --json"), Errors::Words);
+        assert_eq!(asked("--json serve"), Errors::Words, "that is the name of the program");
+    }
+
+    #[test]
     fn a_reader_that_left_is_no_failure() {
         let error =
             anyhow::Error::from(io::Error::from(io::ErrorKind::BrokenPipe)).context("printing");
-        assert_eq!(report(&error), Exit::Done);
+        assert_eq!(Errors::Words.report(&error), Exit::Done);
     }
 }

@@ -8,8 +8,8 @@ use crate::bootstrap::Services;
 use crate::config::Config;
 use crate::log::LogError;
 use chrono::TimeDelta;
-use commands::log_keys::LogKeysError;
-use serde_json::json;
+use commands::log_keys::{LogKey, LogKeysError};
+use serde_json::{Value, json};
 use std::time::Duration;
 
 #[derive(Debug, clap::Args)]
@@ -46,6 +46,9 @@ enum Verb {
         /// When it begins to sign, from now
         #[arg(long, value_name = "DURATION", default_value = "1d", value_parser = humantime::parse_duration)]
         after: Duration,
+        /// Answer in JSON: {"key", "signs_from"}
+        #[arg(long)]
+        json: bool,
     },
     /// Begin a new log, because the old one can't go on
     #[command(
@@ -62,6 +65,9 @@ enum Verb {
         /// Begin it although nothing keeps the present log from signing
         #[arg(long)]
         yes: bool,
+        /// Answer in JSON: {"origin", "keys": [{"key", "id", "origin", "signs_from", "retired_at"}]}
+        #[arg(long)]
+        json: bool,
     },
     /// Let the log sign again, after you found out why it stopped
     #[command(
@@ -71,7 +77,11 @@ enum Verb {
             On a machine that remembers nothing, and has witnesses or an anchor file that can't be asked, it takes what the database says was \
             signed for all that was: be sure that the database is not an older one. Either is an event of the book."
     )]
-    Resume,
+    Resume {
+        /// Answer in JSON: {"taken_for_signed", "refusal": {"text", "since"}}, each null where there was none
+        #[arg(long)]
+        json: bool,
+    },
     /// Watch the logs of other machines, and cosign what is consistent
     #[command(
         long_about = "Runs a witness (C2SP tlog-witness): it remembers the newest checkpoint that it has seen of each log, cosigns the next one \
@@ -103,13 +113,16 @@ pub(super) async fn run(
             with_services(config, async |services| print_keys(services, all, json, out).await)
                 .await?
         }
-        Verb::Rotate { after } => {
-            with_services(config, async |services| rotate(services, after, out).await).await?
+        Verb::Rotate { after, json } => {
+            with_services(config, async |services| rotate(services, after, json, out).await).await?
         }
-        Verb::Begin { origin, yes } => {
-            with_services(config, async |services| begin(services, &origin, yes, out).await).await?
+        Verb::Begin { origin, yes, json } => {
+            with_services(config, async |services| begin(services, &origin, yes, json, out).await)
+                .await?
         }
-        Verb::Resume => with_services(config, async |services| resume(services, out).await).await?,
+        Verb::Resume { json } => {
+            with_services(config, async |services| resume(services, json, out).await).await?
+        }
     }
     Ok(Exit::Done)
 }
@@ -139,19 +152,7 @@ async fn print_keys(
     };
     let keys = keys.map_err(told)?;
     if json {
-        let keys: Vec<_> = keys
-            .iter()
-            .map(|(key, line)| {
-                json!({
-                    "key": line,
-                    "id": key.id,
-                    "origin": key.origin,
-                    "signs_from": key.signs_from,
-                    "retired_at": key.retired_at,
-                })
-            })
-            .collect();
-        return Ok(out.json(&keys)?);
+        return Ok(out.json(&as_json(&keys))?);
     }
     for (_, line) in keys {
         out.line(line)?;
@@ -159,10 +160,32 @@ async fn print_keys(
     Ok(())
 }
 
-async fn rotate(services: &Services, after: Duration, out: &mut Out) -> anyhow::Result<()> {
+fn as_json(keys: &[(LogKey, String)]) -> Vec<Value> {
+    keys.iter()
+        .map(|(key, line)| {
+            json!({
+                "key": line,
+                "id": key.id,
+                "origin": key.origin,
+                "signs_from": key.signs_from,
+                "retired_at": key.retired_at,
+            })
+        })
+        .collect()
+}
+
+async fn rotate(
+    services: &Services,
+    after: Duration,
+    json: bool,
+    out: &mut Out,
+) -> anyhow::Result<()> {
     let after = TimeDelta::from_std(after).map_err(|_| usage("--after is too long"))?;
     let (key, line) = services.log.rotate(after, &origin(services)).await.map_err(told)?;
     services.post().await?;
+    if json {
+        return Ok(out.json(&json!({ "key": line, "signs_from": key.signs_from }))?);
+    }
     out.line(format!(
         "The new key signs from {} on. Give it to whoever checks the log:",
         key.signs_from.format("%Y-%m-%d %H:%M:%S UTC")
@@ -170,7 +193,13 @@ async fn rotate(services: &Services, after: Duration, out: &mut Out) -> anyhow::
     Ok(out.line(line)?)
 }
 
-async fn begin(services: &Services, name: &str, yes: bool, out: &mut Out) -> anyhow::Result<()> {
+async fn begin(
+    services: &Services,
+    name: &str,
+    yes: bool,
+    json: bool,
+    out: &mut Out,
+) -> anyhow::Result<()> {
     // One whose keys can't be read can do with another.
     if let (false, Ok(None)) = (yes, services.log.refusal().await) {
         return Err(Refused(
@@ -182,6 +211,10 @@ async fn begin(services: &Services, name: &str, yes: bool, out: &mut Out) -> any
     }
     services.log.begin(name, &origin(services)).await.map_err(told)?;
     services.post().await?;
+    if json {
+        let keys = services.log.keys().map_err(told)?;
+        return Ok(out.json(&json!({ "origin": name, "keys": as_json(&keys) }))?);
+    }
     out.line(format!(
         "The log {name} begins. Empty the caches that keep /log/tile/: its tiles are at the addresses of the old one's. Tell whoever \
          checked that, and give them the new key (`entrybook log key --all` prints the old ones):"
@@ -189,18 +222,23 @@ async fn begin(services: &Services, name: &str, yes: bool, out: &mut Out) -> any
     print_keys(services, false, false, out).await
 }
 
-async fn resume(services: &Services, out: &mut Out) -> anyhow::Result<()> {
+async fn resume(services: &Services, json: bool, out: &mut Out) -> anyhow::Result<()> {
     let by = origin(services);
     let taken = services.log.take_for_signed(&by).await.map_err(told)?;
+    let refusal = services.log.resume(&by).await.map_err(told)?;
+    if taken.is_some() || refusal.is_some() {
+        services.post().await?;
+    }
+    if json {
+        let refusal =
+            refusal.map(|refusal| json!({ "text": refusal.text, "since": refusal.since }));
+        return Ok(out.json(&json!({ "taken_for_signed": taken, "refusal": refusal }))?);
+    }
     if let Some(lines) = taken {
         out.line(format!(
             "Nothing was remembered here: from now on that the {lines} lines were signed that the database says. The server here signs again \
              within some seconds."
         ))?;
-    }
-    let refusal = services.log.resume(&by).await.map_err(told)?;
-    if taken.is_some() || refusal.is_some() {
-        services.post().await?;
     }
     let Some(refusal) = refusal else {
         return Ok(out.line("Nothing keeps the log from signing.")?);

@@ -1,14 +1,18 @@
 //! `entrybook users`: erasing a person, and the receipt for it.
 
+mod again;
+
 use super::{Out, Refused, admin, origin, usage, verifier_keys, with_services};
 use crate::admins::{Lookup, TakeAwayError};
 use crate::bootstrap::Services;
 use crate::config::Config;
 use crate::erasure::{self, Erasure};
 use anyhow::{Context, bail};
+use commands::Origin;
 use domain::{Role, UserId};
 use projections::Projector;
 use proof::ErasureReceipt;
+use std::fs::File;
 use std::io::{self, BufRead, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -27,8 +31,10 @@ enum Verb {
             and devices they came from, so that nobody can read these any more; ends their sessions; frees their names. The history keeps \
             its lines, and is proved as before. Nothing undoes it, and backups made before still hold the person: docs/erasure.md tells \
             what to do with them.\n\n\
-            On a terminal the username must be typed once more; elsewhere --yes is needed.",
-        after_help = "Examples:\n  entrybook users erase ada\n  entrybook users erase 0197f0c2-6b1e-7a54-9d3c-5e8f1a2b3c4d --yes --json"
+            On a terminal the username must be typed once more; elsewhere --yes is needed.\n\n\
+            --receipts erases again, after an older backup was restored, everybody of whom a folder holds a receipt that this log has signed.",
+        after_help = "Examples:\n  entrybook users erase ada\n  entrybook users erase 0197f0c2-6b1e-7a54-9d3c-5e8f1a2b3c4d --yes --json\n  \
+            entrybook users erase --receipts receipts/ --yes"
     )]
     Erase(Erase),
     /// Print the receipt for an erasure
@@ -62,11 +68,19 @@ enum Verb {
 #[derive(Debug, clap::Args)]
 struct Erase {
     /// Username, e-mail address or id of the account
-    user: String,
+    #[arg(required_unless_present = "receipts")]
+    user: Option<String>,
+    /// Erase again the people of all receipts (*.json) in this folder
+    #[arg(long, value_name = "DIR", conflicts_with = "user")]
+    receipts: Option<PathBuf>,
+    /// With --receipts: a key of the log that this database does not have, because it was made after the backup; or a file with some
+    #[arg(long = "key", value_name = "KEY", requires = "receipts")]
+    keys: Vec<String>,
     /// Do not ask
     #[arg(long)]
     yes: bool,
-    /// Answer in JSON: {"id", "erased"}; `erased` is false if it was erased before
+    /// Answer in JSON: {"id", "erased"}; `erased` is false if it was erased before. With --receipts: {"erased", "erased_before",
+    /// "unknown", "refused": [{"file", "reason"}]}
     #[arg(long)]
     json: bool,
 }
@@ -93,25 +107,24 @@ pub(super) async fn run(
 }
 
 async fn erase(config: &Config, erase: &Erase, out: &mut Out) -> anyhow::Result<()> {
+    let Some(typed) = &erase.user else {
+        let directory = erase.receipts.as_deref().unwrap_or(Path::new("."));
+        return with_services(config, async |services| {
+            let arguments =
+                again::Arguments { directory, keys: &erase.keys, yes: erase.yes, json: erase.json };
+            again::run(services, arguments, out).await
+        })
+        .await;
+    };
     if !erase.yes && !io::stdin().is_terminal() {
         return Err(usage("Nobody can be asked here whether it is meant. If it is, add --yes."));
     }
     let (id, erased) = with_services(config, async |services| {
-        let id = find(services, &erase.user).await?;
+        let id = find(services, typed).await?;
         if !erase.yes {
             confirm(services, id).await?;
         }
-        let lookup = lookup(services, id).await?;
-        match erasure::erase(&services.book, id, &origin(services), lookup).await {
-            Ok(receipt) => Ok((id, receipt.is_some())),
-            Err(TakeAwayError::LastAdmin) => Err(Refused(
-                "Nobody else is an admin who can sign in. Make one first: entrybook admin create"
-                    .to_owned(),
-            )
-            .into()),
-            Err(TakeAwayError::Command(error)) => Err(error.into()),
-            Err(busy @ TakeAwayError::Busy) => Err(busy.into()),
-        }
+        Ok((id, erase_account(services, id, &origin(services)).await?))
     })
     .await?;
     if erase.json {
@@ -122,6 +135,21 @@ async fn erase(config: &Config, erase: &Erase, out: &mut Out) -> anyhow::Result<
     }
     out.line(format!("Erased. What is left of the person is a number: {id}"))?;
     Ok(out.line(format!("For the receipt, run: entrybook users receipt {id}"))?)
+}
+
+/// Erases an account; whether it was not erased before.
+async fn erase_account(services: &Services, id: UserId, origin: &Origin) -> anyhow::Result<bool> {
+    let lookup = lookup(services, id).await?;
+    match erasure::erase(&services.book, id, origin, lookup).await {
+        Ok(receipt) => Ok(receipt.is_some()),
+        Err(TakeAwayError::LastAdmin) => Err(Refused(
+            "Nobody else is an admin who can sign in. Make one first: entrybook admin create"
+                .to_owned(),
+        )
+        .into()),
+        Err(TakeAwayError::Command(error)) => Err(error.into()),
+        Err(busy @ TakeAwayError::Busy) => Err(busy.into()),
+    }
 }
 
 /// The account of a username, an e-mail address or an id, erased or not.
@@ -211,15 +239,20 @@ async fn receipt(config: &Config, user: UserId, out: &mut Out) -> anyhow::Result
     Ok(out.json(&receipt)?)
 }
 
-fn check(file: &Path, keys: &[String], json: bool, out: &mut Out) -> anyhow::Result<super::Exit> {
-    let text = if file == Path::new("-") {
-        let mut text = String::new();
-        io::stdin().take(MOST_BYTES).read_to_string(&mut text)?;
-        text
-    } else {
-        std::fs::read_to_string(file)
-            .with_context(|| format!("The receipt {} cannot be read", file.display()))?
+/// The text of a receipt; - is standard input.
+fn read_receipt(file: &Path) -> anyhow::Result<String> {
+    let cannot = || format!("The receipt {} cannot be read", file.display());
+    let source: Box<dyn Read> = match file == Path::new("-") {
+        true => Box::new(io::stdin()),
+        false => Box::new(File::open(file).with_context(cannot)?),
     };
+    let mut text = String::new();
+    source.take(MOST_BYTES).read_to_string(&mut text).with_context(cannot)?;
+    Ok(text)
+}
+
+fn check(file: &Path, keys: &[String], json: bool, out: &mut Out) -> anyhow::Result<super::Exit> {
+    let text = read_receipt(file)?;
     let receipt: ErasureReceipt = serde_json::from_str(&text)
         .map_err(|error| usage(format!("{} is no receipt: {error}.", file.display())))?;
     match receipt.verify(&verifier_keys::given(keys)?) {

@@ -57,6 +57,7 @@ impl Args for CommonFlags {
                 "A file of settings (TOML), such as: listen = \"0.0.0.0:8080\". Its keys are the flags with _ for -. Flags go over the \
                  environment, the environment over the file.\n[env: ENTRYBOOK_CONFIG]",
             )
+            .help_heading("File of settings")
             .global(true)
             .value_parser(clap::value_parser!(PathBuf));
         add(command.arg(file), Scope::Everywhere)

@@ -2,6 +2,7 @@
 
 use super::keys::{KEYS, Key};
 use super::{ConfigError, values};
+use serde::Serialize;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
@@ -21,6 +22,22 @@ pub enum Origin {
     Environment,
     File(PathBuf),
     Default,
+}
+
+/// A setting for people to look at.
+#[derive(Clone, Debug, Serialize)]
+pub struct Shown {
+    /// In the configuration file.
+    pub name: &'static str,
+    /// In the environment.
+    pub variable: &'static str,
+    /// As it was written; of a secret only that it is set. Nothing where there is neither a value nor a default.
+    pub value: Option<String>,
+    /// `flag`, `environment`, `file` or `default`.
+    pub source: &'static str,
+    /// The configuration file, where it comes from one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<PathBuf>,
 }
 
 /// The values as they were written, each with who set it.
@@ -72,6 +89,26 @@ impl Sources {
             None if key.default.is_empty() => None,
             None => Some((key.default, Origin::Default)),
         }
+    }
+
+    /// Every setting, in the order of the help.
+    pub fn shown(&self) -> Vec<Shown> {
+        let shown = |key: &'static Key| {
+            let (value, origin) =
+                self.get(key).map_or((None, Origin::Default), |(value, origin)| {
+                    let value =
+                        if key.is_secret() { "(set)".to_owned() } else { without_passwords(value) };
+                    (Some(value), origin)
+                });
+            let (source, file) = match origin {
+                Origin::Flag => ("flag", None),
+                Origin::Environment => ("environment", None),
+                Origin::File(path) => ("file", Some(path)),
+                Origin::Default => ("default", None),
+            };
+            Shown { name: key.name, variable: key.env, value, source, file }
+        };
+        KEYS.iter().map(shown).collect()
     }
 
     fn read_environment(
@@ -142,6 +179,20 @@ impl Sources {
     }
 }
 
+/// Without what stands before the host of an address: the user and the password.
+pub(super) fn without_passwords(text: &str) -> String {
+    let mut parts = text.split("://");
+    let mut shown = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let authority = part.find(['/', '?', '#', ',', ';', ' ']).unwrap_or(part.len());
+        let host =
+            part.get(..authority).and_then(|authority| authority.rfind('@')).map_or(0, |at| at + 1);
+        shown.push_str(if host == 0 { "://" } else { "://…@" });
+        shown.push_str(part.get(host..).unwrap_or_default());
+    }
+    shown
+}
+
 /// How to name the key to whoever set it.
 pub(super) fn name_for(key: &Key, origin: &Origin) -> String {
     match origin {
@@ -161,4 +212,26 @@ fn did_you_mean<'a>(wrong: &str, names: impl Iterator<Item = &'a str>) -> String
         .filter(|(distance, name)| *distance <= 2.max(name.len() / 4))
         .map(|(_, name)| format!(" Did you mean {name}?"))
         .unwrap_or_else(|| " `entrybook serve --help` lists them all.".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_shown_without_passwords() {
+        for (text, shown) in [
+            ("15m", "15m"),
+            ("https://login.example.org", "https://login.example.org"),
+            ("https://ada:s3cret@anchor.example/a@b?x=@y", "https://…@anchor.example/a@b?x=@y"),
+            (
+                "k1+aa https://a:b@w1/ k2+bb https://w2/ k3+cc https://token@w3",
+                "k1+aa https://…@w1/ k2+bb https://w2/ k3+cc https://…@w3",
+            ),
+            ("https://a:p@ss@host", "https://…@host"),
+            ("://", "://"),
+        ] {
+            assert_eq!(without_passwords(text), shown);
+        }
+    }
 }

@@ -5,6 +5,7 @@ mod configuring;
 mod projections;
 mod replay;
 mod running;
+mod shells;
 mod verbs;
 
 use crate::support::server::{Setup, client, eventually, free_port};

@@ -1,5 +1,6 @@
 //! What is destroyed for good: a person, the sources of a month, and the master key of before.
 
+mod again;
 mod confirming;
 mod damaged;
 mod erase;
