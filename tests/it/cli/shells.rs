@@ -148,3 +148,24 @@ fn the_settings_in_force_are_shown_with_where_they_come_from() {
         wrong.err
     );
 }
+
+#[tokio::test]
+async fn the_verbs_of_the_log_answer_in_json() {
+    let running = crate::support::shared::Running::start(&[]).await;
+    let ask = async |arguments: &[&str]| {
+        let mut command = running.setup.command(arguments);
+        tokio::task::spawn_blocking(move || Answer::of(command.output().unwrap())).await.unwrap()
+    };
+    let nothing = ask(&["log", "resume", "--json"]).await.json();
+    assert_eq!(nothing, serde_json::json!({"taken_for_signed": null, "refusal": null}));
+    let rotated = ask(&["log", "rotate", "--after", "7d", "--json"]).await.json();
+    let keys = ask(&["log", "key", "--json"]).await.json();
+    assert_eq!(rotated["key"], keys[1]["key"], "{keys}");
+    assert_eq!(rotated["signs_from"], keys[1]["signs_from"], "{keys}");
+    let begin = ["log", "begin", "--origin", "elsewhere.example/log", "--json"];
+    let refused: Value = serde_json::from_str(&ask(&begin).await.refused(4)).unwrap();
+    assert!(refused["error"]["message"].as_str().unwrap().contains("--yes"), "{refused}");
+    let begun = ask(&[&begin[..], &["--yes"]].concat()).await.json();
+    assert_eq!(begun["origin"], "elsewhere.example/log", "{begun}");
+    assert_eq!(begun["keys"], ask(&["log", "key", "--json"]).await.json());
+}
