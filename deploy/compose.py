@@ -14,8 +14,8 @@ def must(holds: bool, otherwise: str) -> None:
 
 
 must(
-    set(services) == {"postgres", "entrybook", "nginx", "backup", "restore"},
-    "there are other services than postgres, entrybook, nginx, backup and restore",
+    set(services) == {"postgres", "migrate", "entrybook", "nginx", "backup", "restore"},
+    "there are other services than postgres, migrate, entrybook, nginx, backup and restore",
 )
 postgres, entrybook, nginx = services["postgres"], services["entrybook"], services["nginx"]
 
@@ -26,11 +26,25 @@ must("pg_isready" in postgres["healthcheck"]["test"], "postgres is not checked w
 must("ports" not in postgres and "ports" not in entrybook, "postgres or entrybook can be reached from outside")
 must(entrybook["depends_on"]["postgres"]["condition"] == "service_healthy", "entrybook does not wait for postgres")
 must(nginx["depends_on"]["entrybook"]["condition"] == "service_healthy", "nginx does not wait for entrybook")
-for name in ("entrybook", "nginx"):
+must(
+    entrybook["depends_on"]["migrate"]["condition"] == "service_completed_successfully"
+    and entrybook["environment"]["ENTRYBOOK_MIGRATE"] == "no",
+    "entrybook does not leave the migrations to migrate",
+)
+
+
+def secrets(service: dict) -> set[str]:
+    return {secret["source"] for secret in service.get("secrets") or []}
+
+
+owners = {"postgres_password", "entrybook_owner_password", "entrybook_migrate_config"}
+must(not owners & (secrets(entrybook) | secrets(nginx)), "a service that strangers talk to has a password that owns the tables")
+for name in ("entrybook", "nginx", "migrate"):
     service = services[name]
     must(service.get("read_only") is True, f"{name} can write to its root")
     must(service.get("cap_drop") == ["ALL"], f"{name} keeps capabilities")
 for name, service in services.items():
+    must(service.get("mem_limit") and service.get("pids_limit"), f"{name} may take all of the machine")
     must("no-new-privileges:true" in service.get("security_opt", []), f"{name} may gain privileges")
     must(not service.get("privileged"), f"{name} is privileged")
     must(":" in service["image"], f"the image of {name} has no tag")

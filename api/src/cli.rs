@@ -22,6 +22,7 @@ mod prune;
 mod serve;
 mod show_config;
 mod table;
+mod tame;
 mod users;
 mod verifier_keys;
 

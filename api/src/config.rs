@@ -271,10 +271,13 @@ impl Reader<'_> {
         });
 
         let hash_threads = hash_threads.unwrap_or_else(processors);
+        let trusted_proxies = trusted_proxies.unwrap_or_default();
+        let warnings =
+            self.sources.warnings.iter().cloned().chain(too_wide(&trusted_proxies)).collect();
         let config = Config {
             listen: listen?,
             public_url,
-            trusted_proxies: trusted_proxies.unwrap_or_default(),
+            trusted_proxies,
             registration_open: registration_open?,
             migrate: migrate?,
             shutdown_timeout: shutdown_timeout?,
@@ -312,7 +315,7 @@ impl Reader<'_> {
             log,
             log_format,
             recorded: recorded::settings(self.sources),
-            warnings: self.sources.warnings.clone(),
+            warnings,
         };
         self.agree(&config);
         Some(config)
@@ -421,6 +424,24 @@ impl Reader<'_> {
             }
         }
     }
+}
+
+/// What to say of networks of trusted proxies that hold nearly everybody: whoever is in one may claim to come from any address, which
+/// throttles, the audit log and limits of connections then believe.
+fn too_wide(proxies: &[IpNet]) -> Option<String> {
+    let is_wide = |network: &&IpNet| match network {
+        IpNet::V4(network) => network.prefix_len() < 8,
+        // A /16 is more than any provider has; unique local addresses (RFC 4193) are one's own.
+        IpNet::V6(network) => network.prefix_len() < 16 && !network.network().is_unique_local(),
+    };
+    let wide: Vec<String> = proxies.iter().filter(is_wide).map(ToString::to_string).collect();
+    (!wide.is_empty()).then(|| {
+        format!(
+            "ENTRYBOOK_TRUSTED_PROXIES has {}: whoever is in such a network can claim to be any address, and is believed. List the addresses of \
+             your own proxies alone.",
+            wide.join(" and ")
+        )
+    })
 }
 
 /// An empty flag (`--data-dir=`) is a slip, never the current directory.

@@ -13,6 +13,7 @@ use domain::{Role, Roles, SessionId, UserId};
 use projections::Verdict;
 
 use crate::{
+    asker::{self, Asker},
     cookies::{self, Name},
     csrf,
     problem::{ApiError, ApiResult, Kind},
@@ -60,13 +61,16 @@ impl Identity {
             return Err(ApiError::unavailable("the ends of sessions are not known at this moment"));
         }
         match app.revocations().check(claims.sid, claims.sub, claims.uv) {
-            Verdict::Valid { roles } => Ok(Self {
-                user_id: claims.sub,
-                session_id: claims.sid,
-                user_version: claims.uv,
-                roles: roles.unwrap_or_else(|| claims.role.into_iter().collect()),
-                via_cookie,
-            }),
+            Verdict::Valid { roles } => {
+                asker::is(Asker { user: claims.sub, session: claims.sid });
+                Ok(Self {
+                    user_id: claims.sub,
+                    session_id: claims.sid,
+                    user_version: claims.uv,
+                    roles: roles.unwrap_or_else(|| claims.role.into_iter().collect()),
+                    via_cookie,
+                })
+            }
             Verdict::Revoked => {
                 Err(ApiError::invalid_token("the session of this token has ended; sign in again"))
             }

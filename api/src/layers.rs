@@ -14,6 +14,7 @@ use futures_util::FutureExt;
 use tracing::Instrument;
 
 use crate::{
+    asker,
     context::Context,
     extract::{MAX_BODY, announced_length, drain, too_large},
     pages,
@@ -72,7 +73,7 @@ async fn handle(State(app): State<App>, mut request: Request, next: Next) -> Res
         }
         finish(&app, response, &context, asked.as_ref())
     };
-    let response = response.instrument(span.clone()).await;
+    let response = asker::known_within(response.instrument(span.clone())).await;
 
     let took = started.elapsed();
     let status = response.status();
@@ -183,6 +184,15 @@ fn finish(app: &App, response: Response, context: &Context, asked: Option<&Heade
 
 fn log(error: &ApiError, context: &Context) {
     let request_id = context.request_id();
+    if error.status() == StatusCode::FORBIDDEN {
+        let (kind, asker) = (error.kind.name(), asker::in_words());
+        tracing::warn!(
+            request_id,
+            kind,
+            asker,
+            "request {request_id} of {asker} was refused: {kind}"
+        );
+    }
     if let Some(cause) = &error.cause {
         if error.status() == StatusCode::INTERNAL_SERVER_ERROR {
             tracing::error!(request_id, "request {request_id} failed: {}", chain(cause.as_ref()));

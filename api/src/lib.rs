@@ -9,6 +9,7 @@
 //! This crate decides nothing that the history depends on: that is `domain`'s.
 
 pub mod admins;
+pub mod asker;
 pub mod bootstrap;
 pub mod cli;
 pub mod config;

@@ -34,6 +34,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use ui::{Chrome, FormProblem, Locale, Notice, Page, Problem, pages::ErrorPage, paths};
 
 use crate::{
+    asker::{self, Asker},
     context::Context,
     cookies::{self, Name, SetCookies},
     csrf::{self, Bound},
@@ -221,6 +222,7 @@ async fn who(
 }
 
 fn identity_of(signed_in: &SignedIn) -> Identity {
+    asker::is(Asker { user: signed_in.account.id, session: signed_in.session_id });
     Identity {
         user_id: signed_in.account.id,
         session_id: signed_in.session_id,
@@ -363,6 +365,13 @@ impl<T: Tokened> FromRequest<App> for Posted<T> {
         csrf::same_origin(request.method(), request.headers(), &app.settings().public_url)?;
         let Form(form) = Form::<T>::from_request(request, app).await?;
         let genuine = app.csrf().accepts(visit.bound(), form.csrf());
+        if !genuine {
+            let asker = asker::in_words();
+            tracing::warn!(
+                asker,
+                "a form of {asker} was refused: its token is not one of this visit"
+            );
+        }
         Ok(Self { form, genuine })
     }
 }

@@ -52,6 +52,12 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// By which programs and the log tell it from others.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        self.parts().1
+    }
+
     /// Status, name and title, side by side.
     fn parts(self) -> (StatusCode, &'static str, &'static str) {
         match self {

@@ -1,6 +1,7 @@
 //! `entrybook doctor`: what is well, what is not, and what to do.
 
 mod checks;
+mod https;
 mod log;
 
 use super::{Exit, Out};

@@ -1,5 +1,6 @@
 //! How a verb ends: the exit code, and the last words.
 
+use super::tame;
 use crate::bootstrap::DatabaseUnavailable;
 use crate::config::ConfigError;
 use commands::keyring::KeyringError;
@@ -82,10 +83,11 @@ impl Errors {
 
     fn say(self, message: &str, code: Exit) {
         let text = match self {
-            Self::Words => format!("entrybook: {message}"),
+            Self::Words => format!("entrybook: {}", tame::text(message)),
             Self::Json => {
-                serde_json::json!({ "error": { "message": message, "exit_code": code as u8 } })
-                    .to_string()
+                let error =
+                    serde_json::json!({ "error": { "message": message, "exit_code": code as u8 } });
+                tame::json(&error.to_string()).into_owned()
             }
         };
         // If even that fails, the exit code still tells.

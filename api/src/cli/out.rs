@@ -1,10 +1,11 @@
 //! Standard output. Printing may fail: the reader of a pipe may have gone, and that is no fault of the verb.
 
+use super::tame;
 use serde::Serialize;
 use std::fmt::Display;
 use std::io::{self, Write};
 
-/// Where answers go.
+/// Where answers go. What strangers typed is among them, so nothing that is written as text steers a terminal.
 pub(super) struct Out(Box<dyn Write + Send>);
 
 impl Out {
@@ -13,11 +14,11 @@ impl Out {
     }
 
     pub(super) fn line(&mut self, text: impl Display) -> io::Result<()> {
-        writeln!(self.0, "{text}")?;
+        writeln!(self.0, "{}", tame::text(&text.to_string()))?;
         self.0.flush()
     }
 
-    /// What is no text of lines.
+    /// What must be exact, byte by byte, such as an export.
     pub(super) fn bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.0.write_all(bytes)?;
         self.0.flush()
@@ -34,7 +35,7 @@ impl Out {
     /// For programs.
     pub(super) fn json(&mut self, value: &impl Serialize) -> io::Result<()> {
         let text = serde_json::to_string_pretty(value).map_err(io::Error::other)?;
-        self.line(text)
+        self.line(tame::json(&text))
     }
 
     /// One part of a list, which is not held as a whole; the first begins it.
@@ -42,7 +43,7 @@ impl Out {
         let text = serde_json::to_string_pretty(value).map_err(io::Error::other)?;
         let before = if is_first { "[" } else { "," };
         // In JSON no text has an end of a line in it.
-        write!(self.0, "{before}\n  {}", text.replace('\n', "\n  "))?;
+        write!(self.0, "{before}\n  {}", tame::json(&text).replace('\n', "\n  "))?;
         self.0.flush()
     }
 
@@ -54,6 +55,6 @@ impl Out {
     /// For programs that read one line at a time.
     pub(super) fn json_line(&mut self, value: &impl Serialize) -> io::Result<()> {
         let text = serde_json::to_string(value).map_err(io::Error::other)?;
-        self.line(text)
+        self.line(tame::json(&text))
     }
 }

@@ -2,7 +2,7 @@
 
 mod again;
 
-use super::{Out, Refused, admin, origin, usage, verifier_keys, with_services};
+use super::{Out, Refused, admin, origin, tame, usage, verifier_keys, with_services};
 use crate::admins::{Lookup, TakeAwayError};
 use crate::bootstrap::Services;
 use crate::config::Config;
@@ -197,7 +197,8 @@ async fn confirm(services: &Services, id: UserId) -> anyhow::Result<()> {
     writeln!(
         terminal,
         "This erases {} ({}), account {id}, for good.",
-        account.username, account.email
+        tame::line(&account.username),
+        tame::line(&account.email)
     )?;
     write!(terminal, "To go on, type the {what}: ")?;
     terminal.flush()?;

@@ -192,3 +192,25 @@ fn every_key_is_read() {
         .collect();
     assert_eq!(unread, [""; 0]);
 }
+
+#[test]
+fn a_network_of_everybody_is_no_proxy_to_be_trusted_in_silence() {
+    let warnings =
+        |networks: &str| read(&[], &[("ENTRYBOOK_TRUSTED_PROXIES", networks)]).unwrap().warnings;
+    for wide in ["0.0.0.0/0", "::/0", "0.0.0.0/1,128.0.0.0/1", "2000::/3", "10.0.0.0/8,0.0.0.0/0"] {
+        let said = warnings(wide);
+        assert_eq!(said.len(), 1, "{wide}: {said:?}");
+        assert!(
+            said[0].contains("ENTRYBOOK_TRUSTED_PROXIES has ") && !said[0].contains("10.0.0.0/8"),
+            "{said:?}"
+        );
+    }
+    for fine in [
+        "10.0.0.0/8",
+        "172.16.0.0/12,fd00::/8,fc00::/7",
+        "104.16.0.0/13,2400:cb00::/32",
+        "127.0.0.1,::1",
+    ] {
+        assert_eq!(warnings(fine), [""; 0], "{fine}");
+    }
+}

@@ -1,5 +1,6 @@
 //! The `entrybook` program as people run it: what it prints, how it exits, and what it leaves behind.
 
+mod as_compose;
 mod backing_up;
 mod configuring;
 mod projections;

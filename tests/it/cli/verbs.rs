@@ -193,3 +193,38 @@ fn closed_pipe() -> std::io::PipeWriter {
     let (_reader, writer) = std::io::pipe().unwrap();
     writer
 }
+
+/// A stranger types it at the form; an admin reads it in a terminal.
+#[tokio::test]
+async fn nothing_that_a_stranger_types_steers_a_terminal() {
+    let running = crate::support::shared::Running::start(&[]).await;
+    let wild = "\u{9b}2J\u{9d}0;owned\u{9c}\u{202e}gnp.exe\u{1b}[31m\u{7f}\u{85}";
+    running.api().try_sign_in(&format!("{wild}@example.org"), "not the password").await.is(401);
+    running.database.settled().await;
+    let ask = async |arguments: &[&str]| {
+        let mut command = running.setup.command(arguments);
+        tokio::task::spawn_blocking(move || Answer::of(command.output().unwrap())).await.unwrap()
+    };
+    let tail = ask(&["audit", "tail", "--type", "SignInFailed"]).await.ok();
+    let json = ask(&["audit", "tail", "--type", "SignInFailed", "--json"]).await.ok();
+    let line: Value = serde_json::from_str(&json).unwrap();
+    assert!(
+        line["identifier"].as_str().unwrap().contains(wild),
+        "JSON says what was typed: {line}"
+    );
+    let position = line["position"].to_string();
+    let shown = ask(&["audit", "show", &position]).await.ok();
+    let as_json = ask(&["audit", "show", &position, "--json"]).await.ok();
+    let asked = ask(&["admin", "reset-password", wild]).await;
+    for (what, text) in [
+        ("tail", tail),
+        ("--json", json),
+        ("show", shown),
+        ("show --json", as_json),
+        ("error", asked.err),
+    ] {
+        assert!(text.contains("gnp.exe"), "{what}: {text}");
+        let left = text.chars().find(|c| c.is_control() && *c != '\n' || *c == '\u{202e}');
+        assert_eq!(left, None, "{what}: {text:?}");
+    }
+}

@@ -255,3 +255,61 @@ async fn a_real_browser_is_led_by_another_site_in_vain() {
     browser.shows("Hello, ").await;
     browser.close().await;
 }
+
+/// Whoever reads the log must know whom something was refused, and may not learn more than ids.
+#[tokio::test]
+async fn refusals_are_in_the_log_with_who_asked() {
+    let running = Running::start(&[]).await;
+    let api = running.api();
+    let ada = api.register("ada").await;
+    let who = format!("account {}, session {}", ada.user_id, ada.session_id);
+    let refused = |answer: &Answer, kind: &str| {
+        let (id, log) = (answer.header("x-request-id"), running.server.log());
+        let line = log.lines().find(|line| line.contains(&format!("request {id} of")));
+        let line = line.unwrap_or_else(|| panic!("{id} is not in {log}")).to_owned();
+        assert!(line.contains(kind), "{line}");
+        line
+    };
+    let answer = api.get("/api/v1/admin/users").bearer(&ada.access).send().await.is(403);
+    let line = refused(&answer, "forbidden");
+    assert!(line.contains(&who), "{line}");
+    let cookie = cookie_of(&ada);
+    let answer = api.get("/users").header("cookie", &cookie).send().await.is(403);
+    let line = refused(&answer, "forbidden");
+    assert!(line.contains(&who), "{line}");
+    let evil = ("sec-fetch-site", "cross-site");
+    let answer = api
+        .delete("/api/v1/sessions")
+        .header("cookie", &cookie)
+        .header(evil.0, evil.1)
+        .send()
+        .await
+        .is(403);
+    assert!(refused(&answer, "cross-site-request").contains(&who));
+    let form = [("csrf", "x"), ("full_name", "Eve")];
+    let answer = api
+        .post("/profile")
+        .header("cookie", &cookie)
+        .header(evil.0, evil.1)
+        .form(&form)
+        .send()
+        .await
+        .is(403);
+    assert!(refused(&answer, "cross-site-request").contains(&who));
+    let answer = api
+        .post("/sign-in")
+        .header(evil.0, evil.1)
+        .form(&[("identifier", "ada")])
+        .send()
+        .await
+        .is(403);
+    assert!(refused(&answer, "cross-site-request").contains("nobody who is signed in"));
+    api.post("/sign-out").header("cookie", &cookie).form(&[("csrf", "x")]).send().await;
+    let log = running.server.log();
+    assert!(log.contains(&format!("a form of {who} was refused")), "{log}");
+    for secret in ["ada@example.org", "127.0.0.1:", &ada.access, "Eve"] {
+        let told =
+            log.lines().filter(|line| line.contains(secret) && !line.contains("serves http"));
+        assert_eq!(told.collect::<Vec<_>>(), [""; 0]);
+    }
+}

@@ -185,6 +185,7 @@ fn moment(at: DateTime<Utc>) -> String {
 /// For people.
 pub(super) mod shown {
     use super::{ERASED, Line, Who, Whole};
+    use crate::cli::tame::{self, line as safe};
     use crate::readings::in_words;
 
     pub(in crate::cli::audit) const HEAD: &str = "POSITION  TIME                      EVENT                    BY                ABOUT             FROM             DETAIL";
@@ -236,14 +237,7 @@ pub(super) mod shown {
             field("with", whole.user_agent.as_deref().unwrap_or("-")),
             field("request", &whole.request_id),
         ];
-        // JSON writes control characters as \u….
-        lines.push(serde_json::to_string_pretty(&whole.payload)?);
+        lines.push(tame::json(&serde_json::to_string_pretty(&whole.payload)?).into_owned());
         Ok(lines)
-    }
-
-    /// What strangers typed must not steer the terminal.
-    pub(in crate::cli::audit) fn safe(text: &str) -> String {
-        let tame = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
-        text.chars().map(tame).collect()
     }
 }

@@ -1,8 +1,8 @@
 //! `entrybook audit replay`: how it was, folded from the book.
 
-use super::line::shown::safe;
 use super::{person, record, time};
 use crate::bootstrap::Services;
+use crate::cli::tame::line as safe;
 use crate::cli::{Out, Refused};
 use crate::readings::Reading;
 use crate::replay::{self, AsOf, Session, Then};

@@ -18,6 +18,7 @@ const GIBIBYTE: u64 = 1 << 30;
 
 pub(super) async fn all(config: &Config) -> Vec<Check> {
     let mut checks = settings(config);
+    checks.push(super::https::check(config));
     if config.database_url.is_none() {
         checks.extend(data_dir(config));
     }
