@@ -307,9 +307,7 @@ async fn refusals_are_in_the_log_with_who_asked() {
     api.post("/sign-out").header("cookie", &cookie).form(&[("csrf", "x")]).send().await;
     let log = running.server.log();
     assert!(log.contains(&format!("a form of {who} was refused")), "{log}");
-    for secret in ["ada@example.org", "127.0.0.1:", &ada.access, "Eve"] {
-        let told =
-            log.lines().filter(|line| line.contains(secret) && !line.contains("serves http"));
-        assert_eq!(told.collect::<Vec<_>>(), [""; 0]);
+    for secret in ["ada@example.org", &ada.access, "Eve"] {
+        assert!(!log.contains(secret), "{secret} in {log}");
     }
 }
