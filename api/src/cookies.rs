@@ -38,19 +38,36 @@ impl Name {
     }
 }
 
+/// The longest value that is looked at: browsers keep no more than 4,096 bytes of a name and its value (RFC
+/// 6265bis, 5.6).
+const MAX_VALUE: usize = 4096;
+
 /// The value of a cookie of ours, if the request has it.
+///
+/// Read as bytes, cookie by cookie: those of other programs on this host stand in the same line, and what they
+/// hold is none of our business. Two of ours with different values are none: a browser has one alone of a
+/// `__Host-` name, so another one was put there by somebody else, and which is which can't be told from their
+/// order (RFC 6265, 4.2.2).
 #[must_use]
 pub fn read<'a>(headers: &'a HeaderMap, public_url: &PublicUrl, name: Name) -> Option<&'a str> {
-    let name = name.under(public_url);
-    headers
+    let name = name.under(public_url).as_bytes();
+    let mut values = headers
         .get_all(header::COOKIE)
         .iter()
-        .filter_map(|line| line.to_str().ok())
-        .flat_map(|line| line.split(';'))
-        .filter_map(|pair| pair.trim().split_once('='))
-        .find(|(key, _)| *key == name)
-        .map(|(_, value)| value)
-        .filter(|value| !value.is_empty())
+        .flat_map(|line| line.as_bytes().split(|byte| *byte == b';'))
+        .filter_map(|pair| value_of(pair, name))
+        .filter(|value| !value.is_empty());
+    let value = values.next()?;
+    let alone = values.all(|other| other == value);
+    let sound = value.len() <= MAX_VALUE && value.iter().all(u8::is_ascii_graphic);
+    (alone && sound).then(|| std::str::from_utf8(value).ok()).flatten()
+}
+
+/// The value of a cookie, without the quotes that may stand around it (RFC 6265, 4.1.1), if it has that name.
+fn value_of<'a>(pair: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    let value = pair.trim_ascii().strip_prefix(name)?.trim_ascii_start().strip_prefix(b"=")?;
+    let value = value.trim_ascii();
+    Some(value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value))
 }
 
 /// Cookies to be set by an answer.
@@ -143,6 +160,56 @@ mod tests {
             "__Host-entrybook_access=; Path=/; HttpOnly; SameSite=Lax; Secure; Max-Age=0",
         ]
         "#);
+    }
+
+    fn access(lines: &[&[u8]]) -> Option<String> {
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            headers.append(header::COOKIE, HeaderValue::from_bytes(line).unwrap());
+        }
+        read(&headers, &http(), Name::Access).map(str::to_owned)
+    }
+
+    #[test]
+    fn what_others_put_into_the_line_hides_nothing() {
+        let ours = Some("abc".to_owned());
+        for lines in [
+            &["a=é; entrybook_access=abc".as_bytes()][..],
+            &[b"a=\xff\xfe; entrybook_access=abc"],
+            &[b"entrybook_access=abc; a=\xe9"],
+            &[b"=; ;;a; entrybook_access=abc;"],
+            &[b"a=\xff", b"entrybook_access=abc"],
+            &[b"a=\"; entrybook_access=abc"],
+            &[b"entrybook_access=\"abc\""],
+            &[b"entrybook_access = abc\t"],
+            &[b"entrybook_access=; entrybook_access=abc"],
+            &[b"xentrybook_access=x; entrybook_accessx=x; entrybook_access=abc"],
+            &[b"Entrybook_Access=x; entrybook_access=abc"],
+        ] {
+            assert_eq!(access(lines), ours, "{:?}", lines.concat().escape_ascii().to_string());
+        }
+    }
+
+    #[test]
+    fn a_value_that_is_none_of_ours_is_none() {
+        let huge = [b"entrybook_access=".as_slice(), &[b'a'; MAX_VALUE + 1]].concat();
+        for line in [
+            &b"entrybook_access"[..],
+            b"entrybook_access=",
+            b"entrybook_access=\"\"",
+            b"entrybook_access=a\xe9",
+            b"entrybook_access=a b",
+            &huge,
+        ] {
+            assert_eq!(access(&[line]), None, "{}", line.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn of_two_different_values_none_is_believed() {
+        assert_eq!(access(&[b"entrybook_access=abc; entrybook_access=tossed"]), None);
+        assert_eq!(access(&[b"entrybook_access=abc", b"entrybook_access=tossed"]), None);
+        assert_eq!(access(&[b"entrybook_access=abc; entrybook_access=abc"]), Some("abc".into()));
     }
 
     #[test]

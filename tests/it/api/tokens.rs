@@ -255,6 +255,11 @@ async fn a_token_is_good_as_it_was_made_or_not_at_all() {
         .await
         .problem(401, "invalid-token");
     api.get("/api/v1/auth/me").header("cookie", &cookie).send().await.is(200);
+    // Whatever else stands in the line (issue 10, number 18).
+    for others in ["a=é; ".as_bytes(), b"a=\xff; ", b"x; =; \"; ", b"b=\xe9\xe8; c=d; "] {
+        let line = [others, cookie.as_bytes()].concat();
+        api.get("/api/v1/auth/me").header("cookie", line).send().await.is(200);
+    }
     // Nor is it taken from where addresses are logged.
     api.get(&format!("/api/v1/sessions?access_token={}", ada.access)).send().await.is(401);
 }
