@@ -96,6 +96,18 @@ pub fn same_origin(method: &Method, headers: &HeaderMap, public_url: &PublicUrl)
     ))
 }
 
+/// Whether a browser says that a page of another origin made it send this: one of another site, or of another
+/// host of this one. Such a page can send people anywhere, in a link or unseen, with their cookies.
+///
+/// What says nothing counts as meant: programs, and browsers from before 2023 or where neither https nor
+/// localhost is asked.
+#[must_use]
+pub fn is_from_elsewhere(headers: &HeaderMap) -> bool {
+    headers
+        .get("sec-fetch-site")
+        .is_some_and(|site| !matches!(site.as_bytes(), b"same-origin" | b"none"))
+}
+
 #[cfg(test)]
 mod tests {
     use axum::http::{HeaderName, HeaderValue};

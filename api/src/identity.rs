@@ -30,6 +30,9 @@ pub struct Identity {
     pub roles: Roles,
     /// Whether the browser proved it by itself, so that the request may be another site's wish.
     pub via_cookie: bool,
+    /// Whether a browser did so for a page that is not of this origin: a link, a picture, a frame. What such a
+    /// request leaves behind, its person may not have meant.
+    pub from_elsewhere: bool,
 }
 
 /// Somebody who may read the whole history.
@@ -69,6 +72,7 @@ impl Identity {
                     user_version: claims.uv,
                     roles: roles.unwrap_or_else(|| claims.role.into_iter().collect()),
                     via_cookie,
+                    from_elsewhere: false,
                 })
             }
             Verdict::Revoked => {
@@ -83,7 +87,10 @@ impl Identity {
         match bearer(headers)? {
             Some(token) => Self::of_token(app, token, false).await,
             None => match cookies::read(headers, &app.settings().public_url, Name::Access) {
-                Some(token) => Self::of_token(app, token, true).await,
+                Some(token) => {
+                    let identity = Self::of_token(app, token, true).await?;
+                    Ok(Self { from_elsewhere: csrf::is_from_elsewhere(headers), ..identity })
+                }
                 None => Err(ApiError::not_signed_in()),
             },
         }

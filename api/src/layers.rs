@@ -60,14 +60,15 @@ async fn handle(State(app): State<App>, mut request: Request, next: Next) -> Res
     let route =
         request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
     let for_person = pages::are_at(request.uri().path());
-    let asked = for_person.then(|| request.headers().clone());
+    let asked = for_person
+        .then(|| pages::Asked { headers: request.headers().clone(), uri: request.uri().clone() });
     let span = tracing::info_span!("request", request_id = context.request_id(), %method, route);
 
     let response = async {
         let mut response = answer(&app, request, next, &route).await;
         // No page was reached that could have looked who it is.
-        if let (Some(headers), "none") = (&asked, route.as_str())
-            && let Some(greeted) = pages::signed_in(&app, headers).await
+        if let (Some(asked), "none") = (&asked, route.as_str())
+            && let Some(greeted) = pages::signed_in(&app, &asked.headers).await
         {
             response.extensions_mut().insert(greeted);
         }
@@ -153,15 +154,20 @@ fn panic_message(panic: &(dyn Any + Send)) -> String {
 }
 
 /// Writes out what a handler left as an error, and adds the headers that all answers have.
-fn finish(app: &App, response: Response, context: &Context, asked: Option<&HeaderMap>) -> Response {
+fn finish(
+    app: &App,
+    response: Response,
+    context: &Context,
+    asked: Option<&pages::Asked>,
+) -> Response {
     let error = response.extensions().get::<Arc<ApiError>>().cloned();
     let mut response = match error {
         Some(error) => {
             log(&error, context);
             let mut written = match asked {
-                Some(headers) => {
+                Some(asked) => {
                     let greeted = response.extensions().get::<pages::Greeted>().cloned();
-                    pages::error_page(&error, context, headers, greeted)
+                    pages::error_page(&error, context, asked, greeted)
                 }
                 None => ApiError::clone(&error).into_problem(context.request_id()),
             };

@@ -137,11 +137,15 @@ async fn visit(
 ) -> Response {
     let public_url = &app.settings().public_url;
     let mut set = SetCookies::default();
-    let identity = match who(&app, &context, request.method(), request.headers(), &mut set).await {
-        Ok(identity) => identity,
-        Err(error) => return error.into_response(),
-    };
+    let mut identity =
+        match who(&app, &context, request.method(), request.headers(), &mut set).await {
+            Ok(identity) => identity,
+            Err(error) => return error.into_response(),
+        };
     let headers = request.headers();
+    if let Some(identity) = &mut identity {
+        identity.from_elsewhere = csrf::is_from_elsewhere(headers);
+    }
     let value = cookies::read(headers, public_url, Name::Visit).map(str::to_owned);
     let value = value.unwrap_or_else(|| {
         let fresh = csrf::fresh_visit(app.book().entropy());
@@ -203,6 +207,7 @@ async fn who(
                 user_version: live.user.version,
                 roles: live.user.roles,
                 via_cookie: true,
+                from_elsewhere: false,
             })),
             Err(commands::RefreshError::Storage(error)) => Err(error.into()),
             Err(_) => Ok(None),
@@ -229,6 +234,7 @@ fn identity_of(signed_in: &SignedIn) -> Identity {
         user_version: signed_in.account.version,
         roles: signed_in.account.roles.clone(),
         via_cookie: true,
+        from_elsewhere: false,
     }
 }
 
@@ -411,12 +417,25 @@ fn redirect(app: &App, to: &str, notice: Option<Notice>) -> Response {
     response
 }
 
+/// What a person asked for, for the page that tells why they don't get it.
+pub(crate) struct Asked {
+    pub(crate) headers: HeaderMap,
+    pub(crate) uri: Uri,
+}
+
+impl Asked {
+    /// To go there again, from here.
+    fn path_and_query(&self) -> String {
+        self.uri.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string)
+    }
+}
+
 /// The page for an error. Where somebody is signed in, `visit` has left who.
 #[must_use]
 pub(crate) fn error_page(
     error: &ApiError,
     context: &Context,
-    asked: &HeaderMap,
+    asked: &Asked,
     greeted: Option<Greeted>,
 ) -> Response {
     let (person, csrf) = greeted.map(|greeted| (greeted.person, greeted.csrf)).unzip();
@@ -424,7 +443,7 @@ pub(crate) fn error_page(
         request_id: context.request_id().to_owned(),
         person,
         csrf: csrf.unwrap_or_default(),
-        ..Chrome::new(locale(asked))
+        ..Chrome::new(locale(&asked.headers))
     };
     let detail = match error.kind {
         // The texts of `ui` know no more than the status; these know better.
@@ -437,6 +456,7 @@ pub(crate) fn error_page(
         chrome,
         status: error.status().as_u16(),
         building: error.kind == Kind::ProjectionBuilding,
+        go_on: (error.kind == Kind::OpenedElsewhere).then(|| asked.path_and_query()),
         title: None,
         detail,
         wait_seconds: error.retry_after,

@@ -27,6 +27,7 @@ pub enum Kind {
     SessionEnded,
     Forbidden,
     CrossSite,
+    OpenedElsewhere,
     RegistrationClosed,
     NotFound,
     MethodNotAllowed,
@@ -80,6 +81,9 @@ impl Kind {
                 (StatusCode::UNAUTHORIZED, "session-ended", "The session has ended")
             }
             Self::Forbidden => (StatusCode::FORBIDDEN, "forbidden", "Not allowed"),
+            Self::OpenedElsewhere => {
+                (StatusCode::FORBIDDEN, "opened-elsewhere", "Another site has opened this")
+            }
             Self::CrossSite => {
                 (StatusCode::FORBIDDEN, "cross-site-request", "The request came from another site")
             }

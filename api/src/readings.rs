@@ -61,7 +61,8 @@ impl Reading {
 }
 
 impl App {
-    /// Writes down that somebody reads; answer nothing before it is done. `filter` is what they look
+    /// Writes down that somebody reads; answer nothing before it is done. Nothing is written where a page of
+    /// another origin has opened it: who follows a link doesn't know what stands behind it. `filter` is what they look
     /// for, with ids in place of names.
     pub async fn reading(
         &self,
@@ -70,6 +71,13 @@ impl App {
         reading: Reading,
         filter: Value,
     ) -> ApiResult<()> {
+        if identity.from_elsewhere {
+            return Err(ApiError::new(
+                Kind::OpenedElsewhere,
+                "A page of another site opened this. Who reads the history is written down, so open it from a page of \
+                 this one, or send an access token in the Authorization header.",
+            ));
+        }
         let (reader, filter) = (identity.user_id, text_of(&filter));
         let key = key_of(&reading, filter.as_deref());
         if !self.readings().is_due(reader, &key, self.now())? {

@@ -2,6 +2,7 @@
 
 mod admins;
 mod cookies;
+mod elsewhere;
 mod erasing;
 mod forgery;
 mod people;

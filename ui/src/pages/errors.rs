@@ -27,6 +27,8 @@ pub struct ErrorPage {
     pub status: u16,
     /// Whether what is asked for is being put together from the history for the first time.
     pub building: bool,
+    /// Where to go on from here: another site opened this, and what is there is written down.
+    pub go_on: Option<String>,
     /// Said instead of the text for the status, where the caller knows better.
     pub title: Option<String>,
     /// Said instead of the text for the status, where the caller knows better.
@@ -36,6 +38,10 @@ pub struct ErrorPage {
 }
 
 impl NotFoundPage {
+    fn go_on(&self) -> Option<&str> {
+        None
+    }
+
     fn title(&self) -> Cow<'static, str> {
         self.chrome.t("error-not-found-title")
     }
@@ -46,6 +52,10 @@ impl NotFoundPage {
 }
 
 impl ForbiddenPage {
+    fn go_on(&self) -> Option<&str> {
+        None
+    }
+
     fn title(&self) -> Cow<'static, str> {
         self.chrome.t("error-forbidden-title")
     }
@@ -56,9 +66,16 @@ impl ForbiddenPage {
 }
 
 impl ErrorPage {
+    fn go_on(&self) -> Option<&str> {
+        self.go_on.as_deref()
+    }
+
     fn messages(&self) -> (MessageId, MessageId) {
         if self.building {
             return (MessageId("error-building-title"), MessageId("error-building-detail"));
+        }
+        if self.go_on.is_some() {
+            return (MessageId("error-elsewhere-title"), MessageId("error-elsewhere-detail"));
         }
         match self.status {
             403 => (MessageId("error-forbidden-title"), MessageId("error-forbidden-detail")),

@@ -387,6 +387,7 @@ fn errors(words: Words) -> Vec<(&'static str, Box<dyn Page>)> {
         chrome: bare(words, "/"),
         status,
         building: false,
+        go_on: None,
         title: None,
         detail: None,
         wait_seconds,
@@ -397,6 +398,14 @@ fn errors(words: Words) -> Vec<(&'static str, Box<dyn Page>)> {
         ("error-internal", Box::new(status(500, None))),
         ("error-throttled", Box::new(status(429, Some(40)))),
         ("error-building", Box::new(ErrorPage { building: true, ..status(503, Some(5)) })),
+        (
+            "error-elsewhere",
+            Box::new(ErrorPage {
+                chrome: signed_in(words, paths::HISTORY),
+                go_on: Some(format!("{}?outcome={}", paths::HISTORY, words.name)),
+                ..status(403, None)
+            }),
+        ),
         (
             "error-told",
             Box::new(ErrorPage {
