@@ -86,6 +86,9 @@ pub struct Config {
     pub address_throttle: ThrottlePolicy,
     pub registrations_per_hour: u32,
 
+    pub max_connections: usize,
+    pub connections_per_address: usize,
+    pub max_requests: usize,
     pub hash_threads: usize,
     pub hash_queue: usize,
 
@@ -164,6 +167,9 @@ impl Config {
             trusted_proxies: self.trusted_proxies.clone(),
             registration_open: self.registration_open,
             shutdown_grace: self.shutdown_timeout,
+            max_concurrent_requests: self.max_requests,
+            max_connections: self.max_connections,
+            connections_per_address: self.connections_per_address,
             shutdown_drain: self.shutdown_drain,
             retention: self.retention,
             log_interval: self.log_interval,
@@ -236,6 +242,11 @@ impl Reader<'_> {
         let hash_threads = self.optional("hash_threads", |text| values::count(text, 1, 256));
         let hash_queue = self.optional("hash_queue", |text| values::count(text, 1, 100_000));
 
+        let max_connections = self.one("max_connections", |text| values::count(text, 1, 1_000_000));
+        let connections_per_address =
+            self.one("connections_per_address", |text| values::count(text, 1, 1_000_000));
+        let max_requests = self.one("max_requests", |text| values::count(text, 1, 100_000));
+
         let admin_email =
             self.one("admin_email", |text| Email::parse(text).map_err(|e| e.to_string()));
         let admin_username =
@@ -304,6 +315,9 @@ impl Reader<'_> {
             hash_queue: hash_queue
                 .unwrap_or_else(|| hash_threads.saturating_mul(QUEUED_PER_THREAD)),
             admin: AdminSettings {
+            max_connections: max_connections?,
+            connections_per_address: connections_per_address?,
+            max_requests: max_requests?,
                 email: admin_email?,
                 username: admin_username?,
                 password: admin_password,

@@ -1,6 +1,6 @@
 //! Reading requests strictly: what can't be taken is refused with a sentence, and never guessed at.
 //!
-//! JSON and forms are bounded in size and time. A body is first read as what it is (400 when it
+//! JSON and forms are bounded in size and time, by `bodies`. A body is first read as what it is (400 when it
 //! isn't), then as what is asked for (422 with the field). Fields that nobody knows are refused,
 //! because a misspelt `remember_me` that is quietly ignored helps nobody.
 
@@ -8,17 +8,14 @@ use std::{borrow::Cow, time::Duration};
 
 use axum::{
     body::{Body, Bytes},
-    extract::{FromRef, FromRequest, FromRequestParts, Request},
+    extract::{FromRequest, FromRequestParts, Request},
     http::{HeaderMap, header, request::Parts},
 };
 use http_body_util::{BodyExt, Limited};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::{
-    problem::{ApiError, ApiResult, FieldError, Kind},
-    state::App,
-};
+use crate::problem::{ApiError, ApiResult, FieldError, Kind};
 
 /// The most bytes of a body.
 pub const MAX_BODY: usize = 64 * 1024;
@@ -81,30 +78,28 @@ impl MediaType {
 
 impl<T: DeserializeOwned, S> FromRequest<S> for Json<T>
 where
-    App: FromRef<S>,
     S: Send + Sync,
 {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, state: &S) -> ApiResult<Self> {
+    async fn from_request(request: Request, _state: &S) -> ApiResult<Self> {
         if MediaType::of(request.headers()) != MediaType::Json {
             return Err(unsupported("Send the body as `Content-Type: application/json` (UTF-8)."));
         }
-        let body = read_body(request, &App::from_ref(state)).await?;
+        let body = read_body(request).await?;
         parse_json(&body).map(Self)
     }
 }
 
 impl<T: DeserializeOwned + Default, S> FromRequest<S> for OptionalJson<T>
 where
-    App: FromRef<S>,
     S: Send + Sync,
 {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, state: &S) -> ApiResult<Self> {
+    async fn from_request(request: Request, _state: &S) -> ApiResult<Self> {
         let media_type = MediaType::of(request.headers());
-        let body = read_body(request, &App::from_ref(state)).await?;
+        let body = read_body(request).await?;
         match media_type {
             MediaType::Json | MediaType::None if body.is_empty() => Ok(Self(T::default())),
             MediaType::Json if body.trim_ascii() == b"null" => Ok(Self(T::default())),
@@ -118,18 +113,17 @@ where
 
 impl<T: DeserializeOwned, S> FromRequest<S> for Form<T>
 where
-    App: FromRef<S>,
     S: Send + Sync,
 {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, state: &S) -> ApiResult<Self> {
+    async fn from_request(request: Request, _state: &S) -> ApiResult<Self> {
         if MediaType::of(request.headers()) != MediaType::Form {
             return Err(unsupported(
                 "Send the body as `Content-Type: application/x-www-form-urlencoded`.",
             ));
         }
-        let body = read_body(request, &App::from_ref(state)).await?;
+        let body = read_body(request).await?;
         parse_form(&body).map(Self)
     }
 }
@@ -188,20 +182,18 @@ pub async fn drain(headers: &HeaderMap, body: Body) {
     let _ = tokio::time::timeout(DRAIN_TIME, reading).await;
 }
 
-/// The whole body, within the bounds of size and time.
-async fn read_body(request: Request, app: &App) -> ApiResult<Bytes> {
-    let (parts, mut body) = request.into_parts();
-    let limited = Limited::new(&mut body, MAX_BODY);
-    let collected = tokio::time::timeout(app.settings().body_timeout, limited.collect()).await;
-    match collected {
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
-            drain(&parts.headers, body).await;
-            Err(too_large())
-        }
-        Ok(Err(_)) => Err(malformed("The body ended before it was complete.")),
-        Err(_) => Err(ApiError::new(Kind::RequestTimeout, "Send the body without long pauses.")),
+/// The whole body. `layers` has read it within the bounds of size and time, so nothing is waited for here.
+async fn read_body(request: Request) -> ApiResult<Bytes> {
+    match Limited::new(request.into_body(), MAX_BODY).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(too_large()),
+        Err(_) => Err(ended_early()),
     }
+}
+
+/// The refusal of a body that ended before its end.
+pub(crate) fn ended_early() -> ApiError {
+    malformed("The body ended before it was complete.")
 }
 
 fn parse_json<T: DeserializeOwned>(body: &[u8]) -> ApiResult<T> {

@@ -5,6 +5,7 @@ use std::{any::Any, sync::Arc, time::Instant};
 
 use axum::{
     Router,
+    body::{Body, HttpBody},
     extract::{DefaultBodyLimit, MatchedPath, Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
     middleware::{self, Next},
@@ -15,10 +16,12 @@ use tracing::Instrument;
 
 use crate::{
     asker,
+    bodies::{Held, Unread},
     context::Context,
-    extract::{MAX_BODY, announced_length, drain, too_large},
+    extract::{MAX_BODY, announced_length, drain, ended_early, too_large},
     pages,
-    problem::{ApiError, Kind},
+    problem::{ApiError, ApiResult, Kind},
+    server::Crowded,
     state::App,
 };
 
@@ -115,18 +118,26 @@ async fn answer(app: &App, request: Request, next: Next, route: &str) -> Respons
         )
         .into_response();
     }
-    if announced_length(request.headers()).is_some_and(|length| length > MAX_BODY as u64) {
-        let (parts, body) = request.into_parts();
-        drain(&parts.headers, body).await;
-        return too_large().into_response();
-    }
-    // Who asks how we are must hear it when we are busy, too.
+    // Who asks how we are must hear it when we are busy, too, and has nothing to send.
     let exempt = matches!(route, "/healthz" | "/readyz" | "/metrics");
+    if !exempt && request.extensions().get::<Crowded>().is_some() {
+        return ApiError::overloaded().into_response();
+    }
+    // First the body, then the permit: how fast it comes is for its sender to say.
+    let (request, held) = if exempt || request.body().is_end_stream() {
+        (request, None)
+    } else {
+        match with_body(app, request).await {
+            Ok((request, held)) => (request, Some(held)),
+            Err(error) => return error.into_response(),
+        }
+    };
     let _permit = match app.requests().try_acquire_owned() {
         Ok(permit) => Some(permit),
         Err(_) if exempt => None,
         Err(_) => return ApiError::overloaded().into_response(),
     };
+    drop(held);
     let running = std::panic::AssertUnwindSafe(next.run(request)).catch_unwind();
     match tokio::time::timeout(app.settings().request_timeout, running).await {
         Ok(Ok(response)) => response,
@@ -136,6 +147,29 @@ async fn answer(app: &App, request: Request, next: Next, route: &str) -> Respons
             ApiError { retry_after: Some(5), ..ApiError::new(Kind::Unavailable, detail) }
                 .into_response()
         }
+    }
+}
+
+/// The request with all of its body.
+async fn with_body(app: &App, request: Request) -> ApiResult<(Request, Held)> {
+    let (parts, mut body) = request.into_parts();
+    let announced = announced_length(&parts.headers).unwrap_or(0);
+    let read = if announced > MAX_BODY as u64 {
+        Err(Unread::TooLarge)
+    } else {
+        app.bodies().read(&mut body, app.settings().body_timeout).await
+    };
+    match read {
+        Ok((bytes, held)) => Ok((Request::from_parts(parts, Body::from(bytes)), held)),
+        Err(Unread::TooLarge) => {
+            drain(&parts.headers, body).await;
+            Err(too_large())
+        }
+        Err(Unread::TooSlow) => {
+            Err(ApiError::new(Kind::RequestTimeout, "Send the body without long pauses."))
+        }
+        Err(Unread::Broken) => Err(ended_early()),
+        Err(Unread::GivenUp) => Err(ApiError::overloaded()),
     }
 }
 

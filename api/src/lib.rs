@@ -10,9 +10,11 @@
 
 pub mod admins;
 pub mod asker;
+mod bodies;
 pub mod bootstrap;
 pub mod cli;
 pub mod config;
+mod connections;
 pub mod context;
 pub mod cookies;
 pub mod csrf;

@@ -142,6 +142,7 @@ fn sampled(app: &App, horizon: Option<&Horizon>) -> Registry {
         outcomes.get_or_create(&vec![("outcome", outcome.to_owned())]).inc_by(read(counter));
     }
     registry.register("sign_ins", "Attempts to sign in", outcomes);
+    let connections = app.connections().counts();
     for (name, help, value) in [
         ("registrations", "Accounts registered", read(&counters.registrations)),
         ("refreshes", "Sessions refreshed", read(&counters.refreshes)),
@@ -157,6 +158,16 @@ fn sampled(app: &App, horizon: Option<&Horizon>) -> Registry {
             read(&counters.conflicts),
         ),
         ("password_hashes", "Passwords hashed", book.hasher().hashed_total()),
+        (
+            "http_connections_closed_for_room",
+            "Idle connections closed so that others could come",
+            connections.closed_for_room,
+        ),
+        (
+            "http_connections_turned_away",
+            "Connections closed because all others were busy",
+            connections.turned_away,
+        ),
     ] {
         let counter = Counter::<u64>::default();
         counter.inc_by(value);
@@ -188,6 +199,13 @@ fn sampled(app: &App, horizon: Option<&Horizon>) -> Registry {
             "revocations_position",
             "Line up to which token revocations are known",
             app.revocations().caught_up_to(),
+        ),
+        ("http_connections", "Connections that are open", whole(connections.open)),
+        ("http_connections_idle", "Connections without a request", whole(connections.idle)),
+        (
+            "http_connections_crowded",
+            "Connections beyond the bound, on which only probes are answered",
+            whole(connections.crowded),
         ),
         ("history_streams", "Who follow the history as it is written", whole(app.tails().open())),
     ] {

@@ -19,8 +19,10 @@ pub struct HttpSettings {
     pub registration_open: bool,
     /// More requests than these at once are answered 503.
     pub max_concurrent_requests: usize,
-    /// More connections than these wait to be accepted.
+    /// When there are more connections than these, an idle one is closed.
     pub max_connections: usize,
+    /// So many of them one address has at most; trusted proxies have no bound of their own.
+    pub connections_per_address: usize,
     /// How long the head of a request may take, and an idle connection stay open.
     pub header_timeout: Duration,
     /// How long the body of a request may take (408).
@@ -49,6 +51,7 @@ impl Default for HttpSettings {
             registration_open: true,
             max_concurrent_requests: 512,
             max_connections: 4096,
+            connections_per_address: 1024,
             header_timeout: Duration::from_secs(20),
             body_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(30),

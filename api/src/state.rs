@@ -18,6 +18,8 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::{
+    bodies::Bodies,
+    connections::{Connections, Limits},
     csrf::CsrfKey,
     export::Exports,
     log::Log,
@@ -59,6 +61,8 @@ struct Inner {
     tails: Tails,
     replica: Uuid,
     requests: Arc<Semaphore>,
+    bodies: Bodies,
+    connections: Connections,
     commands: TaskTracker,
     command_permits: Arc<Semaphore>,
     changes: Mutex<broadcast::Receiver<LocalChange>>,
@@ -100,6 +104,12 @@ impl App {
             replica: parts.book.ids().uuid_v7(),
             requests: Arc::new(Semaphore::new(parts.settings.max_concurrent_requests)),
             commands: TaskTracker::new(),
+            bodies: Bodies::default(),
+            connections: Connections::new(Limits {
+                most: parts.settings.max_connections,
+                per_address: parts.settings.connections_per_address,
+                trusted: parts.settings.trusted_proxies.clone(),
+            }),
             command_permits: Arc::new(Semaphore::new(parts.settings.max_concurrent_requests)),
             changes: Mutex::new(parts.book.subscribe()),
             written: Mutex::default(),
@@ -196,6 +206,15 @@ impl App {
 
     pub(crate) fn requests(&self) -> Arc<Semaphore> {
         self.0.requests.clone()
+    }
+
+    /// The bodies of requests that are not let in yet.
+    pub(crate) fn bodies(&self) -> &Bodies {
+        &self.0.bodies
+    }
+
+    pub(crate) fn connections(&self) -> &Connections {
+        &self.0.connections
     }
 
     /// Commands that are still running; the server waits for them before it ends.

@@ -3,7 +3,7 @@
 use super::Out;
 use crate::bootstrap::{Database, FirstAdmin, Migrate, Services, Size, make_first_admin, prepare};
 use crate::config::{Config, ConfigError};
-use crate::settings::PublicUrl;
+use crate::settings::{HttpSettings, PublicUrl};
 use crate::{App, Parts, processes, server, service_events};
 use anyhow::{Context, bail};
 use commands::Origin;
@@ -121,7 +121,10 @@ async fn build(
         projector: services.projector.clone(),
         revocations,
         log: services.log.clone(),
-        settings: config.http(public_url.clone()),
+        settings: HttpSettings {
+            max_connections: server::within_file_limit(config.max_connections),
+            ..config.http(public_url.clone())
+        },
     });
     Ok((services, app, admin))
 }

@@ -139,6 +139,14 @@ keys! {
     HASHING Serve "hash_threads" "ENTRYBOOK_HASH_THREADS" "COUNT" = "",
         "How many passwords are hashed at once, each with 19 MiB of memory. Default: one for each processor.";
     HASHING Serve "hash_queue" "ENTRYBOOK_HASH_QUEUE" "COUNT" = "",
+    GUARD Serve "max_connections" "ENTRYBOOK_MAX_CONNECTIONS" "COUNT" = "4096",
+        "How many connections are open at most. Who comes when there are so many takes the place of the one that has been idle for longest; \
+         where none is idle, only /healthz, /readyz and /metrics are answered, on a few connections more.";
+    GUARD Serve "connections_per_address" "ENTRYBOOK_CONNECTIONS_PER_ADDRESS" "COUNT" = "1024",
+        "How many of these one address (IPv6: one /64) has at most. ENTRYBOOK_TRUSTED_PROXIES are not bounded so, for everybody comes from them.";
+    GUARD Serve "max_requests" "ENTRYBOOK_MAX_REQUESTS" "COUNT" = "512",
+        "How many requests are answered at once; more get 503 and Retry-After. A request counts from when all of its body is there.";
+
         "How many more may wait. Default: 256 for each that is hashed at once, a few seconds' work. Beyond that a sign-in is answered with 503 and Retry-After.";
 
     ADMIN Serve "admin_email" "ENTRYBOOK_ADMIN_EMAIL" "EMAIL" = "admin@localhost",

@@ -18,14 +18,19 @@ use tokio::net::TcpListener;
 use tower_http::{set_header::SetResponseHeaderLayer, timeout::TimeoutLayer};
 
 use super::{Declined, Witness};
-use crate::server::{Bounds, accept_until};
+use crate::{
+    connections::{Connections, Limits},
+    server::{Bounds, accept_until},
+};
 
 /// The most bytes of a request: a proof has 63 lines of 45, a checkpoint 16 signatures and more, of which
 /// each may have 5 kB once they are safe from quantum computers.
 const MAX_BODY: usize = 128 * 1024;
 /// How long a request may take from its head on: to send it, and to write it to the disk.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-const BOUNDS: Bounds = Bounds { max_connections: 256, header_timeout: Duration::from_secs(20) };
+const MAX_CONNECTIONS: usize = 256;
+/// How long the head of a request may take, and an idle connection stay open.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(20);
 /// For what is being answered when it stops.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -35,7 +40,11 @@ pub async fn serve(
     witness: Arc<Witness>,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
-    let graceful = accept_until(listener, router(witness), BOUNDS, shutdown).await?;
+    // A log comes from one address, and a witness may have no other.
+    let limits =
+        Limits { most: MAX_CONNECTIONS, per_address: MAX_CONNECTIONS, trusted: Vec::new() };
+    let bounds = Bounds { connections: Connections::new(limits), header_timeout: HEADER_TIMEOUT };
+    let graceful = accept_until(listener, router(witness), bounds, shutdown).await?;
     if tokio::time::timeout(GRACE, graceful.shutdown()).await.is_err() {
         tracing::warn!("some requests were not finished within {} s", GRACE.as_secs());
     }

@@ -4,6 +4,7 @@ mod accounts;
 mod addresses;
 mod admins;
 mod bad_input;
+mod crowds;
 mod documents;
 mod history;
 mod metrics;

@@ -1,6 +1,7 @@
 //! Behind a real nginx, on the configuration that is shipped (`deploy/nginx`).
 
 mod application;
+mod limits;
 mod nginx;
 mod passing;
 mod protecting;

@@ -1,6 +1,9 @@
 //! Bytes on a connection: for requests that no proper client sends.
 
-use std::time::Duration;
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -16,6 +19,11 @@ impl Raw {
         Self(TcpStream::connect(("127.0.0.1", port)).await.unwrap())
     }
 
+    /// A connection that was made otherwise.
+    pub fn of(stream: TcpStream) -> Self {
+        Self(stream)
+    }
+
     /// Writes; `false` when the other side has hung up.
     pub async fn write(&mut self, bytes: impl AsRef<[u8]>) -> bool {
         self.0.write_all(bytes.as_ref()).await.is_ok()
@@ -25,14 +33,24 @@ impl Raw {
     pub async fn is_read(&self) {
         let (us, server) = (self.0.local_addr().unwrap(), self.0.peer_addr().unwrap());
         // proc_pid_net(5): what waits to be sent, and what is received and not read, at either end.
-        let nothing =
-            |from: u16, to: u16| format!(":{from:04X} 0100007F:{to:04X} 01 00000000:00000000 ");
-        let (here, there) = (nothing(us.port(), server.port()), nothing(server.port(), us.port()));
+        let end = |address: SocketAddr| {
+            let IpAddr::V4(ip) = address.ip() else { panic!("{address} is no IPv4 address") };
+            format!("{:08X}:{:04X}", u32::from_le_bytes(ip.octets()), address.port())
+        };
+        let nothing = |from, to| format!(" {} {} 01 00000000:00000000 ", end(from), end(to));
+        let (here, there) = (nothing(us, server), nothing(server, us));
         eventually("it is read", async || {
             let connections = std::fs::read_to_string("/proc/net/tcp").unwrap();
             (connections.contains(&here) && connections.contains(&there)).then_some(())
         })
         .await;
+    }
+
+    /// Waits until the first of an answer is there, and leaves it.
+    pub async fn is_answered(&self) {
+        let mut first = [0];
+        let peeking = tokio::time::timeout(PATIENCE, self.0.peek(&mut first));
+        assert_eq!(peeking.await.expect("waited in vain for an answer").unwrap(), 1);
     }
 
     /// Everything up to the end of the connection, which must come.

@@ -1,0 +1,393 @@
+//! The connections of a server: how many there are, from where, and which one goes when there is no room.
+//!
+//! A connection costs whoever opens it nothing, so a full server doesn't wait until one ends: it closes the one
+//! that has been idle for longest. Idle is one on which no request is being answered; those that have never
+//! sent a whole head go first. One address has a share at most, and then it is its own idle connection that
+//! goes. Where no connection is idle, who comes is *crowded*: on a few connections more, on which only those
+//! are answered who ask how the server is, so that it can be watched whatever is done to it.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::{IpAddr, Ipv6Addr},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+};
+
+use ipnet::IpNet;
+use tokio_util::sync::CancellationToken;
+
+/// Connections beyond the bound, for who asks how the server is; and those that may still be closing.
+const CROWDED: usize = 64;
+
+/// How many connections there may be.
+#[derive(Debug, Clone)]
+pub(crate) struct Limits {
+    pub(crate) most: usize,
+    pub(crate) per_address: usize,
+    /// Who has no bound of its own: everybody comes from a proxy.
+    pub(crate) trusted: Vec<IpNet>,
+}
+
+/// All connections of one server. Clones share them.
+#[derive(Debug, Clone)]
+pub(crate) struct Connections(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    limits: Limits,
+    open: Mutex<Open>,
+    closed_for_room: AtomicU64,
+    turned_away: AtomicU64,
+}
+
+/// In the order in which they would be closed: whether it has ever sent a whole head, since when it is idle,
+/// and its number.
+type Idle = BTreeSet<(bool, u64, u64)>;
+
+#[derive(Debug, Default)]
+struct Open {
+    /// Numbers connections, and orders what happens to them.
+    counted: u64,
+    all: HashMap<u64, Entry>,
+    usual: Lane,
+    crowded: Lane,
+    addresses: HashMap<IpAddr, Lane>,
+}
+
+/// A set of connections that has a bound.
+#[derive(Debug, Default)]
+struct Lane {
+    open: usize,
+    idle: Idle,
+}
+
+#[derive(Debug)]
+struct Entry {
+    /// None where it is not counted for its address.
+    address: Option<IpAddr>,
+    crowded: bool,
+    served: bool,
+    /// None while a request is being answered.
+    idle_since: Option<u64>,
+    signal: Arc<Signal>,
+}
+
+impl Entry {
+    fn in_order(&self, number: u64) -> Option<(bool, u64, u64)> {
+        self.idle_since.map(|since| (self.served, since, number))
+    }
+}
+
+/// How a connection is told to go.
+#[derive(Debug, Default)]
+struct Signal {
+    closing: CancellationToken,
+    /// Nothing was ever answered on it, so there is nothing to be sent.
+    at_once: AtomicBool,
+}
+
+/// One connection, for as long as it is open.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    number: u64,
+    all: Connections,
+    signal: Arc<Signal>,
+    /// How many of its requests are being answered: one at most.
+    answering: AtomicUsize,
+    pub(crate) crowded: bool,
+}
+
+/// A request of a connection that is being answered; dropped when the answer is handed over.
+#[derive(Debug)]
+pub(crate) struct Answering(Arc<Connection>);
+
+/// How a server's connections are at a moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) open: usize,
+    pub(crate) idle: usize,
+    pub(crate) crowded: usize,
+    /// Since the start.
+    pub(crate) closed_for_room: u64,
+    /// Since the start, without a word: there was no room even to say so.
+    pub(crate) turned_away: u64,
+}
+
+impl Connections {
+    pub(crate) fn new(limits: Limits) -> Self {
+        Self(Arc::new(Shared {
+            limits,
+            open: Mutex::default(),
+            closed_for_room: AtomicU64::new(0),
+            turned_away: AtomicU64::new(0),
+        }))
+    }
+
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.0.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        let open = self.open();
+        Counts {
+            open: open.all.len(),
+            idle: open.usual.idle.len() + open.crowded.idle.len(),
+            crowded: open.crowded.open,
+            closed_for_room: self.0.closed_for_room.load(Ordering::Relaxed),
+            turned_away: self.0.turned_away.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Takes in a connection, and closes an idle one where that needs room. `None` where there is none: the
+    /// new one is closed.
+    pub(crate) fn admit(&self, peer: IpAddr) -> Option<Connection> {
+        let address = self.bounded(peer);
+        let mut open = self.open();
+        let Limits { most, per_address, .. } = self.0.limits;
+        let mut crowded = false;
+        if let Some(lane) = address.and_then(|address| open.addresses.get(&address))
+            && lane.open >= per_address
+        {
+            let longest = lane.idle.first().copied();
+            crowded = !self.close(&mut open, longest);
+        }
+        if !crowded && open.usual.open >= most {
+            let longest = open.usual.idle.first().copied();
+            crowded = !self.close(&mut open, longest);
+        }
+        if crowded && open.crowded.open >= CROWDED {
+            let longest = open.crowded.idle.first().copied();
+            if !self.close(&mut open, longest) {
+                self.0.turned_away.fetch_add(1, Ordering::Relaxed);
+                return None;
+            }
+        }
+        let signal = Arc::new(Signal::default());
+        open.counted += 1;
+        let number = open.counted;
+        let entry = Entry {
+            // What is crowded has its own bound, and must not keep its address out for longer.
+            address: address.filter(|_| !crowded),
+            crowded,
+            served: false,
+            idle_since: Some(number),
+            signal: signal.clone(),
+        };
+        open.add(number, entry);
+        let answering = AtomicUsize::new(0);
+        Some(Connection { number, all: self.clone(), signal, answering, crowded })
+    }
+
+    /// Closes the connection that has been idle for longest, where the process may open no more files.
+    pub(crate) fn make_room(&self) {
+        let mut open = self.open();
+        let longest = open.crowded.idle.first().or(open.usual.idle.first()).copied();
+        self.close(&mut open, longest);
+    }
+
+    /// Tells an idle connection to go, and counts it no more. Whether there was one.
+    fn close(&self, open: &mut Open, idle: Option<(bool, u64, u64)>) -> bool {
+        let Some(entry) = idle.and_then(|(_, _, number)| open.remove(number)) else { return false };
+        entry.signal.at_once.store(!entry.served, Ordering::Relaxed);
+        entry.signal.closing.cancel();
+        self.0.closed_for_room.fetch_add(1, Ordering::Relaxed);
+        true
+    }
+
+    /// What an address is counted as; `None` where it has no bound.
+    fn bounded(&self, peer: IpAddr) -> Option<IpAddr> {
+        let peer = peer.to_canonical();
+        if self.0.limits.trusted.iter().any(|network| network.contains(&peer)) {
+            return None;
+        }
+        Some(match peer {
+            IpAddr::V4(_) => peer,
+            // Whoever has one address of a /64 has all of them (RFC 7421).
+            IpAddr::V6(address) => {
+                IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)))
+            }
+        })
+    }
+
+    fn change(&self, number: u64, idle: bool) {
+        let mut open = self.open();
+        let Some(mut entry) = open.remove(number) else { return };
+        open.counted += 1;
+        entry.idle_since = idle.then_some(open.counted);
+        entry.served |= idle;
+        open.add(number, entry);
+    }
+}
+
+impl Open {
+    fn add(&mut self, number: u64, entry: Entry) {
+        let order = entry.in_order(number);
+        for lane in self.lanes_of(&entry) {
+            lane.open += 1;
+            lane.idle.extend(order);
+        }
+        self.all.insert(number, entry);
+    }
+
+    fn remove(&mut self, number: u64) -> Option<Entry> {
+        let entry = self.all.remove(&number)?;
+        let order = entry.in_order(number);
+        for lane in self.lanes_of(&entry) {
+            lane.open -= 1;
+            if let Some(order) = &order {
+                lane.idle.remove(order);
+            }
+        }
+        if let Some(address) = entry.address
+            && self.addresses.get(&address).is_some_and(|lane| lane.open == 0)
+        {
+            self.addresses.remove(&address);
+        }
+        Some(entry)
+    }
+
+    fn lanes_of(&mut self, entry: &Entry) -> impl Iterator<Item = &mut Lane> {
+        let lane = if entry.crowded { &mut self.crowded } else { &mut self.usual };
+        let of_address = entry.address.map(|address| self.addresses.entry(address).or_default());
+        std::iter::once(lane).chain(of_address)
+    }
+}
+
+impl Connection {
+    /// Resolves when the connection has to make room.
+    pub(crate) async fn asked_to_go(&self) {
+        self.signal.closing.cancelled().await;
+    }
+
+    /// Whether there is nothing to be sent on it any more.
+    pub(crate) fn is_blank(&self) -> bool {
+        self.signal.at_once.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_answering(&self) -> bool {
+        self.answering.load(Ordering::Relaxed) > 0
+    }
+
+    /// A whole head has come: from now on it is not closed, until the answer was handed over.
+    pub(crate) fn answering(self: &Arc<Self>) -> Answering {
+        self.signal.at_once.store(false, Ordering::Relaxed);
+        self.answering.fetch_add(1, Ordering::Relaxed);
+        self.all.change(self.number, false);
+        Answering(self.clone())
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.all.open().remove(self.number);
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.answering.fetch_sub(1, Ordering::Relaxed);
+        self.0.all.change(self.0.number, true);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn connections(most: usize, per_address: usize) -> Connections {
+        let trusted = vec!["10.0.0.0/8".parse().unwrap()];
+        Connections::new(Limits { most, per_address, trusted })
+    }
+
+    fn from(all: &Connections, peer: &str) -> Arc<Connection> {
+        Arc::new(all.admit(peer.parse().unwrap()).unwrap())
+    }
+
+    fn goes(connection: &Connection) -> bool {
+        connection.signal.closing.is_cancelled()
+    }
+
+    #[test]
+    fn the_one_that_was_idle_for_longest_makes_room() {
+        let all = connections(3, 3);
+        let [first, second, third] =
+            ["192.0.2.1", "192.0.2.2", "192.0.2.3"].map(|peer| from(&all, peer));
+        drop(first.answering());
+        let busy = second.answering();
+        // The third never sent a head, the first is of use to somebody, the second is being answered.
+        let fourth = from(&all, "192.0.2.4");
+        assert!(goes(&third) && third.is_blank() && !goes(&first) && !goes(&second));
+        let _busy_too = fourth.answering();
+        let fifth = from(&all, "192.0.2.5");
+        assert!(goes(&first) && !first.is_blank());
+        let _busy_as_well = fifth.answering();
+        assert!(!fifth.crowded);
+        // Nobody is idle.
+        let crowded = from(&all, "192.0.2.6");
+        assert!(crowded.crowded);
+        drop(busy);
+        let usual = from(&all, "192.0.2.7");
+        assert!(!usual.crowded && goes(&second) && !second.is_blank());
+        assert_eq!(all.counts().closed_for_room, 3);
+    }
+
+    #[test]
+    fn an_address_has_its_share_and_a_proxy_has_none() {
+        let all = connections(100, 2);
+        let held: Vec<_> = (0..3).map(|_| from(&all, "192.0.2.1")).collect();
+        assert!(goes(&held[0]) && !goes(&held[1]) && !held[2].crowded);
+        let busy: Vec<_> = held.iter().skip(1).map(Connection::answering).collect();
+        assert!(from(&all, "192.0.2.1").crowded);
+        assert!(!from(&all, "192.0.2.2").crowded, "another address");
+        drop(busy);
+        let of_one_network: Vec<_> =
+            (1..=3).map(|n| from(&all, &format!("2001:db8::{n}"))).collect();
+        assert!(goes(&of_one_network[0]));
+        assert!(!goes(&from(&all, "2001:db8:0:1::1")));
+        let proxied: Vec<_> = (0..50).map(|_| from(&all, "10.0.0.1")).collect();
+        assert!(proxied.iter().all(|one| !goes(one) && !one.crowded));
+        let mapped: Vec<_> = (0..3).map(|_| from(&all, "::ffff:192.0.2.9")).collect();
+        assert!(goes(&mapped[0]));
+    }
+
+    #[test]
+    fn there_is_a_little_room_when_all_is_taken_and_then_none() {
+        let all = connections(1, 1);
+        let busy = from(&all, "192.0.2.1");
+        let _answering = busy.answering();
+        let crowded: Vec<_> = (0..CROWDED).map(|n| from(&all, &format!("192.0.2.{n}"))).collect();
+        assert!(crowded.iter().all(|one| one.crowded));
+        let more = from(&all, "192.0.2.200");
+        assert!(more.crowded && goes(&crowded[0]));
+        let _all_answering: Vec<_> =
+            crowded.iter().skip(1).chain([&more]).map(Connection::answering).collect();
+        assert!(all.admit("192.0.2.201".parse().unwrap()).is_none());
+        assert_eq!(all.counts().turned_away, 1);
+    }
+
+    #[test]
+    fn what_has_ended_is_counted_no_more() {
+        let all = connections(2, 2);
+        let (one, other) = (from(&all, "192.0.2.1"), from(&all, "192.0.2.1"));
+        let answering = one.answering();
+        drop(one);
+        assert_eq!(all.counts().open, 2, "it is still being answered");
+        drop((answering, other));
+        assert_eq!((all.counts().open, all.counts().idle), (0, 0));
+        let open = all.open();
+        assert!(open.addresses.is_empty() && open.usual.idle.is_empty() && open.usual.open == 0);
+    }
+
+    #[test]
+    fn an_answer_is_sent_to_its_end_though_the_connection_was_to_go() {
+        let all = connections(1, 1);
+        let first = from(&all, "192.0.2.1");
+        let _second = from(&all, "192.0.2.1");
+        assert!(goes(&first) && first.is_blank());
+        // Its head came in the same moment.
+        let _answering = first.answering();
+        assert!(!first.is_blank());
+    }
+}
