@@ -223,6 +223,7 @@ fn service_settings(config: &Config) -> commands::Settings {
         registrations_per_hour: config.registrations_per_hour,
         refresh_lifetime: config.refresh_lifetime,
         remember_lifetime: config.remember_lifetime,
+        session_lifetime: config.session_lifetime,
         refresh_grace: config.refresh_grace,
         // The other half answers what reads no stream.
         stream_connections: usize::try_from(config.database_connections / 2).unwrap_or(usize::MAX),

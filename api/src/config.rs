@@ -78,6 +78,7 @@ pub struct Config {
     pub access_token_lifetime: TimeDelta,
     pub refresh_lifetime: TimeDelta,
     pub remember_lifetime: TimeDelta,
+    pub session_lifetime: TimeDelta,
     pub refresh_grace: TimeDelta,
     pub token_algorithm: Algorithm,
     pub token_audience: String,
@@ -85,10 +86,10 @@ pub struct Config {
     pub throttle: ThrottlePolicy,
     pub address_throttle: ThrottlePolicy,
     pub registrations_per_hour: u32,
-
     pub max_connections: usize,
     pub connections_per_address: usize,
     pub max_requests: usize,
+
     pub hash_threads: usize,
     pub hash_queue: usize,
 
@@ -166,10 +167,10 @@ impl Config {
             public_url,
             trusted_proxies: self.trusted_proxies.clone(),
             registration_open: self.registration_open,
-            shutdown_grace: self.shutdown_timeout,
             max_concurrent_requests: self.max_requests,
             max_connections: self.max_connections,
             connections_per_address: self.connections_per_address,
+            shutdown_grace: self.shutdown_timeout,
             shutdown_drain: self.shutdown_drain,
             retention: self.retention,
             log_interval: self.log_interval,
@@ -218,6 +219,8 @@ impl Reader<'_> {
             self.one("refresh_lifetime", |text| values::delta(text, MINUTE, YEAR));
         let remember_lifetime =
             self.one("remember_lifetime", |text| values::delta(text, MINUTE, YEAR));
+        let session_lifetime =
+            self.one("session_lifetime", |text| values::delta(text, MINUTE, YEAR));
         let refresh_grace =
             self.one("refresh_grace", |text| values::delta(text, Duration::ZERO, 5 * MINUTE));
         let token_algorithm = self.one("token_algorithm", |text| {
@@ -239,13 +242,13 @@ impl Reader<'_> {
         let registrations_per_hour =
             self.one("registrations_per_hour", |text| values::count(text, 1, u32::MAX));
 
-        let hash_threads = self.optional("hash_threads", |text| values::count(text, 1, 256));
-        let hash_queue = self.optional("hash_queue", |text| values::count(text, 1, 100_000));
-
         let max_connections = self.one("max_connections", |text| values::count(text, 1, 1_000_000));
         let connections_per_address =
             self.one("connections_per_address", |text| values::count(text, 1, 1_000_000));
         let max_requests = self.one("max_requests", |text| values::count(text, 1, 100_000));
+
+        let hash_threads = self.optional("hash_threads", |text| values::count(text, 1, 256));
+        let hash_queue = self.optional("hash_queue", |text| values::count(text, 1, 100_000));
 
         let admin_email =
             self.one("admin_email", |text| Email::parse(text).map_err(|e| e.to_string()));
@@ -305,19 +308,20 @@ impl Reader<'_> {
             access_token_lifetime: access_token_lifetime?,
             refresh_lifetime: refresh_lifetime?,
             remember_lifetime: remember_lifetime?,
+            session_lifetime: session_lifetime?,
             refresh_grace: refresh_grace?,
             token_algorithm: token_algorithm?,
             token_audience: token_audience?,
             throttle: throttle?,
             address_throttle: address_throttle?,
             registrations_per_hour: registrations_per_hour?,
+            max_connections: max_connections?,
+            connections_per_address: connections_per_address?,
+            max_requests: max_requests?,
             hash_threads,
             hash_queue: hash_queue
                 .unwrap_or_else(|| hash_threads.saturating_mul(QUEUED_PER_THREAD)),
             admin: AdminSettings {
-            max_connections: max_connections?,
-            connections_per_address: connections_per_address?,
-            max_requests: max_requests?,
                 email: admin_email?,
                 username: admin_username?,
                 password: admin_password,

@@ -38,6 +38,8 @@ pub struct Settings {
     pub refresh_lifetime: TimeDelta,
     /// The same with "remember me".
     pub remember_lifetime: TimeDelta,
+    /// How long a session lasts at most, however often it is refreshed: then the person signs in again.
+    pub session_lifetime: TimeDelta,
     /// How long a spent refresh token is answered once more.
     pub refresh_grace: TimeDelta,
     /// How many connections of their own loading and appending have at most.
@@ -64,6 +66,7 @@ impl Default for Settings {
             registrations_per_hour: 1_000,
             refresh_lifetime: TimeDelta::hours(24),
             remember_lifetime: TimeDelta::days(30),
+            session_lifetime: TimeDelta::days(90),
             refresh_grace: TimeDelta::seconds(10),
             stream_connections: 8,
             blocked_window: Duration::from_secs(60),

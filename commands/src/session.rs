@@ -1,6 +1,6 @@
 //! Commands on a session.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use cqrs_es::{Aggregate, event_sink::EventSink};
 use domain::{EndReason, Refresh, Session, SessionEvent, SessionRefusal, Start, stream};
 use serde::{Deserialize, Serialize};
@@ -12,7 +12,15 @@ use crate::store::Stream;
 pub enum SessionCommand {
     Start(Start),
     Refresh(Refresh),
-    End { reason: EndReason, at: DateTime<Utc> },
+    End {
+        reason: EndReason,
+        at: DateTime<Utc>,
+    },
+    /// Ends a session that has lasted for so long.
+    EndOutlived {
+        lifetime: TimeDelta,
+        at: DateTime<Utc>,
+    },
 }
 
 /// `Session` as cqrs-es wants it.
@@ -37,6 +45,7 @@ impl Aggregate for SessionAggregate {
             SessionCommand::Start(facts) => self.0.start(facts),
             SessionCommand::Refresh(facts) => self.0.refresh(facts),
             SessionCommand::End { reason, at } => self.0.end(reason, at),
+            SessionCommand::EndOutlived { lifetime, at } => self.0.end_outlived(lifetime, at),
         }?;
         for event in events {
             sink.write(event, self).await;
@@ -55,7 +64,6 @@ impl Stream for SessionAggregate {
 
 #[cfg(test)]
 mod tests {
-    use chrono::TimeDelta;
     use cqrs_es::test::TestFramework;
     use domain::{SignInMethod, TokenHash, UserId};
     use uuid::Uuid;
@@ -239,6 +247,28 @@ mod tests {
             .given(vec![started(), ended(EndReason::SignedOut, 3)])
             .when(end())
             .then_expect_events(vec![]);
+    }
+
+    /// Its tokens may have been issued under a longer bound, or under none.
+    #[test]
+    fn a_session_that_has_lasted_too_long_is_ended_whatever_its_tokens_say() {
+        let outlived = |seconds| SessionCommand::EndOutlived {
+            lifetime: TimeDelta::seconds(1_000),
+            at: at(seconds),
+        };
+        Framework::with(()).given(vec![started()]).when(outlived(999)).then_expect_events(vec![]);
+        Framework::with(())
+            .given(vec![started(), refreshed("b", false, 900)])
+            .when(outlived(1_000))
+            .then_expect_events(vec![ended(EndReason::Expired, 1_000)]);
+        Framework::with(())
+            .given(vec![started(), ended(EndReason::SignedOut, 3)])
+            .when(outlived(1_000))
+            .then_expect_events(vec![]);
+        Framework::with(())
+            .given_no_previous_events()
+            .when(outlived(1_000))
+            .then_expect_error(SessionRefusal::NotStarted);
     }
 
     #[test]

@@ -43,13 +43,26 @@ impl Entrybook {
         }
     }
 
+    /// When a session that started then is over, however often it is refreshed. Sessions that were started
+    /// before there was this bound have it too, and a bound that is lowered holds for all.
+    pub(crate) fn session_ends_at(&self, started_at: DateTime<Utc>) -> DateTime<Utc> {
+        started_at
+            .checked_add_signed(self.settings().session_lifetime)
+            .unwrap_or(DateTime::<Utc>::MAX_UTC)
+    }
+
     /// Spends a refresh token for a new pair.
     pub async fn refresh(&self, token: &str, origin: &Origin) -> Result<SignedIn, RefreshError> {
         let (session_id, presented) =
             self.tokens().read_refresh(token).map_err(|_| RefreshError::Invalid)?;
         let session = self.session(session_id).await?;
-        let (user_id, remember_me, user_version) = match &session.started {
-            Some(started) => (started.user_id, started.remember_me, started.user_version),
+        let (user_id, remember_me, user_version, ends_at) = match &session.started {
+            Some(started) => (
+                started.user_id,
+                started.remember_me,
+                started.user_version,
+                self.session_ends_at(started.at),
+            ),
             None => return Err(RefreshError::Invalid),
         };
         let origin = origin.with(By::User(user_id));
@@ -63,13 +76,19 @@ impl Entrybook {
             self.end(user_id, session_id, reason, &origin).await?;
             return Err(RefreshError::Ended(reason));
         }
+        if at >= ends_at {
+            let lifetime = self.settings().session_lifetime;
+            let command = SessionCommand::EndOutlived { lifetime, at };
+            self.end_by(user_id, session_id, command, &origin).await?;
+            return Err(RefreshError::Ended(EndReason::Expired));
+        }
         let account = self.describe(user_id, &user).await?;
         let person = self.keyring().person(user_id).await.map_err(StorageError::from)?;
         let Some(person) = person else {
             return Err(RefreshError::Ended(EndReason::AccountErased));
         };
         let (refresh, next) = self.tokens().issue_refresh(session_id);
-        let refresh_expires_at = at + self.refresh_lifetime(remember_me);
+        let refresh_expires_at = ends_at.min(at + self.refresh_lifetime(remember_me));
         let grace = self.settings().refresh_grace;
         let facts = Refresh { presented, next, at, expires_at: refresh_expires_at, grace };
         let stream_id = session_id.to_string();
@@ -103,7 +122,7 @@ impl Entrybook {
         count(&self.counters().refreshes);
         let access = self
             .tokens()
-            .sign(user_id, session_id, user.version, &user.roles)
+            .sign_until(user_id, session_id, user.version, &user.roles, ends_at)
             .map_err(StorageError::from)?;
         Ok(SignedIn {
             account,
@@ -126,6 +145,9 @@ impl Entrybook {
             SessionRefusal::Ended(reason) => RefreshError::Ended(reason),
             _ => RefreshError::Invalid,
         })?;
+        if at >= self.session_ends_at(started.at) {
+            return Err(RefreshError::Ended(EndReason::Expired));
+        }
         if !session.accepts(&presented, at) {
             return Err(RefreshError::Invalid);
         }
@@ -212,15 +234,23 @@ impl Entrybook {
         origin: &Origin,
     ) -> Result<Option<Receipt>, StorageError> {
         let at = self.clock().now();
+        self.end_by(owner, session_id, SessionCommand::End { reason, at }, origin).await
+    }
+
+    async fn end_by(
+        &self,
+        owner: UserId,
+        session_id: SessionId,
+        command: SessionCommand,
+        origin: &Origin,
+    ) -> Result<Option<Receipt>, StorageError> {
+        let at = self.clock().now();
         // Of somebody who is erased there is no key; their sessions end as well.
         let person = self.keyring().person(owner).await?;
         let stream_id = session_id.to_string();
         let person = person.as_ref();
         let order = Order { stream_id: &stream_id, origin, person, new_key: None, at };
-        let ended = match self
-            .execute::<SessionAggregate>(order, SessionCommand::End { reason, at }, &())
-            .await
-        {
+        let ended = match self.execute::<SessionAggregate>(order, command, &()).await {
             Ok(executed) => executed.receipt,
             Err(ExecuteError::Refused(_)) => None,
             Err(ExecuteError::Storage(error)) => return Err(error),

@@ -353,7 +353,8 @@ impl Entrybook {
     ) -> Result<SignedIn, StorageError> {
         let session_id = self.ids().session();
         let at = self.clock().now();
-        let refresh_expires_at = at + self.refresh_lifetime(remember_me);
+        let ends_at = self.session_ends_at(at);
+        let refresh_expires_at = ends_at.min(at + self.refresh_lifetime(remember_me));
         let (refresh, hash) = self.tokens().issue_refresh(session_id);
         let start = Start {
             user_id: account.id,
@@ -378,7 +379,13 @@ impl Entrybook {
                     cause: refusal.to_string(),
                 },
             })?;
-        let access = self.tokens().sign(account.id, session_id, account.version, &account.roles)?;
+        let access = self.tokens().sign_until(
+            account.id,
+            session_id,
+            account.version,
+            &account.roles,
+            ends_at,
+        )?;
         Ok(SignedIn {
             session_id,
             access,

@@ -273,13 +273,29 @@ impl Tokens {
         user_version: u64,
         roles: &Roles,
     ) -> Result<AccessToken, TokensError> {
+        self.sign_until(user, session, user_version, roles, DateTime::<Utc>::MAX_UTC)
+    }
+
+    /// The same for a session that is over at that time, and its tokens with it.
+    ///
+    /// # Errors
+    /// As [`Self::sign`].
+    pub fn sign_until(
+        &self,
+        user: UserId,
+        session: SessionId,
+        user_version: u64,
+        roles: &Roles,
+        until: DateTime<Utc>,
+    ) -> Result<AccessToken, TokensError> {
         let now = self.clock.now();
         let keys = self.keys();
         let key = keys.signer(now).ok_or(TokensError::NoKey)?;
         let mut jti = [0; 16];
         self.entropy.fill(&mut jti);
-        let claims =
+        let mut claims =
             AccessClaims::new(&self.settings, user, session, user_version, roles, now, jti);
+        claims.exp = claims.exp.min(until.timestamp());
         access::sign(&claims, key)
     }
 

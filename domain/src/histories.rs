@@ -119,6 +119,7 @@ proptest! {
                 }),
                 1 if token == 0 => session.end(EndReason::SignedOut, at(now)),
                 _ => session.refresh(Refresh {
+                2 if token == 0 => session.end_outlived(TimeDelta::seconds(200), at(now)),
                     presented: TokenHash((history.len() as u8).saturating_sub(token % 3).to_string()),
                     next: TokenHash((history.len() + 1).to_string()),
                     at: at(now),

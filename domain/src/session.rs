@@ -306,6 +306,17 @@ impl Session {
         Ok(vec![SessionEvent::Ended { user_id: started.user_id, reason, at }])
     }
 
+    /// Ends a session that was started longer ago than a session may last, whatever its tokens say: they may
+    /// have been issued when it might last longer. One that may still last is left as it is.
+    pub fn end_outlived(&self, lifetime: TimeDelta, at: DateTime<Utc>) -> Decision {
+        let started = self.started.as_ref().ok_or(SessionRefusal::NotStarted)?;
+        if self.ended.is_some() || at - started.at < lifetime {
+            return Ok(Vec::new());
+        }
+        let reason = EndReason::Expired;
+        Ok(vec![SessionEvent::Ended { user_id: started.user_id, reason, at }])
+    }
+
     /// Folds one event in. Total: no history that `decide` can write makes it fail.
     pub fn apply(&mut self, event: SessionEvent) {
         match event {

@@ -19,6 +19,7 @@ mod recording;
 mod replaying;
 mod replicas;
 mod streams;
+mod session_lifetime;
 mod structure;
 mod support;
 mod upgrades;

@@ -110,6 +110,9 @@ keys! {
         "How long a session lasts after its last refresh.";
     TOKENS Serve "remember_lifetime" "ENTRYBOOK_REMEMBER_LIFETIME" "DURATION" = "30d",
         "The same, for sessions begun with \"remember me\".";
+    TOKENS Serve "session_lifetime" "ENTRYBOOK_SESSION_LIFETIME" "DURATION" = "90d",
+        "How long a session lasts at most, however often it is refreshed: then the person signs in again. It holds for sessions that are open \
+         already, from when they began.";
     TOKENS Serve "refresh_grace" "ENTRYBOOK_REFRESH_GRACE" "DURATION" = "10s",
         "How long a spent refresh token may be used again. Two tabs do that; after the grace it counts as stolen, and the session ends.";
     TOKENS Serve "token_algorithm" "ENTRYBOOK_TOKEN_ALGORITHM" "EdDSA|ES256|RS256|HS256" = "EdDSA",
@@ -136,9 +139,6 @@ keys! {
     GUARD Serve "registrations_per_hour" "ENTRYBOOK_REGISTRATIONS_PER_HOUR" "COUNT" = "1000",
         "How many accounts may be registered from one address in an hour.";
 
-    HASHING Serve "hash_threads" "ENTRYBOOK_HASH_THREADS" "COUNT" = "",
-        "How many passwords are hashed at once, each with 19 MiB of memory. Default: one for each processor.";
-    HASHING Serve "hash_queue" "ENTRYBOOK_HASH_QUEUE" "COUNT" = "",
     GUARD Serve "max_connections" "ENTRYBOOK_MAX_CONNECTIONS" "COUNT" = "4096",
         "How many connections are open at most. Who comes when there are so many takes the place of the one that has been idle for longest; \
          where none is idle, only /healthz, /readyz and /metrics are answered, on a few connections more.";
@@ -147,6 +147,9 @@ keys! {
     GUARD Serve "max_requests" "ENTRYBOOK_MAX_REQUESTS" "COUNT" = "512",
         "How many requests are answered at once; more get 503 and Retry-After. A request counts from when all of its body is there.";
 
+    HASHING Serve "hash_threads" "ENTRYBOOK_HASH_THREADS" "COUNT" = "",
+        "How many passwords are hashed at once, each with 19 MiB of memory. Default: one for each processor.";
+    HASHING Serve "hash_queue" "ENTRYBOOK_HASH_QUEUE" "COUNT" = "",
         "How many more may wait. Default: 256 for each that is hashed at once, a few seconds' work. Beyond that a sign-in is answered with 503 and Retry-After.";
 
     ADMIN Serve "admin_email" "ENTRYBOOK_ADMIN_EMAIL" "EMAIL" = "admin@localhost",

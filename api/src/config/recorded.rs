@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 const LONGEST: usize = 1000;
 
 /// Told as they were written.
-const TOLD: [&str; 26] = [
+const TOLD: [&str; 27] = [
     "listen",
     "public_url",
     "registration",
@@ -20,6 +20,7 @@ const TOLD: [&str; 26] = [
     "access_token_lifetime",
     "refresh_lifetime",
     "remember_lifetime",
+    "session_lifetime",
     "refresh_grace",
     "token_algorithm",
     "token_audience",
