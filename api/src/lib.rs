@@ -25,6 +25,7 @@ pub mod history;
 pub mod identity;
 pub mod layers;
 pub mod log;
+mod lookalikes;
 pub mod metrics;
 mod names;
 mod openapi;

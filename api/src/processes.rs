@@ -16,7 +16,7 @@ use projections::{CannotApply, Follower, Heartbeat, Identity, RecordedEvent, ses
 use sqlx::{Connection, PgConnection, PgPool};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{log, retention, service_events, state::App};
+use crate::{log, lookalikes, retention, service_events, state::App};
 
 /// The name under which the process keeps its place in the journal.
 const NAME: &str = "process:end_sessions";
@@ -62,6 +62,7 @@ pub fn spawn(app: &App, tracker: &TaskTracker, cancel: &CancellationToken) {
         Task::SignLog,
         Task::RememberLog,
         Task::AnchorLog,
+        Task::Lookalikes,
     ];
     for task in tasks {
         let (app, cancel) = (app.clone(), cancel.clone());
@@ -95,6 +96,7 @@ enum Task {
     SignLog,
     RememberLog,
     AnchorLog,
+    Lookalikes,
 }
 
 impl Task {
@@ -116,6 +118,7 @@ impl Task {
             Self::SignLog => log::run(app).await,
             Self::RememberLog => log::remember(app).await,
             Self::AnchorLog => log::anchors::run(app).await,
+            Self::Lookalikes => lookalikes::run(app).await,
             Self::Sessions => loop {
                 match turn(app.background(), NAME).await {
                     Ok(Some(mut lock)) => {
@@ -169,7 +172,7 @@ pub(crate) async fn turn(pool: &PgPool, name: &str) -> Result<Option<PgConnectio
 
 /// Follows the journal and sweeps, as long as the lock is held.
 async fn end_sessions(app: &App, lock: &mut PgConnection) -> Result<(), Interrupted> {
-    let position = place(lock).await?;
+    let position = place(lock, NAME).await?;
     let mut process = Process { app: app.clone(), cuts: HashMap::new() };
     // Wherever the journal stops it.
     process.sweep().await?;
@@ -182,11 +185,11 @@ async fn end_sessions(app: &App, lock: &mut PgConnection) -> Result<(), Interrup
                 for event in &events {
                     process.after(event).await?;
                 }
-                keep_place(lock, follower.position()).await?;
+                keep_place(lock, NAME, follower.position()).await?;
             }
             _ = sweep.tick() => {
                 // It also finds out when the connection, and the lock with it, is lost.
-                keep_place(lock, follower.position()).await?;
+                keep_place(lock, NAME, follower.position()).await?;
                 process.sweep().await?;
             }
         }
@@ -203,23 +206,28 @@ pub async fn positions(pool: &PgPool) -> Result<Vec<(String, i64)>, sqlx::Error>
     .await
 }
 
-async fn place(connection: &mut PgConnection) -> Result<i64, sqlx::Error> {
+/// The line up to which a process has come.
+pub(crate) async fn place(connection: &mut PgConnection, name: &str) -> Result<i64, sqlx::Error> {
     sqlx::query("INSERT INTO projections (name, version) VALUES ($1, 1) ON CONFLICT DO NOTHING")
-        .bind(NAME)
+        .bind(name)
         .execute(&mut *connection)
         .await?;
     sqlx::query_scalar("SELECT position FROM projections WHERE name = $1 AND version = 1")
-        .bind(NAME)
+        .bind(name)
         .fetch_one(connection)
         .await
 }
 
-async fn keep_place(connection: &mut PgConnection, position: i64) -> Result<(), sqlx::Error> {
+pub(crate) async fn keep_place(
+    connection: &mut PgConnection,
+    name: &str,
+    position: i64,
+) -> Result<(), sqlx::Error> {
     sqlx::query(
         "UPDATE projections SET position = $2, updated_at = clock_timestamp()
           WHERE name = $1 AND version = 1 AND position < $2",
     )
-    .bind(NAME)
+    .bind(name)
     .bind(position)
     .execute(connection)
     .await?;

@@ -88,16 +88,18 @@ impl From<RefreshError> for ApiError {
     }
 }
 
+fn wrong_password() -> ApiError {
+    let wrong = FieldError::new("current_password", "this is not the current password");
+    ApiError {
+        errors: vec![wrong],
+        ..ApiError::new(Kind::WrongPassword, "Give the password that the account has now.")
+    }
+}
+
 impl From<ChangePasswordError> for ApiError {
     fn from(error: ChangePasswordError) -> Self {
         match error {
-            ChangePasswordError::WrongPassword => Self {
-                errors: vec![FieldError::new(
-                    "current_password",
-                    "this is not the current password",
-                )],
-                ..Self::new(Kind::WrongPassword, "Give the password that the account has now.")
-            },
+            ChangePasswordError::WrongPassword => wrong_password(),
             ChangePasswordError::Throttled { retry_after } => Self::throttled(retry_after),
             ChangePasswordError::NotFound => {
                 Self::invalid_token("the account of this token is gone")
@@ -113,6 +115,13 @@ impl From<ChangeProfileError> for ApiError {
     fn from(error: ChangeProfileError) -> Self {
         match error {
             ChangeProfileError::IdentifierTaken(kind) => Self::taken(kind),
+            ChangeProfileError::PasswordRequired => Self::invalid_field(
+                "current_password",
+                "the current password is required to change the e-mail address or the username",
+            ),
+            ChangeProfileError::WrongPassword => wrong_password(),
+            ChangeProfileError::Throttled { retry_after } => Self::throttled(retry_after),
+            ChangeProfileError::Overloaded => Self::overloaded(),
             ChangeProfileError::NotFound => {
                 Self::invalid_token("the account of this token is gone")
             }

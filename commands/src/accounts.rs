@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use domain::{
-    Email, FullName, GuardSubject, Identifier, IdentifierKind, Password, ProfileChange,
+    Email, FullName, GuardSubject, Identifier, IdentifierKind, Index, Password, ProfileChange,
     Registration, Role, Roles, SealedIdentifier, SessionId, SignInMethod, User, UserId,
     UserRefusal, Username,
 };
@@ -53,15 +53,6 @@ pub struct NewAccount {
     pub roles: Roles,
 }
 
-/// What of a profile is to change.
-#[derive(Debug, Clone, Default)]
-pub struct NewProfile {
-    pub email: Option<Email>,
-    pub username: Option<Username>,
-    /// `Some(None)` removes the name.
-    pub full_name: Option<Option<FullName>>,
-}
-
 /// Why an account was not made.
 #[derive(Debug, thiserror::Error)]
 pub enum RegisterError {
@@ -101,19 +92,6 @@ impl From<Unproved> for ChangePasswordError {
             Unproved::Storage(error) => Self::Storage(error),
         }
     }
-}
-
-/// Why a profile was not changed.
-#[derive(Debug, thiserror::Error)]
-pub enum ChangeProfileError {
-    #[error("this {} is already taken", .0.as_str())]
-    IdentifierTaken(IdentifierKind),
-    #[error("there is no such account")]
-    NotFound,
-    #[error("this account is disabled")]
-    Disabled,
-    #[error(transparent)]
-    Storage(#[from] StorageError),
 }
 
 /// Why another command did nothing.
@@ -222,12 +200,20 @@ impl Entrybook {
         // circle. The commit finds out about those that another replica takes in this moment.
         let _email_turn = self.names().take(&email.index.0).await;
         let _username_turn = self.names().take(&username.index.0).await;
+        let lookalikes = self.keyring().lookalike_indexes(new.username.as_str());
+        let mut _looks_turns = Vec::new();
+        for look in &lookalikes {
+            _looks_turns.push(self.names().take(&look.0).await);
+        }
         for (kind, identifier) in
             [(IdentifierKind::Email, &email), (IdentifierKind::Username, &username)]
         {
             if self.store().find(kind, &identifier.index).await?.is_some() {
                 return Err(RegisterError::IdentifierTaken(kind));
             }
+        }
+        if self.store().find_lookalike(&lookalikes).await?.is_some() {
+            return Err(RegisterError::IdentifierTaken(IdentifierKind::Username));
         }
         let hash =
             self.hasher().hash(new.password).await.map_err(hashing(RegisterError::Overloaded))?;
@@ -248,7 +234,8 @@ impl Entrybook {
             new_key: Some(&key),
             at: self.clock().now(),
         };
-        match self.execute::<UserAggregate>(order, UserCommand::Register(facts), &()).await {
+        let command = UserCommand::Register(facts);
+        match self.execute_named::<UserAggregate>(order, Some(lookalikes), command, &()).await {
             Ok(Executed { aggregate, receipt, .. }) => {
                 count(&self.counters().registrations);
                 let account = Account {
@@ -367,39 +354,6 @@ impl Entrybook {
         Ok(receipt)
     }
 
-    /// Changes names and e-mail address; what is given as it is already stays as it is.
-    pub async fn change_profile(
-        &self,
-        id: UserId,
-        new: NewProfile,
-        origin: &Origin,
-    ) -> Result<(Account, Option<Receipt>), ChangeProfileError> {
-        let Some(before) = self.account(id).await? else {
-            return Err(ChangeProfileError::NotFound);
-        };
-        let person = self.keyring().person(id).await.map_err(StorageError::from)?;
-        let Some(person) = person else { return Err(ChangeProfileError::NotFound) };
-        let email = new.email.filter(|email| email.as_str() != before.email);
-        let username = new.username.filter(|username| username.as_str() != before.username);
-        let full_name = new
-            .full_name
-            .filter(|name| name.as_ref().map(FullName::as_str) != before.full_name.as_deref());
-        let change = ProfileChange {
-            email: email.map(|email| self.seal_email(id, &person, &email)),
-            username: username.map(|username| self.seal_username(id, &person, &username)),
-            full_name: full_name.map(|name| self.seal_full_name(id, &person, name.as_ref())),
-        };
-        match self.command_user(id, UserCommand::ChangeProfile(change), &person, origin).await {
-            Ok(done) => Ok((self.describe(id, &done.aggregate.0).await?, done.receipt)),
-            Err(ExecuteError::Refused(UserRefusal::IdentifierTaken(kind))) => {
-                Err(ChangeProfileError::IdentifierTaken(kind))
-            }
-            Err(ExecuteError::Refused(UserRefusal::Disabled)) => Err(ChangeProfileError::Disabled),
-            Err(ExecuteError::Refused(_)) => Err(ChangeProfileError::NotFound),
-            Err(ExecuteError::Storage(error)) => Err(error.into()),
-        }
-    }
-
     pub async fn grant_role(
         &self,
         id: UserId,
@@ -455,11 +409,23 @@ impl Entrybook {
         person: &PersonKey,
         origin: &Origin,
     ) -> Result<Executed<UserAggregate>, ExecuteError<UserRefusal>> {
+        self.name_user(id, command, None, person, origin).await
+    }
+
+    /// The same, where it gives the account a username that looks so.
+    pub(crate) async fn name_user(
+        &self,
+        id: UserId,
+        command: UserCommand,
+        lookalikes: Option<Vec<Index>>,
+        person: &PersonKey,
+        origin: &Origin,
+    ) -> Result<Executed<UserAggregate>, ExecuteError<UserRefusal>> {
         let stream_id = id.to_string();
         let at = self.clock().now();
         let order =
             Order { stream_id: &stream_id, origin, person: Some(person), new_key: None, at };
-        let done = self.execute::<UserAggregate>(order, command, &()).await?;
+        let done = self.execute_named::<UserAggregate>(order, lookalikes, command, &()).await?;
         self.announce_user(id, &done.aggregate.0);
         Ok(done)
     }

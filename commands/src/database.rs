@@ -38,15 +38,15 @@ static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
 /// left out, so that nobody can set them. Tables that a newer binary has added are not touched.
 const GRANTS: &[&str] = &[
     "REVOKE ALL ON events, journal, sequencer, identifiers, snapshots, sealing_keys, signing_keys, \
-     projections, builds, replicas, log_keys, checkpoints, cosignatures, _sqlx_migrations \
-     FROM entrybook_app",
+     projections, builds, replicas, log_keys, checkpoints, cosignatures, username_lookalikes, \
+     _sqlx_migrations FROM entrybook_app",
     "GRANT USAGE ON SCHEMA public TO entrybook_app",
     "GRANT USAGE, CREATE ON SCHEMA ledger TO entrybook_app",
     "GRANT SELECT, INSERT (aggregate_type, aggregate_id, sequence, event_type, event_version, \
      payload, metadata) ON events TO entrybook_app",
     "GRANT SELECT, INSERT ON journal, sealing_keys TO entrybook_app",
     "GRANT SELECT, UPDATE ON sequencer TO entrybook_app",
-    "GRANT SELECT, INSERT, DELETE ON identifiers TO entrybook_app",
+    "GRANT SELECT, INSERT, DELETE ON identifiers, username_lookalikes TO entrybook_app",
     "GRANT SELECT, INSERT, UPDATE, DELETE ON snapshots, signing_keys, projections, builds, \
      replicas TO entrybook_app",
     "GRANT SELECT, INSERT ON checkpoints, cosignatures TO entrybook_app",

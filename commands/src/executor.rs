@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use chrono::{DateTime, Utc};
 use cqrs_es::event_sink::EventSink;
+use domain::Index;
 
 use crate::{
     Entrybook, Origin, StorageError,
@@ -57,6 +58,21 @@ impl Entrybook {
         A: Stream,
         A::Command: Clone,
     {
+        self.execute_named(order, None, command, services).await
+    }
+
+    /// The same for a command that gives an account a username: what it looks like is claimed with it.
+    pub(crate) async fn execute_named<A>(
+        &self,
+        order: Order<'_>,
+        lookalikes: Option<Vec<Index>>,
+        command: A::Command,
+        services: &A::Services,
+    ) -> Result<Executed<A>, ExecuteError<A::Error>>
+    where
+        A: Stream,
+        A::Command: Clone,
+    {
         for attempt in 0..ATTEMPTS {
             let mut loaded = self.store().load::<A>(order.stream_id).await?;
             let sink = EventSink::default();
@@ -71,6 +87,9 @@ impl Entrybook {
             }
             if let Some(key) = order.new_key {
                 loaded.with_key(key.clone());
+            }
+            if let Some(lookalikes) = &lookalikes {
+                loaded.with_lookalikes(lookalikes.clone());
             }
             let stream = (A::TYPE, order.stream_id);
             let metadata = order

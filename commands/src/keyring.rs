@@ -394,6 +394,18 @@ impl Keyring {
         look_up(&self.service.index, purpose, folded)
     }
 
+    /// The look-up values of what a username looks like, in the order in which they are claimed.
+    #[must_use]
+    pub fn lookalike_indexes(&self, username: &str) -> Vec<Index> {
+        let looks = domain::lookalikes(username);
+        let index = |look: &String| {
+            look_up(&self.service.index, "entrybook/index/username-lookalike/v1", look)
+        };
+        let mut indexes: Vec<Index> = looks.iter().map(index).collect();
+        indexes.sort_by(|one, other| one.0.cmp(&other.0));
+        indexes
+    }
+
     /// The look-up value of an identifier that no account has: the subject of its guard.
     #[must_use]
     pub fn unknown_index(&self, folded: &str) -> Index {

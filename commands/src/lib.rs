@@ -23,6 +23,7 @@ pub mod history;
 pub mod keyring;
 pub mod log_keys;
 mod origin;
+mod profile;
 mod provable;
 mod readings;
 mod retention;
@@ -36,15 +37,13 @@ mod throttle;
 pub mod tokens;
 mod user;
 
-pub use accounts::{
-    Account, ChangePasswordError, ChangeProfileError, CommandError, NewAccount, NewProfile,
-    RegisterError,
-};
+pub use accounts::{Account, ChangePasswordError, CommandError, NewAccount, RegisterError};
 pub use damage::DAMAGED;
 pub use error::{StorageError, is_temporary};
 pub use executor::{ExecuteError, Executed};
 pub use guard::{GuardAggregate, GuardCommand};
 pub use origin::{By, CLI_ACTOR, Origin, Source, source_place};
+pub use profile::{ChangeProfileError, NewProfile};
 pub use provable::MAX_EVENT;
 pub use readings::{CLI_READER, PastReading, ReadingAggregate, filter_place};
 pub use service::{Counters, Entrybook, LocalChange, Settings};

@@ -79,7 +79,7 @@ impl Entrybook {
         if at >= ends_at {
             let lifetime = self.settings().session_lifetime;
             let command = SessionCommand::EndOutlived { lifetime, at };
-            self.end_by(user_id, session_id, command, &origin).await?;
+            self.end_by(user_id, session_id, command, at, &origin).await?;
             return Err(RefreshError::Ended(EndReason::Expired));
         }
         let account = self.describe(user_id, &user).await?;
@@ -234,7 +234,7 @@ impl Entrybook {
         origin: &Origin,
     ) -> Result<Option<Receipt>, StorageError> {
         let at = self.clock().now();
-        self.end_by(owner, session_id, SessionCommand::End { reason, at }, origin).await
+        self.end_by(owner, session_id, SessionCommand::End { reason, at }, at, origin).await
     }
 
     async fn end_by(
@@ -242,9 +242,9 @@ impl Entrybook {
         owner: UserId,
         session_id: SessionId,
         command: SessionCommand,
+        at: DateTime<Utc>,
         origin: &Origin,
     ) -> Result<Option<Receipt>, StorageError> {
-        let at = self.clock().now();
         // Of somebody who is erased there is no key; their sessions end as well.
         let person = self.keyring().person(owner).await?;
         let stream_id = session_id.to_string();

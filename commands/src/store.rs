@@ -8,6 +8,8 @@
 //! after it, at most [`SNAPSHOT_EVERY`] of them. A snapshot bears a MAC, because unlike the book it
 //! may be rewritten by whoever has the application's rights; one that doesn't fit is not used.
 
+mod lookalikes;
+
 use std::collections::HashMap;
 
 use cqrs_es::{
@@ -22,6 +24,7 @@ use sha2::Sha256;
 use sqlx::{PgPool, Row, postgres::PgRow, types::Json};
 use zeroize::Zeroizing;
 
+use self::lookalikes::texts;
 use crate::{StorageError, connections::Connections, keyring::NewKey, provable::provable};
 
 /// A stream gets a snapshot whenever it has grown by so many events.
@@ -64,6 +67,7 @@ pub struct Loaded<A> {
     id: String,
     sequence: u64,
     new_key: Option<NewKey>,
+    lookalikes: Option<Vec<Index>>,
 }
 
 impl<A: Default> Loaded<A> {
@@ -71,7 +75,7 @@ impl<A: Default> Loaded<A> {
     /// to it is a conflict.
     #[must_use]
     pub fn new_stream(id: String) -> Self {
-        Self { aggregate: A::default(), id, sequence: 0, new_key: None }
+        Self { aggregate: A::default(), id, sequence: 0, new_key: None, lookalikes: None }
     }
 }
 
@@ -79,6 +83,12 @@ impl<A> Loaded<A> {
     /// Stores the key together with the events: a person and their key come to be at once.
     pub fn with_key(&mut self, key: NewKey) {
         self.new_key = Some(key);
+    }
+
+    /// Claims what the account's username looks like together with the events, in place of what it
+    /// claimed before. Looks that another account has claimed are a name that is taken.
+    pub fn with_lookalikes(&mut self, lookalikes: Vec<Index>) {
+        self.lookalikes = Some(lookalikes);
     }
 
     pub(crate) fn id(&self) -> &str {
@@ -169,6 +179,14 @@ WITH appended AS (
     ON CONFLICT (aggregate_type, aggregate_id) DO UPDATE
        SET sequence = excluded.sequence, shape = excluded.shape,
            payload = excluded.payload, mac = excluded.mac
+), unlike AS (
+    DELETE FROM username_lookalikes
+     WHERE $20::text[] IS NOT NULL AND user_id = $10 AND look <> ALL ($20)
+), alike AS (
+    INSERT INTO username_lookalikes (look, user_id)
+    SELECT claimed.look, $10 FROM unnest($20::text[]) AS claimed (look)
+     WHERE NOT EXISTS (SELECT FROM username_lookalikes AS held
+                        WHERE held.look = claimed.look AND held.user_id = $10)
 )
 SELECT tx::text AS tx, id FROM appended";
 
@@ -182,6 +200,8 @@ WITH appended AS (
 ), released AS (
     DELETE FROM identifiers AS i USING unnest($8::text[], $9::text[]) AS r (kind, index)
      WHERE i.kind = r.kind AND i.index = r.index AND i.user_id = $10
+), unlike AS (
+    DELETE FROM username_lookalikes WHERE user_id = $10
 ), dropped AS (
     DELETE FROM snapshots WHERE aggregate_type = $1 AND aggregate_id = $2
 )
@@ -283,7 +303,10 @@ impl Store {
                 stream: A::TYPE.to_owned(),
                 cause: cause.to_string(),
             })?;
-        let plain = claims == Claims::default() && loaded.new_key.is_none() && snapshot.is_none();
+        let plain = claims == Claims::default()
+            && loaded.new_key.is_none()
+            && loaded.lookalikes.is_none()
+            && snapshot.is_none();
         let statement = match (plain, events.len()) {
             (true, 1) => APPEND_ONE,
             (true, _) => APPEND,
@@ -321,10 +344,14 @@ impl Store {
                 .bind(A::SHAPE)
                 .bind(snapshot)
                 .bind(mac)
+                .bind(loaded.lookalikes.as_deref().map(texts))
         };
         match self.connections.fetch_all(query).await {
             Ok(rows) => receipt(&rows).map_err(|error| AppendError::Storage(error.into())),
-            Err(error) => Err(self.explain(error, &claims, owner).await),
+            Err(error) => {
+                let looks = loaded.lookalikes.as_deref().unwrap_or_default();
+                Err(self.explain(error, &claims, looks, owner).await)
+            }
         }
     }
 
@@ -360,7 +387,7 @@ impl Store {
             .bind(key);
         match self.connections.fetch_all(query).await {
             Ok(rows) => receipt(&rows).map_err(|error| AppendError::Storage(error.into())),
-            Err(error) => Err(self.explain(error, &Claims::default(), owner).await),
+            Err(error) => Err(self.explain(error, &Claims::default(), &[], owner).await),
         }
     }
 
@@ -370,6 +397,8 @@ impl Store {
         let query = sqlx::query(
             "WITH dropped AS (
                  DELETE FROM snapshots WHERE aggregate_type = $1 AND aggregate_id = $2
+             ), unlike AS (
+                 DELETE FROM username_lookalikes WHERE user_id = $3
              )
              DELETE FROM identifiers WHERE user_id = $3",
         )
@@ -385,6 +414,7 @@ impl Store {
         &self,
         error: sqlx::Error,
         claims: &Claims,
+        looks: &[Index],
         owner: Option<UserId>,
     ) -> AppendError {
         let constraint =
@@ -395,6 +425,13 @@ impl Store {
                 Ok(Some(kind)) => AppendError::Taken(kind),
                 // Released again in between: the next try finds out.
                 Ok(None) => AppendError::Conflict,
+                Err(error) => AppendError::Storage(error),
+            },
+            Some("username_lookalikes_pkey") => match self.find_lookalike(looks).await {
+                Ok(Some(holder)) if Some(holder) != owner => {
+                    AppendError::Taken(IdentifierKind::Username)
+                }
+                Ok(_) => AppendError::Conflict,
                 Err(error) => AppendError::Storage(error),
             },
             _ => match error.as_database_error().and_then(|error| error.code()) {

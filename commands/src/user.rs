@@ -207,6 +207,30 @@ mod tests {
     }
 
     #[test]
+    fn a_name_is_changed_only_with_the_password_that_was_proved() {
+        let rename = |proved: &str| {
+            UserCommand::ChangeProfile(ProfileChange {
+                proved: Some(sealed(proved)),
+                username: Some(identifier("countess")),
+                ..ProfileChange::default()
+            })
+        };
+        let changed = UserEvent::PasswordChanged { password: sealed("second"), kept_session: None };
+        Framework::with(())
+            .given(vec![registered(), changed.clone()])
+            .when(rename("first"))
+            .then_expect_error(UserRefusal::PasswordChangedMeanwhile);
+        Framework::with(())
+            .given(vec![registered(), changed])
+            .when(rename("second"))
+            .then_expect_events(vec![UserEvent::ProfileChanged {
+                email: None,
+                username: Some(Change { from: identifier("ada"), to: identifier("countess") }),
+                full_name: None,
+            }]);
+    }
+
+    #[test]
     fn a_rehash_never_undoes_a_change() {
         let changed = UserEvent::PasswordChanged { password: sealed("second"), kept_session: None };
         Framework::with(())

@@ -52,6 +52,7 @@ fn decide_user(user: &User, n: u8, which: u8) -> Vec<UserEvent> {
             roles: Roles::new(),
         }),
         1 => user.change_profile(ProfileChange {
+            proved: None,
             email: (n.is_multiple_of(2)).then(|| identifier(n)),
             username: (n.is_multiple_of(3)).then(|| identifier(n)),
             full_name: (n.is_multiple_of(5)).then(|| (n.is_multiple_of(2)).then(|| sealed(n))),
@@ -118,8 +119,8 @@ proptest! {
                     expires_at: at(now + 100),
                 }),
                 1 if token == 0 => session.end(EndReason::SignedOut, at(now)),
-                _ => session.refresh(Refresh {
                 2 if token == 0 => session.end_outlived(TimeDelta::seconds(200), at(now)),
+                _ => session.refresh(Refresh {
                     presented: TokenHash((history.len() as u8).saturating_sub(token % 3).to_string()),
                     next: TokenHash((history.len() + 1).to_string()),
                     at: at(now),

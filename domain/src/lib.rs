@@ -52,6 +52,7 @@
 //!
 //! A new type of event goes the same way: one release knows it, the next one writes it.
 
+mod characters;
 mod event;
 mod fixtures;
 mod guard;
@@ -66,6 +67,8 @@ mod service;
 mod session;
 mod user;
 mod values;
+#[cfg(test)]
+mod values_tests;
 
 pub use event::{Event, StreamEvent, UnreadableEvent, read_stored, stream};
 pub use fixtures::{Fixture, fixtures};
@@ -82,4 +85,6 @@ pub use session::{
     EndReason, Refresh, Session, SessionEvent, SessionRefusal, SignInMethod, Start, Started,
 };
 pub use user::{Change, Cut, Profile, ProfileChange, Registration, User, UserEvent, UserRefusal};
-pub use values::{Email, FullName, Identifier, IdentifierKind, InvalidValue, Password, Username};
+pub use values::{
+    Email, FullName, Identifier, IdentifierKind, InvalidValue, Password, Username, lookalikes,
+};

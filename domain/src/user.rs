@@ -200,6 +200,9 @@ pub struct Registration {
 /// What of a profile is to change; `None` leaves it as it is.
 #[derive(Debug, Clone, Default)]
 pub struct ProfileChange {
+    /// The stored password that its owner has proved to know, where an e-mail address or a username
+    /// changes.
+    pub proved: Option<Sealed>,
     pub email: Option<SealedIdentifier>,
     pub username: Option<SealedIdentifier>,
     /// `Some(None)` removes the name.
@@ -247,6 +250,9 @@ impl User {
     /// shown and claims nothing new.
     pub fn change_profile(&self, change: ProfileChange) -> Decision {
         let profile = self.usable()?;
+        if change.proved.is_some_and(|proved| proved != profile.password) {
+            return Err(UserRefusal::PasswordChangedMeanwhile);
+        }
         let email = change.email.map(|to| Change { from: profile.email.clone(), to });
         let username = change.username.map(|to| Change { from: profile.username.clone(), to });
         let full_name = change.full_name.map(|to| Change { from: profile.full_name.clone(), to });

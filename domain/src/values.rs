@@ -6,8 +6,9 @@ use std::fmt;
 
 use email_address::{EmailAddress, Options};
 use unicode_normalization::UnicodeNormalization;
-use unicode_security::MixedScript;
 use zeroize::ZeroizeOnDrop;
+
+use crate::characters;
 
 /// Why a value was refused. The texts are for the person who typed it, and never repeat it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -20,8 +21,12 @@ pub enum InvalidValue {
     UsernameCharacters,
     #[error("a username does not mix letters of different scripts")]
     UsernameScripts,
-    #[error("a full name has at most 200 characters and no control characters")]
-    FullName,
+    #[error("a full name has at most 200 characters")]
+    FullNameLength,
+    #[error(
+        "a full name has no control characters, and none that cannot be seen or that turn the direction of the text"
+    )]
+    FullNameCharacters,
     #[error("a password has at least 8 characters")]
     PasswordTooShort,
     #[error("a password has at most 1,024 characters")]
@@ -67,7 +72,9 @@ impl Email {
         let text: String = text.trim().nfc().collect();
         let options = Options::default().without_display_text().without_domain_literal();
         let sound = text.len() <= 254
-            && !text.chars().any(|c| c.is_control() || c.is_whitespace() || c == '"')
+            && !text.chars().any(|c| {
+                c.is_control() || c.is_whitespace() || c == '"' || characters::is_unseen(c)
+            })
             && EmailAddress::parse_with_options(&text, options).is_ok();
         if sound { Ok(Self(text)) } else { Err(InvalidValue::Email) }
     }
@@ -80,6 +87,11 @@ impl Email {
 }
 
 /// A username: 3 to 50 letters and digits of one script, with `.`, `_` and `-` inside.
+///
+/// The characters are those of the General Security Profile for identifiers (UTS 39, section 3.1), the
+/// restriction level is Single Script (section 5.2), and the marks on one letter are bounded (section 5.4).
+/// Names that were stored before this rule stay readable and can sign in: nothing that is stored is parsed
+/// as a `Username` again.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Username(String);
 personal_text!(Username);
@@ -90,18 +102,16 @@ impl Username {
         if !(3..=50).contains(&text.chars().count()) {
             return Err(InvalidValue::UsernameLength);
         }
-        let inner =
-            |c: char| c.is_alphanumeric() || matches!(c, '.' | '_' | '-') || is_combining_mark(c);
-        let outer = |c: Option<char>| {
-            c.is_some_and(|c| c.is_alphanumeric() || c == '_' || is_combining_mark(c))
-        };
-        if !text.chars().all(inner)
+        let outer = |c: Option<char>| c.is_some_and(|c| !matches!(c, '.' | '-'));
+        if !text.chars().all(characters::is_in_usernames)
+            || text.chars().next().is_some_and(characters::is_mark)
             || !outer(text.chars().next())
             || !outer(text.chars().next_back())
+            || characters::has_piled_marks(&text)
         {
             return Err(InvalidValue::UsernameCharacters);
         }
-        if !text.as_str().is_single_script() {
+        if !characters::is_of_one_script(&text) {
             return Err(InvalidValue::UsernameScripts);
         }
         Ok(Self(text))
@@ -112,10 +122,27 @@ impl Username {
     pub fn folded(&self) -> String {
         folded(&self.0)
     }
+
+    /// What it looks like, as one text or two: names that have one of these in common can be taken for
+    /// each other, and no two accounts have such names.
+    #[must_use]
+    pub fn lookalikes(&self) -> Vec<String> {
+        lookalikes(&self.0)
+    }
 }
 
-fn is_combining_mark(c: char) -> bool {
-    unicode_normalization::char::is_combining_mark(c)
+/// The looks of a name (UTS 39, section 4): as it is written, where `I` looks like `l`, and in lower case,
+/// where it looks like `i`. Case is no difference between usernames, so it is taken from both skeletons; that
+/// can bring out new look-alikes, so the skeleton is made once more.
+///
+/// For any text, so that a name that was stored before a rule came has its looks, too.
+#[must_use]
+pub fn lookalikes(username: &str) -> Vec<String> {
+    let looks = |text: &str| characters::skeleton(&folded(&characters::skeleton(text)));
+    let mut all = vec![looks(username), looks(&folded(username))];
+    all.sort();
+    all.dedup();
+    all
 }
 
 /// What somebody typed to sign in with: an e-mail address or a username, or neither.
@@ -168,7 +195,8 @@ impl IdentifierKind {
     }
 }
 
-/// A full name: 1 to 200 characters.
+/// A full name: 1 to 200 characters of any scripts, of which something can be seen and nothing turns the
+/// direction of the text around it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct FullName(String);
 personal_text!(FullName);
@@ -180,8 +208,11 @@ impl FullName {
         if text.is_empty() {
             return Ok(None);
         }
-        if text.chars().count() > 200 || text.chars().any(char::is_control) {
-            return Err(InvalidValue::FullName);
+        if text.chars().count() > 200 {
+            return Err(InvalidValue::FullNameLength);
+        }
+        if !characters::is_sound_text(&text) {
+            return Err(InvalidValue::FullNameCharacters);
         }
         Ok(Some(Self(text)))
     }

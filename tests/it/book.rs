@@ -391,7 +391,8 @@ async fn no_personal_data_and_no_secret_is_in_the_database_in_the_clear() {
         email: Some(Email::parse("lovelace@example.org").unwrap()),
         ..commands::NewProfile::default()
     };
-    desk.book.change_profile(signed_in.account.id, change, &desk.origin()).await.unwrap();
+    let current = Password::present("the password of countess").ok();
+    desk.book.change_profile(signed_in.account.id, change, current, &desk.origin()).await.unwrap();
     let cli = Origin { by: By::Cli { os_user: "operator-name".into() }, ..desk.origin() };
     desk.book.grant_role(signed_in.account.id, Role::Auditor, &cli).await.unwrap();
     let text = everything(&desk.pool).await;
@@ -484,14 +485,16 @@ async fn a_renamed_account_frees_its_old_name() {
         username: Some(Username::parse(to).unwrap()),
         ..commands::NewProfile::default()
     };
-    let taken =
-        desk.book.change_profile(ada.account.id, rename("BEN"), &desk.origin()).await.unwrap_err();
+    let rename_ada = async |to: &str| {
+        let current = Password::present("the password of ada").ok();
+        desk.book.change_profile(ada.account.id, rename(to), current, &desk.origin()).await
+    };
+    let taken = rename_ada("BEN").await.unwrap_err();
     assert!(
         matches!(taken, commands::ChangeProfileError::IdentifierTaken(IdentifierKind::Username)),
         "{taken:?}"
     );
-    let (renamed, _) =
-        desk.book.change_profile(ada.account.id, rename("countess"), &desk.origin()).await.unwrap();
+    let (renamed, _) = rename_ada("countess").await.unwrap();
     assert_eq!(renamed.username, "countess");
     desk.sign_in("Countess", "the password of ada").await.unwrap();
     let email = Email::parse("other@example.org").unwrap();

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use crate::support::{
     database::TestDatabase,
     held::Held,
-    http::{Answer, Api},
+    http::{Answer, Api, password_of},
     scratch,
     server::{ADMIN_PASSWORD, MASTER_KEY, Server, Setup, Tokens, eventually},
     shared::{Running, UNTHROTTLED, unique},
@@ -307,10 +307,14 @@ async fn whoever_migrates_a_book_stands_in_it() {
     stand.run(&["migrate"]);
     let create = ["admin", "create", "--email", "ada@example.org", "--username", "ada"];
     stand.run(&[&create[..], &["--generate-password"]].concat());
-    // As if the last migration were still to come.
-    let last = include_str!("../../migrations/0005_erasure.sql");
+    // As if the last migrations were still to come.
+    let last = [
+        include_str!("../../migrations/0005_erasure.sql"),
+        include_str!("../../migrations/0012_lookalikes.sql"),
+    ];
     for (what, how) in [("FUNCTION", "CREATE FUNCTION "), ("TABLE", "CREATE TABLE ")] {
-        for line in last.lines().filter_map(|line| line.strip_prefix(how)) {
+        let lines = last.iter().flat_map(|last| last.lines());
+        for line in lines.filter_map(|line| line.strip_prefix(how)) {
             let name = line.split([' ', '(']).next().unwrap();
             let drop = format!("DROP {what} {name} CASCADE");
             sqlx::raw_sql(&drop).execute(pool).await.unwrap();
@@ -459,7 +463,9 @@ async fn a_line_is_shown_with_all_that_it_holds_to_auditors_who_are_written_down
     let running = Running::start(&UNTHROTTLED).await;
     let (api, pool) = (running.api(), running.database.pool());
     let ada = api.register("ada").await;
-    let change = json!({"username": "augusta", "full_name": "Ada Lovelace"});
+    let change = json!({
+        "username": "augusta", "full_name": "Ada Lovelace", "current_password": password_of("ada"),
+    });
     api.patch("/api/v1/auth/me").bearer(&ada.access).json(change).send().await.is(200);
     let admin = api.admin().await;
     let of = |position: i64| format!("/api/v1/audit/{position}");

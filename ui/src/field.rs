@@ -64,6 +64,10 @@ impl<'a> Field<'a> {
         Self { autocomplete, ..self }
     }
 
+    pub(crate) fn optional(self) -> Self {
+        Self { required: false, ..self }
+    }
+
     pub(crate) fn focus(self) -> Self {
         Self { focus: true, ..self }
     }

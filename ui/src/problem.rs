@@ -12,12 +12,15 @@ pub enum Problem {
     UsernameCharacters,
     UsernameScripts,
     UsernameTaken,
-    FullName,
+    FullNameLength,
+    FullNameCharacters,
     PasswordTooShort,
     PasswordTooLong,
     PasswordNul,
     /// The current password, asked for again, is another one.
     PasswordWrong,
+    /// The current password, which was left out and is needed for what is to change.
+    PasswordNeeded,
     /// The new password is the current one.
     PasswordUnchanged,
     /// Typed to confirm what is done to an account, and not its username.
@@ -54,11 +57,13 @@ impl Problem {
             Self::UsernameCharacters => MessageId("problem-username-characters"),
             Self::UsernameScripts => MessageId("problem-username-scripts"),
             Self::UsernameTaken => MessageId("problem-username-taken"),
-            Self::FullName => MessageId("problem-full-name"),
+            Self::FullNameLength => MessageId("problem-full-name-length"),
+            Self::FullNameCharacters => MessageId("problem-full-name-characters"),
             Self::PasswordTooShort => MessageId("problem-password-too-short"),
             Self::PasswordTooLong => MessageId("problem-password-too-long"),
             Self::PasswordNul => MessageId("problem-password-nul"),
             Self::PasswordWrong => MessageId("problem-password-wrong"),
+            Self::PasswordNeeded => MessageId("problem-password-needed"),
             Self::PasswordUnchanged => MessageId("problem-password-unchanged"),
             Self::OtherUsername => MessageId("problem-other-username"),
             Self::Myself => MessageId("problem-myself"),

@@ -45,6 +45,8 @@ pub(super) struct ProfileForm {
     #[serde(default)]
     email: String,
     #[serde(default)]
+    current_password: String,
+    #[serde(default)]
     csrf: String,
 }
 
@@ -121,7 +123,7 @@ pub(super) async fn submit_profile(
     posted: Posted<ProfileForm>,
 ) -> PageResult {
     let identity = visit.sender(&app)?;
-    let (chrome, _) = visit.framed(&app, identity).await?;
+    let (chrome, account) = visit.framed(&app, identity).await?;
     let page = |form: &ProfileForm| ProfilePage {
         chrome: chrome.clone(),
         full_name: form.full_name.clone(),
@@ -137,29 +139,44 @@ pub(super) async fn submit_profile(
         }
     };
     let mut problems = ProfileProblems::default();
-    let email =
-        checked(Email::parse(&form.email), form.email.trim().is_empty(), &mut problems.email);
-    let username = checked(
-        Username::parse(&form.username),
-        form.username.trim().is_empty(),
-        &mut problems.username,
-    );
-    let full_name = checked(FullName::parse(&form.full_name), false, &mut problems.full_name);
-    let (Some(email), Some(username), Some(full_name)) = (email, username, full_name) else {
+    let mut change = NewProfile::default();
+    // What comes back as it is stored is not looked at: it may have been taken under an older rule.
+    if form.email != account.email {
+        let missing = form.email.trim().is_empty();
+        change.email = checked(Email::parse(&form.email), missing, &mut problems.email);
+    }
+    if form.username != account.username {
+        let missing = form.username.trim().is_empty();
+        change.username = checked(Username::parse(&form.username), missing, &mut problems.username);
+    }
+    if form.full_name != account.full_name.unwrap_or_default() {
+        change.full_name =
+            checked(FullName::parse(&form.full_name), false, &mut problems.full_name);
+    }
+    let current = match &form.current_password {
+        password if password.is_empty() => None,
+        password => checked(Password::present(password), false, &mut problems.current_password),
+    };
+    if problems != ProfileProblems::default() {
         return Ok(html(
             StatusCode::UNPROCESSABLE_ENTITY,
             &ProfilePage { problems, ..page(&form) },
         )?);
-    };
-    let change =
-        NewProfile { email: Some(email), username: Some(username), full_name: Some(full_name) };
-    match routes::account::change_profile(&app, &visit.context, identity.user_id, change).await {
+    }
+    let id = identity.user_id;
+    match routes::account::change_profile(&app, &visit.context, id, change, current).await {
         Ok(_) => Ok(redirect(&app, paths::OVERVIEW, Some(Notice::ProfileChanged))),
         Err(error) => {
             problems.email = is_taken(&error, "email").then_some(Problem::EmailTaken);
             problems.username = is_taken(&error, "username").then_some(Problem::UsernameTaken);
+            problems.current_password = match error.kind {
+                Kind::WrongPassword => Some(Problem::PasswordWrong),
+                // What was typed is sound, so it is the password that is asked for.
+                Kind::InvalidInput => Some(Problem::PasswordNeeded),
+                _ => None,
+            };
             let problem = form_problem(&error);
-            if problem.is_none() && problems.email.is_none() && problems.username.is_none() {
+            if problem.is_none() && problems == ProfileProblems::default() {
                 return Err(error.into());
             }
             Ok(come_back(&error, &ProfilePage { problem, problems, ..page(&form) })?)

@@ -55,9 +55,16 @@ pub struct ProfileChange {
     #[serde(default, deserialize_with = "given")]
     #[schema(max_length = 200, value_type = Option<String>)]
     full_name: Option<Option<String>>,
+    /// Required where the e-mail address or the username changes.
+    #[serde(default)]
+    #[schema(format = "password", max_length = 1024)]
+    current_password: Option<String>,
 }
 
 /// Changes names and e-mail address.
+///
+/// A session may be stolen, and who has the e-mail address has the account: to change it or the username, the
+/// current password is given as well. A full name alone needs none.
 #[utoipa::path(
     patch, path = "/auth/me", tag = "account", request_body = ProfileChange,
     security(("bearer" = []), ("cookie" = [])),
@@ -69,7 +76,8 @@ pub struct ProfileChange {
         (status = 409, description = "The e-mail or the username is taken, or the account is disabled"),
         (status = 413, description = "The body is larger than 64 KiB"),
         (status = 415, description = "The body is not application/json"),
-        (status = 422, description = "Some values cannot be taken; `errors` names them"),
+        (status = 422, description = "Some values cannot be taken, or the current password is missing or another one; `errors` names them"),
+        (status = 429, description = "Too many wrong passwords"),
     )
 )]
 async fn change_me(
@@ -78,17 +86,26 @@ async fn change_me(
     identity: Identity,
     Json(body): Json<ProfileChange>,
 ) -> ApiResult<JsonAnswer<UserView>> {
-    let change = profile(body.email, body.username, body.full_name)?;
-    Ok(JsonAnswer(change_profile(&app, &context, identity.user_id, change).await?.into()))
+    let account = account(&app, identity.user_id).await?;
+    let ProfileChange { email, username, full_name, current_password } = body;
+    let (change, current) = profile(&account, email, username, full_name, current_password)?;
+    let changed = change_profile(&app, &context, identity.user_id, change, current).await?;
+    Ok(JsonAnswer(changed.into()))
 }
 
-/// The values of a change, or all that is wrong with them.
-pub(crate) fn profile(
+/// The values of a change, or all that is wrong with them. What is sent as it is stored changes nothing, and is
+/// not looked at: it may have been taken under an older rule.
+fn profile(
+    account: &Account,
     email: Option<String>,
     username: Option<String>,
     full_name: Option<Option<String>>,
-) -> ApiResult<NewProfile> {
+    current_password: Option<String>,
+) -> ApiResult<(NewProfile, Option<Password>)> {
     let mut errors = Vec::new();
+    let email = email.filter(|text| *text != account.email);
+    let username = username.filter(|text| *text != account.username);
+    let full_name = full_name.filter(|name| *name != account.full_name);
     let change = NewProfile {
         email: email.and_then(|text| field("email", Email::parse(&text), &mut errors)),
         username: username.and_then(|text| field("username", Username::parse(&text), &mut errors)),
@@ -96,7 +113,9 @@ pub(crate) fn profile(
             field("full_name", FullName::parse(text.as_deref().unwrap_or_default()), &mut errors)
         }),
     };
-    if errors.is_empty() { Ok(change) } else { Err(ApiError::invalid(errors)) }
+    let current = current_password
+        .and_then(|text| field("current_password", Password::present(&text), &mut errors));
+    if errors.is_empty() { Ok((change, current)) } else { Err(ApiError::invalid(errors)) }
 }
 
 /// Changes the profile, from the API or a page.
@@ -105,10 +124,12 @@ pub(crate) async fn change_profile(
     context: &Context,
     id: UserId,
     change: NewProfile,
+    current: Option<Password>,
 ) -> ApiResult<Account> {
     let origin = context.user(id);
-    let (account, receipt) =
-        app.command(|book| async move { book.change_profile(id, change, &origin).await }).await??;
+    let (account, receipt) = app
+        .command(|book| async move { book.change_profile(id, change, current, &origin).await })
+        .await??;
     app.wrote(id, receipt);
     Ok(account)
 }

@@ -155,8 +155,10 @@ async fn a_profile_is_changed_field_by_field() {
     let user = patch(json!({"full_name": "Ada Lovelace"})).await.is(200).json();
     assert_eq!(user["full_name"], "Ada Lovelace");
     assert_eq!(user["username"], name);
-    let user =
-        patch(json!({"username": new_name, "email": email_of(&new_name)})).await.is(200).json();
+    let names = json!({
+        "username": new_name, "email": email_of(&new_name), "current_password": password_of(&name),
+    });
+    let user = patch(names).await.is(200).json();
     assert_eq!(user["username"], new_name);
     assert_eq!(user["email"], email_of(&new_name));
     assert_eq!(user["full_name"], "Ada Lovelace");
@@ -177,7 +179,8 @@ async fn the_case_of_ones_own_name_can_be_changed_and_the_name_of_others_not_tak
     let (name, other) = (unique("ada"), unique("ben"));
     let ada = api.register(&name).await;
     api.register(&other).await;
-    let patch = async |body: Value| {
+    let patch = async |mut body: Value| {
+        body["current_password"] = password_of(&name).into();
         api.patch("/api/v1/auth/me").bearer(&ada.access).json(body).send().await
     };
 
@@ -194,6 +197,65 @@ async fn the_case_of_ones_own_name_can_be_changed_and_the_name_of_others_not_tak
     for unknown in ["roles", "disabled", "id", "password"] {
         patch(json!({unknown: "admin"})).await.refuses(&[unknown]);
     }
+}
+
+/// Who has the e-mail address has the account, and a session may be stolen.
+#[tokio::test]
+async fn an_email_address_and_a_username_change_with_the_password_alone() {
+    let running = Running::shared().await;
+    let api = running.api();
+    let (name, taken) = (unique("ada"), unique("ben"));
+    let ada = api.register(&name).await;
+    api.register(&taken).await;
+    let patch = async |body: Value| {
+        api.patch("/api/v1/auth/me").bearer(&ada.access).json(body).send().await
+    };
+    let events = running.events_of(&ada.user_id).await;
+    for body in [
+        json!({"username": unique("eve")}),
+        json!({"email": email_of(&unique("eve"))}),
+        json!({"username": name.to_uppercase()}),
+        // Nobody learns without it whether a name is taken.
+        json!({"username": taken}),
+        json!({"email": email_of(&unique("eve")), "full_name": "Eve", "current_password": null}),
+    ] {
+        patch(body).await.refuses(&["current_password"]);
+    }
+    for current in ["", "not the password", &password_of(&taken)] {
+        let body = json!({"email": email_of(&unique("eve")), "current_password": current});
+        let wrong = patch(body).await.problem(422, "wrong-password");
+        assert_eq!(wrong["errors"][0]["field"], "current_password");
+    }
+    assert_eq!(running.events_of(&ada.user_id).await, events, "nothing was changed");
+
+    // The same as it is, and the full name, need none.
+    let same = json!({"username": name, "email": email_of(&name), "full_name": "Ada"});
+    assert_eq!(patch(same).await.is(200).json()["full_name"], "Ada");
+    let body = json!({"email": email_of(&unique("ada")), "current_password": password_of(&name)});
+    patch(body).await.is(200);
+    api.me(&ada.access).await.is(200);
+}
+
+/// As guesses at a sign-in are.
+#[tokio::test]
+async fn guesses_at_the_password_for_a_new_email_address_are_counted() {
+    let running = Running::start(&[
+        ("ENTRYBOOK_THROTTLE_FIRST_DELAY", "10m"),
+        ("ENTRYBOOK_THROTTLE_LONGEST_DELAY", "10m"),
+    ])
+    .await;
+    let api = running.api();
+    let ada = api.register("ada").await;
+    let patch = async |current: &str| {
+        let body = json!({"email": "eve@example.org", "current_password": current});
+        api.patch("/api/v1/auth/me").bearer(&ada.access).json(body).send().await
+    };
+    for guess in 0..5 {
+        patch(&format!("guess number {guess}")).await.problem(422, "wrong-password");
+    }
+    patch(&password_of("ada")).await.problem(429, "too-many-attempts");
+    // It stands in nobody's way at the front door.
+    api.sign_in("ada").await;
 }
 
 #[tokio::test]

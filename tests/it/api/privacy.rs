@@ -68,7 +68,9 @@ async fn the_log_names_nobody_and_gives_nothing_away() {
     api.refresh(&session.refresh).await.is(401);
     let change = json!({"current_password": password_of(name), "new_password": "a new password"});
     api.post("/api/v1/auth/password").bearer(&ada.access).json(change).send().await.is(204);
-    let rename = json!({"email": "augusta@example.net", "full_name": "Countess"});
+    let rename = json!({
+        "email": "augusta@example.net", "full_name": "Countess", "current_password": "a new password",
+    });
     api.patch("/api/v1/auth/me").bearer(&ada.access).json(rename).send().await.is(200);
     let admin = api.admin().await;
     api.get("/api/v1/audit").bearer(&admin.access).send().await.is(200);

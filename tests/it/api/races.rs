@@ -49,9 +49,14 @@ async fn of_many_that_take_one_email_one_gets_it() {
     let running = Running::shared().await;
     let api = running.api();
     let wanted = email_of(&unique("wanted"));
-    let people = join_all((0..20).map(async |_| api.register(&unique("taker")).await)).await;
-    let answers = join_all(people.iter().map(|person| {
-        api.patch("/api/v1/auth/me").bearer(&person.access).json(json!({"email": wanted})).send()
+    let people = join_all((0..20).map(async |_| {
+        let name = unique("taker");
+        (api.register(&name).await, password_of(&name))
+    }))
+    .await;
+    let answers = join_all(people.iter().map(|(person, password)| {
+        let body = json!({"email": wanted, "current_password": password});
+        api.patch("/api/v1/auth/me").bearer(&person.access).json(body).send()
     }))
     .await;
     let took = answers.iter().filter(|answer| answer.status == 200).count();

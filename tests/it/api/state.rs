@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::support::{
     held::{poison, readable_again},
-    http::{Api, email_of},
+    http::{Api, email_of, password_of},
     server::{Tokens, eventually},
     shared::{Running, unique},
 };
@@ -34,7 +34,9 @@ async fn a_person_is_told_as_they_were_at_any_line_and_time() {
     let (name, other_name) = (unique("ada"), unique("augusta"));
     let ada = api.register(&name).await;
     let second = api.sign_in(&name).await;
-    let change = json!({"username": other_name, "full_name": "Ada Lovelace"});
+    let change = json!({
+        "username": other_name, "full_name": "Ada Lovelace", "current_password": password_of(&name),
+    });
     api.patch("/api/v1/auth/me").bearer(&ada.access).json(change).send().await.is(200);
     let roles = api.post(&format!("/api/v1/admin/users/{}/roles", ada.user_id));
     roles.bearer(&auditor.access).json(json!({"grant": ["auditor"]})).send().await.is(200);

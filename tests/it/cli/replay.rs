@@ -19,7 +19,7 @@ async fn the_command_line_tells_how_it_was() {
     let running = Running::start(&[]).await;
     let api = running.api();
     let ada = api.register("ada").await;
-    let change = json!({"username": "augusta"});
+    let change = json!({"username": "augusta", "current_password": password_of("ada")});
     api.patch("/api/v1/auth/me").bearer(&ada.access).json(change).send().await.is(200);
     api.post("/api/v1/auth/logout").bearer(&ada.access).send().await.is(204);
     api.sign_in_with("admin", ADMIN_PASSWORD).await;

@@ -41,7 +41,8 @@ async fn who_asks_for_a_name_reads_no_hash_of_it_that_an_account_has() {
     let ben = api.register("ben").await;
     for name in ["ada", "benjamin"] {
         let rename = api.patch("/api/v1/auth/me").bearer(&ben.access);
-        rename.json(json!({"username": name})).send().await.is(200);
+        let body = json!({"username": name, "current_password": password_of("ben")});
+        rename.json(body).send().await.is(200);
     }
     let taken = json!({
         "email": "eve@example.org", "username": "ada", "password": password_of("eve"),

@@ -181,7 +181,7 @@ async fn who_is_erased_is_out_and_their_names_are_free() {
     let ended = desk.book.session(ada.session_id).await.unwrap().ended;
     assert_eq!(ended, Some(EndReason::AccountErased), "an end needs no key");
     let rename = NewProfile { username: Username::parse("ada2").ok(), ..NewProfile::default() };
-    let refused = desk.book.change_profile(id, rename, &desk.origin()).await.unwrap_err();
+    let refused = desk.book.change_profile(id, rename, None, &desk.origin()).await.unwrap_err();
     assert!(matches!(refused, ChangeProfileError::NotFound), "{refused:?}");
     for refused in [
         desk.book.grant_role(id, Role::Admin, &desk.origin()).await,
@@ -264,6 +264,7 @@ async fn whatever_races_with_an_erasure_loses() {
                 }
             });
             let (book, origin, over) = (desk.book.clone(), desk.origin(), stop.clone());
+            let current = Password::present(&format!("the password of ada{round}")).unwrap();
             tasks.spawn(async move {
                 for change in 0.. {
                     if over.load(Ordering::Relaxed) {
@@ -275,8 +276,12 @@ async fn whatever_races_with_an_erasure_loses() {
                         username: Username::parse(&change).ok(),
                         full_name: None,
                     };
-                    match book.change_profile(id, change, &origin.with(By::User(id))).await {
-                        Ok(_) | Err(ChangeProfileError::NotFound) => {}
+                    let own = origin.with(By::User(id));
+                    match book.change_profile(id, change, Some(current.clone()), &own).await {
+                        Ok(_)
+                        | Err(
+                            ChangeProfileError::NotFound | ChangeProfileError::Throttled { .. },
+                        ) => {}
                         // Others changed the same account all the time.
                         Err(ChangeProfileError::Storage(error)) if error.is_temporary() => {}
                         Err(other) => panic!("{other:?}"),

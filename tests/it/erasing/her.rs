@@ -41,7 +41,8 @@ pub async fn live(desk: &Desk) -> SignedIn {
             email: Some(Email::parse(&format!("countess{number}@second.example.net")).unwrap()),
         };
         let own = origin.with(By::User(id));
-        desk.book.change_profile(id, change, &own).await.unwrap();
+        let current = Password::present("a first password of hers").ok();
+        desk.book.change_profile(id, change, current, &own).await.unwrap();
         her = desk.book.refresh(her.refresh.expose(), &origin).await.unwrap();
     }
     let current = Password::present("a first password of hers").unwrap();

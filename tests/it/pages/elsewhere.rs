@@ -8,7 +8,7 @@ use tokio::{
 
 use crate::support::{
     browser::JavaScript,
-    server::{ADMIN_PASSWORD, Tokens},
+    server::{ADMIN_PASSWORD, Tokens, eventually},
     shared::Running,
     tools,
 };
@@ -42,6 +42,13 @@ async fn what_another_site_opens_is_not_written_down_as_read() {
     let api = running.api();
     let (admin, ada) = (api.admin().await, api.register("ada").await);
     running.database.settled().await;
+    // An export needs a checkpoint. It is a reading that is meant.
+    eventually("the book is signed", async || {
+        let path = "/api/v1/audit/export?format=jsonl";
+        let answer = running.server.get(path, &admin.access).await.unwrap();
+        answer.status().is_success().then_some(())
+    })
+    .await;
     let cookie = cookie_of(&admin);
     let events = running.events().await;
     for path in readings(&ada.user_id) {

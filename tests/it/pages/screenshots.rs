@@ -233,6 +233,19 @@ async fn every_page_fits_and_can_be_read() {
         browser.open(path).await;
         wrong.extend(look(&browser, name).await);
     }
+    browser.open("/profile").await;
+    browser.fill("username", "countess").await;
+    browser.press("Save").await;
+    browser.shows("Please give your current password").await;
+    wrong.extend(look(&browser, "profile-refused").await);
+    let link = format!(
+        "data:text/html,<a href=\"{}\">Look</a>",
+        running.server.url("/history?type=SignInFailed")
+    );
+    browser.open(&link.replace("127.0.0.1", "localhost")).await;
+    browser.press("Look").await;
+    browser.shows("Another site has sent you here").await;
+    wrong.extend(look(&browser, "opened-elsewhere").await);
     browser.open("/sign-in").await;
     assert_eq!(browser.at().await, "/", "whoever is signed in has nothing to do there");
     browser.press("Sign out").await;

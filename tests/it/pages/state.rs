@@ -25,7 +25,9 @@ async fn a_person_is_seen_at_any_moment_and_compared_with_another() {
     let api = running.api();
     let (name, later) = (unique("ada"), unique("augusta"));
     let ada = api.register(&name).await;
-    let change = serde_json::json!({"username": later, "full_name": "Ada Lovelace"});
+    let change = serde_json::json!({
+        "username": later, "full_name": "Ada Lovelace", "current_password": password_of(&name),
+    });
     api.patch("/api/v1/auth/me").bearer(&ada.access).json(change).send().await.is(200);
     api.post("/api/v1/auth/logout").bearer(&ada.access).send().await.is(204);
     // It changes no state, and is a line of hers all the same.
@@ -151,7 +153,7 @@ async fn whoever_held_a_name_before_is_found_beside_who_holds_it() {
     let running = Running::start(&[]).await;
     let api = running.api();
     let ada = api.register("ada").await;
-    let change = serde_json::json!({"username": "augusta"});
+    let change = serde_json::json!({"username": "augusta", "current_password": password_of("ada")});
     api.patch("/api/v1/auth/me").bearer(&ada.access).json(change).send().await.is(200);
     let taken = serde_json::json!({
         "email": "eve@example.org", "username": "ada", "password": password_of("eve"),

@@ -28,7 +28,7 @@ async fn bodies_that_never_come_take_the_share_of_their_own_address_alone() {
     }
     let front = Front::start().await;
     let port = front.nginx.port;
-    let slow = "POST /api/v1/auth/login HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+    let slow = "POST /api/v1/audit/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
                 Content-Length: 1000\r\n\r\n{";
     let mut held = Vec::new();
     for _ in 0..200 {

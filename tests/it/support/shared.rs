@@ -52,6 +52,12 @@ impl Running {
         running
     }
 
+    /// Ends the server, and leaves the database.
+    pub async fn stop(self) -> (TestDatabase, TempDir) {
+        self.server.stop().await;
+        (self.database, self._scratch)
+    }
+
     pub fn api(&self) -> Api {
         Api::new(self.server.url(""))
     }
@@ -64,6 +70,20 @@ impl Running {
             .fetch_one(&mut connection)
             .await
             .unwrap();
+        connection.close().await.unwrap();
+        count
+    }
+
+    /// How many events of the account the book has.
+    pub async fn events_of(&self, user: &str) -> i64 {
+        let mut connection = self.database.connect_options().connect().await.unwrap();
+        let count = sqlx::query_scalar(
+            "SELECT count(*) FROM events WHERE aggregate_type = 'User' AND aggregate_id = $1",
+        )
+        .bind(user)
+        .fetch_one(&mut connection)
+        .await
+        .unwrap();
         connection.close().await.unwrap();
         count
     }

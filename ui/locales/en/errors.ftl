@@ -3,7 +3,7 @@
 error-not-found-title = There is nothing here
 error-not-found-detail = The address may be mistyped, or what was here may be gone, or is not yours to see.
 error-elsewhere-title = Another site has sent you here
-error-elsewhere-detail = Who reads the history is written down, under your name. Nothing was opened yet, and nothing was written down. Go on if you meant to come here.
+error-elsewhere-detail = Whoever reads the history is recorded in it. Nothing has been opened and nothing has been recorded yet. Go on if you meant to come here.
 error-elsewhere-go-on = Go on
 error-forbidden-title = This is not for you to see
 error-forbidden-detail = Your account does not have the role that this page asks for. If it should, ask an administrator.

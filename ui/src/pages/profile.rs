@@ -19,11 +19,12 @@ pub struct ProfilePage {
     pub problems: ProfileProblems,
 }
 
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ProfileProblems {
     pub full_name: Option<Problem>,
     pub username: Option<Problem>,
     pub email: Option<Problem>,
+    pub current_password: Option<Problem>,
 }
 
 impl ProfilePage {
@@ -32,8 +33,8 @@ impl ProfilePage {
     }
 
     fn problem(&self) -> Option<FormProblem> {
-        let ProfileProblems { full_name, username, email } = self.problems;
-        form_problem(self.problem, &[full_name, username, email])
+        let ProfileProblems { full_name, username, email, current_password } = self.problems;
+        form_problem(self.problem, &[full_name, username, email, current_password])
     }
 
     fn fields(&self) -> Vec<Field<'_>> {
@@ -49,6 +50,11 @@ impl ProfilePage {
             Field::text("email", chrome.t("profile-email"), &self.email)
                 .email()
                 .problem(chrome, self.problems.email),
+            Field::password("current_password", chrome.t("profile-current-password"))
+                .autocomplete("current-password")
+                .optional()
+                .hint(chrome.t("profile-current-password-hint"))
+                .problem(chrome, self.problems.current_password),
         ])
     }
 }

@@ -346,7 +346,7 @@ impl Simulation {
         let book = self.book();
         let email = moves.then(|| book.seal_email(id, &person.key, &email));
         let full_name = (!moves).then(|| book.seal_full_name(id, &person.key, full_name.as_ref()));
-        let change = ProfileChange { email, username: None, full_name };
+        let change = ProfileChange { proved: None, email, username: None, full_name };
         let events = person.user.change_profile(change).map_err(refused)?;
         self.desk.user(person, events, origin, self.now);
         Ok(())
