@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use domain::{
-    Email, FullName, GuardSubject, Identifier, IdentifierKind, Index, Password, ProfileChange,
-    Registration, Role, Roles, SealedIdentifier, SessionId, SignInMethod, User, UserId,
-    UserRefusal, Username,
+    Email, FullName, GuardSubject, Identifier, IdentifierKind, Index, Password, Registration, Role,
+    Roles, SealedIdentifier, SessionId, SignInMethod, User, UserId, UserRefusal, Username,
 };
 
 use crate::{
