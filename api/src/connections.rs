@@ -1,10 +1,10 @@
 //! The connections of a server: how many there are, from where, and which one goes when there is no room.
 //!
 //! A connection costs whoever opens it nothing, so a full server doesn't wait until one ends: it closes the one
-//! that has been idle for longest. Idle is one on which no request is being answered; those that have never
-//! sent a whole head go first. One address has a share at most, and then it is its own idle connection that
-//! goes. Where no connection is idle, who comes is *crowded*: on a few connections more, on which only those
-//! are answered who ask how the server is, so that it can be watched whatever is done to it.
+//! that has waited for its client for longest. Those that have never sent a whole head go first, then those that
+//! are kept without a request, then those whose body is still to come. One address has a share at most, and then
+//! it is one of its own that goes. Where all are being answered, who comes is *crowded*: on a few connections more, on
+//! which only those are answered who ask how the server is, so that it can be watched whatever is done to it.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -42,9 +42,17 @@ struct Shared {
     turned_away: AtomicU64,
 }
 
-/// In the order in which they would be closed: whether it has ever sent a whole head, since when it is idle,
-/// and its number.
-type Idle = BTreeSet<(bool, u64, u64)>;
+/// What a connection waits for; in the order in which they are closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Waits {
+    ForItsFirstHead,
+    ForAnotherHead,
+    ForABody,
+}
+
+/// A connection that waits for its client: for what, since when, and its number.
+type Waiting = (Waits, u64, u64);
+type Idle = BTreeSet<Waiting>;
 
 #[derive(Debug, Default)]
 struct Open {
@@ -68,23 +76,16 @@ struct Entry {
     /// None where it is not counted for its address.
     address: Option<IpAddr>,
     crowded: bool,
-    served: bool,
     /// None while a request is being answered.
-    idle_since: Option<u64>,
+    waiting: Option<Waiting>,
     signal: Arc<Signal>,
-}
-
-impl Entry {
-    fn in_order(&self, number: u64) -> Option<(bool, u64, u64)> {
-        self.idle_since.map(|since| (self.served, since, number))
-    }
 }
 
 /// How a connection is told to go.
 #[derive(Debug, Default)]
 struct Signal {
     closing: CancellationToken,
-    /// Nothing was ever answered on it, so there is nothing to be sent.
+    /// Nothing was answered on it that may still have to be sent.
     at_once: AtomicBool,
 }
 
@@ -133,7 +134,10 @@ impl Connections {
         let open = self.open();
         Counts {
             open: open.all.len(),
-            idle: open.usual.idle.len() + open.crowded.idle.len(),
+            idle: [&open.usual, &open.crowded]
+                .map(|lane| lane.idle.range(..(Waits::ForABody, 0, 0)).count())
+                .iter()
+                .sum(),
             crowded: open.crowded.open,
             closed_for_room: self.0.closed_for_room.load(Ordering::Relaxed),
             turned_away: self.0.turned_away.load(Ordering::Relaxed),
@@ -171,8 +175,7 @@ impl Connections {
             // What is crowded has its own bound, and must not keep its address out for longer.
             address: address.filter(|_| !crowded),
             crowded,
-            served: false,
-            idle_since: Some(number),
+            waiting: Some((Waits::ForItsFirstHead, number, number)),
             signal: signal.clone(),
         };
         open.add(number, entry);
@@ -187,10 +190,11 @@ impl Connections {
         self.close(&mut open, longest);
     }
 
-    /// Tells an idle connection to go, and counts it no more. Whether there was one.
-    fn close(&self, open: &mut Open, idle: Option<(bool, u64, u64)>) -> bool {
-        let Some(entry) = idle.and_then(|(_, _, number)| open.remove(number)) else { return false };
-        entry.signal.at_once.store(!entry.served, Ordering::Relaxed);
+    /// Tells a connection to go, and counts it no more. Whether there was one.
+    fn close(&self, open: &mut Open, longest: Option<Waiting>) -> bool {
+        let Some((waits, _, number)) = longest else { return false };
+        let Some(entry) = open.remove(number) else { return false };
+        entry.signal.at_once.store(waits != Waits::ForAnotherHead, Ordering::Relaxed);
         entry.signal.closing.cancel();
         self.0.closed_for_room.fetch_add(1, Ordering::Relaxed);
         true
@@ -211,33 +215,30 @@ impl Connections {
         })
     }
 
-    fn change(&self, number: u64, idle: bool) {
+    fn change(&self, number: u64, waits: Option<Waits>) {
         let mut open = self.open();
         let Some(mut entry) = open.remove(number) else { return };
         open.counted += 1;
-        entry.idle_since = idle.then_some(open.counted);
-        entry.served |= idle;
+        entry.waiting = waits.map(|waits| (waits, open.counted, number));
         open.add(number, entry);
     }
 }
 
 impl Open {
     fn add(&mut self, number: u64, entry: Entry) {
-        let order = entry.in_order(number);
         for lane in self.lanes_of(&entry) {
             lane.open += 1;
-            lane.idle.extend(order);
+            lane.idle.extend(entry.waiting);
         }
         self.all.insert(number, entry);
     }
 
     fn remove(&mut self, number: u64) -> Option<Entry> {
         let entry = self.all.remove(&number)?;
-        let order = entry.in_order(number);
         for lane in self.lanes_of(&entry) {
             lane.open -= 1;
-            if let Some(order) = &order {
-                lane.idle.remove(order);
+            if let Some(waiting) = &entry.waiting {
+                lane.idle.remove(waiting);
             }
         }
         if let Some(address) = entry.address
@@ -270,11 +271,21 @@ impl Connection {
         self.answering.load(Ordering::Relaxed) > 0
     }
 
-    /// A whole head has come: from now on it is not closed, until the answer was handed over.
-    pub(crate) fn answering(self: &Arc<Self>) -> Answering {
+    /// The head has come, and a body is to come.
+    pub(crate) fn receives(&self) {
+        self.all.change(self.number, Some(Waits::ForABody));
+    }
+
+    /// The whole request has come: from now on the connection is not closed, until the answer was handed over.
+    pub(crate) fn has_received(&self) {
         self.signal.at_once.store(false, Ordering::Relaxed);
+        self.all.change(self.number, None);
+    }
+
+    /// A whole head has come.
+    pub(crate) fn answering(self: &Arc<Self>) -> Answering {
         self.answering.fetch_add(1, Ordering::Relaxed);
-        self.all.change(self.number, false);
+        self.has_received();
         Answering(self.clone())
     }
 }
@@ -288,7 +299,7 @@ impl Drop for Connection {
 impl Drop for Answering {
     fn drop(&mut self) {
         self.0.answering.fetch_sub(1, Ordering::Relaxed);
-        self.0.all.change(self.0.number, true);
+        self.0.all.change(self.0.number, Some(Waits::ForAnotherHead));
     }
 }
 
@@ -331,6 +342,29 @@ mod tests {
         let usual = from(&all, "192.0.2.7");
         assert!(!usual.crowded && goes(&second) && !second.is_blank());
         assert_eq!(all.counts().closed_for_room, 3);
+    }
+
+    #[test]
+    fn one_whose_body_is_still_to_come_goes_last() {
+        let all = connections(2, 2);
+        let [slow, kept] = ["192.0.2.1", "192.0.2.2"].map(|peer| from(&all, peer));
+        let answering = slow.answering();
+        slow.receives();
+        drop(kept.answering());
+        assert_eq!(all.counts().idle, 1, "a body that comes is no idleness");
+        let third = from(&all, "192.0.2.3");
+        assert!(goes(&kept) && !goes(&slow));
+        let _third = third.answering();
+        let fourth = from(&all, "192.0.2.4");
+        assert!(goes(&slow) && slow.is_blank() && !fourth.crowded);
+        // It came to its end in the same moment: what it asks for is answered.
+        slow.has_received();
+        assert!(!slow.is_blank());
+        drop(answering);
+        let _fourth = fourth.answering();
+        fourth.receives();
+        fourth.has_received();
+        assert!(from(&all, "192.0.2.5").crowded);
     }
 
     #[test]

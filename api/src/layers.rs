@@ -17,6 +17,7 @@ use tracing::Instrument;
 use crate::{
     asker,
     bodies::{Held, Unread},
+    connections::Connection,
     context::Context,
     extract::{MAX_BODY, announced_length, drain, ended_early, too_large},
     pages,
@@ -157,7 +158,11 @@ async fn with_body(app: &App, request: Request) -> ApiResult<(Request, Held)> {
     let read = if announced > MAX_BODY as u64 {
         Err(Unread::TooLarge)
     } else {
-        app.bodies().read(&mut body, app.settings().body_timeout).await
+        let connection = parts.extensions.get::<Arc<Connection>>();
+        connection.inspect(|connection| connection.receives());
+        let read = app.bodies().read(&mut body, app.settings().body_timeout).await;
+        connection.inspect(|connection| connection.has_received());
+        read
     };
     match read {
         Ok((bytes, held)) => Ok((Request::from_parts(parts, Body::from(bytes)), held)),

@@ -259,6 +259,7 @@ async fn answer(
     let answering = connection.answering();
     let mut request: Request = request.map(Body::new);
     request.extensions_mut().insert(ConnectInfo(peer));
+    request.extensions_mut().insert(connection.clone());
     if connection.crowded {
         request.extensions_mut().insert(Crowded);
     }

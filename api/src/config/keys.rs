@@ -140,8 +140,8 @@ keys! {
         "How many accounts may be registered from one address in an hour.";
 
     GUARD Serve "max_connections" "ENTRYBOOK_MAX_CONNECTIONS" "COUNT" = "4096",
-        "How many connections are open at most. Who comes when there are so many takes the place of the one that has been idle for longest; \
-         where none is idle, only /healthz, /readyz and /metrics are answered, on a few connections more.";
+        "How many connections are open at most. Who comes when there are so many takes the place of the one that has waited for its client for longest; \
+         where all are being answered, only /healthz, /readyz and /metrics are answered, on a few connections more.";
     GUARD Serve "connections_per_address" "ENTRYBOOK_CONNECTIONS_PER_ADDRESS" "COUNT" = "1024",
         "How many of these one address (IPv6: one /64) has at most. ENTRYBOOK_TRUSTED_PROXIES are not bounded so, for everybody comes from them.";
     GUARD Serve "max_requests" "ENTRYBOOK_MAX_REQUESTS" "COUNT" = "512",
