@@ -45,9 +45,9 @@ struct Shared {
 /// What a connection waits for; in the order in which they are closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Waits {
-    ForItsFirstHead,
-    ForAnotherHead,
-    ForABody,
+    FirstHead,
+    AnotherHead,
+    Body,
 }
 
 /// A connection that waits for its client: for what, since when, and its number.
@@ -135,7 +135,7 @@ impl Connections {
         Counts {
             open: open.all.len(),
             idle: [&open.usual, &open.crowded]
-                .map(|lane| lane.idle.range(..(Waits::ForABody, 0, 0)).count())
+                .map(|lane| lane.idle.range(..(Waits::Body, 0, 0)).count())
                 .iter()
                 .sum(),
             crowded: open.crowded.open,
@@ -175,7 +175,7 @@ impl Connections {
             // What is crowded has its own bound, and must not keep its address out for longer.
             address: address.filter(|_| !crowded),
             crowded,
-            waiting: Some((Waits::ForItsFirstHead, number, number)),
+            waiting: Some((Waits::FirstHead, number, number)),
             signal: signal.clone(),
         };
         open.add(number, entry);
@@ -194,7 +194,7 @@ impl Connections {
     fn close(&self, open: &mut Open, longest: Option<Waiting>) -> bool {
         let Some((waits, _, number)) = longest else { return false };
         let Some(entry) = open.remove(number) else { return false };
-        entry.signal.at_once.store(waits != Waits::ForAnotherHead, Ordering::Relaxed);
+        entry.signal.at_once.store(waits != Waits::AnotherHead, Ordering::Relaxed);
         entry.signal.closing.cancel();
         self.0.closed_for_room.fetch_add(1, Ordering::Relaxed);
         true
@@ -273,7 +273,7 @@ impl Connection {
 
     /// The head has come, and a body is to come.
     pub(crate) fn receives(&self) {
-        self.all.change(self.number, Some(Waits::ForABody));
+        self.all.change(self.number, Some(Waits::Body));
     }
 
     /// The whole request has come: from now on the connection is not closed, until the answer was handed over.
@@ -299,7 +299,7 @@ impl Drop for Connection {
 impl Drop for Answering {
     fn drop(&mut self) {
         self.0.answering.fetch_sub(1, Ordering::Relaxed);
-        self.0.all.change(self.0.number, Some(Waits::ForAnotherHead));
+        self.0.all.change(self.0.number, Some(Waits::AnotherHead));
     }
 }
 
