@@ -214,7 +214,7 @@ mod tests {
         POST /api/v1/auth/login: 200 400 401 408 413 415 422 429 500 503
         POST /api/v1/auth/logout: 204 400 401 403 408 413 415 422 500 503
         GET /api/v1/auth/me: 200 401 500 503
-        PATCH /api/v1/auth/me: 200 400 401 403 408 409 413 415 422 500 503
+        PATCH /api/v1/auth/me: 200 400 401 403 408 409 413 415 422 429 500 503
         POST /api/v1/auth/password: 204 400 401 403 408 409 413 415 422 429 500 503
         POST /api/v1/auth/refresh: 200 400 401 403 408 413 415 422 429 500 503
         POST /api/v1/auth/register: 201 400 403 408 409 413 415 422 429 500 503

@@ -377,7 +377,7 @@ impl HistoryQuery {
         (status = 200, description = "A page of the history", body = History),
         (status = 400, description = "The query cannot be read"),
         (status = 401, description = "Not signed in"),
-        (status = 403, description = "Not an auditor, and an address was asked for"),
+        (status = 403, description = "Not an auditor, and an address was asked for; or a page of another site has opened it"),
         (status = 422, description = "Some values cannot be taken; `errors` names them"),
         (status = 429, description = "An auditor has searched too often within an hour"),
     )

@@ -77,7 +77,7 @@ pub(super) struct ExportQuery {
         )),
         (status = 400, description = "The query cannot be read"),
         (status = 401, description = "Not signed in"),
-        (status = 403, description = "Not an auditor"),
+        (status = 403, description = "Not an auditor, or a page of another site has opened it"),
         (status = 422, description = "Some values cannot be taken; `errors` names them"),
         (status = 429, description = "Two exports are under way, or too much was read in an hour"),
         (status = 503, description = "Nothing is signed yet, or the history is behind what is signed"),

@@ -73,7 +73,7 @@ impl From<Whole> for WholeLine {
     responses(
         (status = 200, description = "The line", body = WholeLine),
         (status = 401, description = "Not signed in"),
-        (status = 403, description = "Not an auditor"),
+        (status = 403, description = "Not an auditor, or a page of another site has opened it"),
         (status = 404, description = "The book has no such line"),
         (status = 429, description = "Too much was read in an hour"),
     )

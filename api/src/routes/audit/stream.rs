@@ -80,7 +80,7 @@ pub struct StreamQuery {
         (status = 200, description = "Server-sent events", content_type = "text/event-stream", body = String),
         (status = 400, description = "The query or `Last-Event-ID` cannot be read"),
         (status = 401, description = "Not signed in"),
-        (status = 403, description = "Not an auditor"),
+        (status = 403, description = "Not an auditor, or a page of another site has opened it"),
         (status = 422, description = "Some values cannot be taken; `errors` names them"),
         (status = 429, description = "Too much was read in an hour"),
         (status = 503, description = "Too many follow already"),
