@@ -7,11 +7,11 @@
 //! which only those are answered who ask how the server is, so that it can be watched whatever is done to it.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::HashMap,
     net::{IpAddr, Ipv6Addr},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -38,6 +38,8 @@ pub(crate) struct Connections(Arc<Shared>);
 struct Shared {
     limits: Limits,
     open: Mutex<Open>,
+    /// Orders what connections wait for.
+    turns: AtomicU64,
     closed_for_room: AtomicU64,
     turned_away: AtomicU64,
 }
@@ -50,25 +52,27 @@ enum Waits {
     Body,
 }
 
-/// A connection that waits for its client: for what, since when, and its number.
-type Waiting = (Waits, u64, u64);
-type Idle = BTreeSet<Waiting>;
+impl Waits {
+    /// As one number with the turn at which the waiting began: the least goes first.
+    fn since(self, turn: u64) -> u64 {
+        ((self as u64) << TURN_BITS) | (turn & ((1 << TURN_BITS) - 1))
+    }
+}
+
+const TURN_BITS: u32 = 56;
+/// A request is being answered.
+const ANSWERING: u64 = u64::MAX;
+/// Told to go, with nothing left to be sent; or with what was answered last.
+const GOES_AT_ONCE: u64 = u64::MAX - 1;
+const GOES: u64 = u64::MAX - 2;
 
 #[derive(Debug, Default)]
 struct Open {
-    /// Numbers connections, and orders what happens to them.
+    /// Numbers connections.
     counted: u64,
     all: HashMap<u64, Entry>,
-    usual: Lane,
-    crowded: Lane,
-    addresses: HashMap<IpAddr, Lane>,
-}
-
-/// A set of connections that has a bound.
-#[derive(Debug, Default)]
-struct Lane {
-    open: usize,
-    idle: Idle,
+    crowded: usize,
+    addresses: HashMap<IpAddr, usize>,
 }
 
 #[derive(Debug)]
@@ -76,17 +80,15 @@ struct Entry {
     /// None where it is not counted for its address.
     address: Option<IpAddr>,
     crowded: bool,
-    /// None while a request is being answered.
-    waiting: Option<Waiting>,
     signal: Arc<Signal>,
 }
 
-/// How a connection is told to go.
-#[derive(Debug, Default)]
+/// What a connection and who looks for room tell each other. A request costs two stores here, and no lock.
+#[derive(Debug)]
 struct Signal {
     closing: CancellationToken,
-    /// Nothing was answered on it that may still have to be sent.
-    at_once: AtomicBool,
+    /// Since when it waits for what ([`Waits::since`]), or one of the three beyond that.
+    waiting: AtomicU64,
 }
 
 /// One connection, for as long as it is open.
@@ -121,6 +123,7 @@ impl Connections {
         Self(Arc::new(Shared {
             limits,
             open: Mutex::default(),
+            turns: AtomicU64::new(0),
             closed_for_room: AtomicU64::new(0),
             turned_away: AtomicU64::new(0),
         }))
@@ -130,74 +133,89 @@ impl Connections {
         self.0.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn turn(&self) -> u64 {
+        self.0.turns.fetch_add(1, Ordering::Relaxed)
+    }
+
     pub(crate) fn counts(&self) -> Counts {
         let open = self.open();
+        let waiting = open.all.values().map(|entry| entry.signal.waiting.load(Ordering::Relaxed));
         Counts {
             open: open.all.len(),
-            idle: [&open.usual, &open.crowded]
-                .map(|lane| lane.idle.range(..(Waits::Body, 0, 0)).count())
-                .iter()
-                .sum(),
-            crowded: open.crowded.open,
+            idle: waiting.filter(|waiting| *waiting < Waits::Body.since(0)).count(),
+            crowded: open.crowded,
             closed_for_room: self.0.closed_for_room.load(Ordering::Relaxed),
             turned_away: self.0.turned_away.load(Ordering::Relaxed),
         }
     }
 
-    /// Takes in a connection, and closes an idle one where that needs room. `None` where there is none: the
+    /// Takes in a connection, and closes one that waits where that needs room. `None` where there is none: the
     /// new one is closed.
     pub(crate) fn admit(&self, peer: IpAddr) -> Option<Connection> {
         let address = self.bounded(peer);
         let mut open = self.open();
         let Limits { most, per_address, .. } = self.0.limits;
-        let mut crowded = false;
-        if let Some(lane) = address.and_then(|address| open.addresses.get(&address))
-            && lane.open >= per_address
-        {
-            let longest = lane.idle.first().copied();
-            crowded = !self.close(&mut open, longest);
+        let of_address = address.and_then(|address| open.addresses.get(&address)).copied();
+        let mut crowded = of_address.is_some_and(|count| count >= per_address)
+            && !self.close(&mut open, |entry| entry.address == address);
+        if !crowded && open.all.len() - open.crowded >= most {
+            crowded = !self.close(&mut open, |entry| !entry.crowded);
         }
-        if !crowded && open.usual.open >= most {
-            let longest = open.usual.idle.first().copied();
-            crowded = !self.close(&mut open, longest);
+        if crowded && open.crowded >= CROWDED && !self.close(&mut open, |entry| entry.crowded) {
+            self.0.turned_away.fetch_add(1, Ordering::Relaxed);
+            return None;
         }
-        if crowded && open.crowded.open >= CROWDED {
-            let longest = open.crowded.idle.first().copied();
-            if !self.close(&mut open, longest) {
-                self.0.turned_away.fetch_add(1, Ordering::Relaxed);
-                return None;
-            }
-        }
-        let signal = Arc::new(Signal::default());
+        let signal = Arc::new(Signal {
+            closing: CancellationToken::new(),
+            waiting: AtomicU64::new(Waits::FirstHead.since(self.turn())),
+        });
         open.counted += 1;
         let number = open.counted;
-        let entry = Entry {
-            // What is crowded has its own bound, and must not keep its address out for longer.
-            address: address.filter(|_| !crowded),
-            crowded,
-            waiting: Some((Waits::FirstHead, number, number)),
-            signal: signal.clone(),
-        };
-        open.add(number, entry);
+        // What is crowded has its own bound, and must not keep its address out for longer.
+        let address = address.filter(|_| !crowded);
+        open.crowded += usize::from(crowded);
+        if let Some(address) = address {
+            *open.addresses.entry(address).or_default() += 1;
+        }
+        open.all.insert(number, Entry { address, crowded, signal: signal.clone() });
         let answering = AtomicUsize::new(0);
         Some(Connection { number, all: self.clone(), signal, answering, crowded })
     }
 
-    /// Closes the connection that has been idle for longest, where the process may open no more files.
+    /// Closes the connection that has waited for longest, where the process may open no more files.
     pub(crate) fn make_room(&self) {
         let mut open = self.open();
-        let longest = open.crowded.idle.first().or(open.usual.idle.first()).copied();
-        self.close(&mut open, longest);
+        self.close(&mut open, |_| true);
     }
 
-    /// Tells a connection to go, and counts it no more. Whether there was one.
-    fn close(&self, open: &mut Open, longest: Option<Waiting>) -> bool {
-        let Some((waits, _, number)) = longest else { return false };
-        let Some(entry) = open.remove(number) else { return false };
-        entry.signal.at_once.store(waits != Waits::AnotherHead, Ordering::Relaxed);
-        entry.signal.closing.cancel();
-        self.0.closed_for_room.fetch_add(1, Ordering::Relaxed);
-        true
+    /// Tells the connection that goes first to go, and counts it no more. Whether there was one.
+    fn close(&self, open: &mut Open, among: impl Fn(&Entry) -> bool) -> bool {
+        loop {
+            let first = open
+                .all
+                .iter()
+                .filter(|(_, entry)| among(entry))
+                .map(|(number, entry)| (entry.signal.waiting.load(Ordering::Acquire), *number))
+                .filter(|(waiting, _)| *waiting < GOES)
+                .min();
+            let Some((waiting, number)) = first else { return false };
+            let Some(entry) = open.all.get(&number) else { return false };
+            let kept = waiting >> TURN_BITS == Waits::AnotherHead as u64;
+            let goes = if kept { GOES } else { GOES_AT_ONCE };
+            let told = entry.signal.waiting.compare_exchange(
+                waiting,
+                goes,
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            );
+            // Else its request came in this moment: the next one goes.
+            if told.is_ok() {
+                entry.signal.closing.cancel();
+                open.remove(number);
+                self.0.closed_for_room.fetch_add(1, Ordering::Relaxed);
+                return true;
+            }
+        }
     }
 
     /// What an address is counted as; `None` where it has no bound.
@@ -214,45 +232,20 @@ impl Connections {
             }
         })
     }
-
-    fn change(&self, number: u64, waits: Option<Waits>) {
-        let mut open = self.open();
-        let Some(mut entry) = open.remove(number) else { return };
-        open.counted += 1;
-        entry.waiting = waits.map(|waits| (waits, open.counted, number));
-        open.add(number, entry);
-    }
 }
 
 impl Open {
-    fn add(&mut self, number: u64, entry: Entry) {
-        for lane in self.lanes_of(&entry) {
-            lane.open += 1;
-            lane.idle.extend(entry.waiting);
-        }
-        self.all.insert(number, entry);
-    }
-
-    fn remove(&mut self, number: u64) -> Option<Entry> {
-        let entry = self.all.remove(&number)?;
-        for lane in self.lanes_of(&entry) {
-            lane.open -= 1;
-            if let Some(waiting) = &entry.waiting {
-                lane.idle.remove(waiting);
+    fn remove(&mut self, number: u64) {
+        let Some(entry) = self.all.remove(&number) else { return };
+        self.crowded -= usize::from(entry.crowded);
+        if let Some(address) = entry.address
+            && let Some(count) = self.addresses.get_mut(&address)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.addresses.remove(&address);
             }
         }
-        if let Some(address) = entry.address
-            && self.addresses.get(&address).is_some_and(|lane| lane.open == 0)
-        {
-            self.addresses.remove(&address);
-        }
-        Some(entry)
-    }
-
-    fn lanes_of(&mut self, entry: &Entry) -> impl Iterator<Item = &mut Lane> {
-        let lane = if entry.crowded { &mut self.crowded } else { &mut self.usual };
-        let of_address = entry.address.map(|address| self.addresses.entry(address).or_default());
-        std::iter::once(lane).chain(of_address)
     }
 }
 
@@ -264,7 +257,7 @@ impl Connection {
 
     /// Whether there is nothing to be sent on it any more.
     pub(crate) fn is_blank(&self) -> bool {
-        self.signal.at_once.load(Ordering::Relaxed)
+        self.signal.waiting.load(Ordering::Acquire) == GOES_AT_ONCE
     }
 
     pub(crate) fn is_answering(&self) -> bool {
@@ -273,13 +266,12 @@ impl Connection {
 
     /// The head has come, and a body is to come.
     pub(crate) fn receives(&self) {
-        self.all.change(self.number, Some(Waits::Body));
+        self.waits(Waits::Body);
     }
 
     /// The whole request has come: from now on the connection is not closed, until the answer was handed over.
     pub(crate) fn has_received(&self) {
-        self.signal.at_once.store(false, Ordering::Relaxed);
-        self.all.change(self.number, None);
+        self.signal.waiting.store(ANSWERING, Ordering::Release);
     }
 
     /// A whole head has come.
@@ -287,6 +279,10 @@ impl Connection {
         self.answering.fetch_add(1, Ordering::Relaxed);
         self.has_received();
         Answering(self.clone())
+    }
+
+    fn waits(&self, waits: Waits) {
+        self.signal.waiting.store(waits.since(self.all.turn()), Ordering::Release);
     }
 }
 
@@ -299,7 +295,7 @@ impl Drop for Connection {
 impl Drop for Answering {
     fn drop(&mut self) {
         self.0.answering.fetch_sub(1, Ordering::Relaxed);
-        self.0.all.change(self.0.number, Some(Waits::AnotherHead));
+        self.0.waits(Waits::AnotherHead);
     }
 }
 
@@ -411,7 +407,7 @@ mod tests {
         drop((answering, other));
         assert_eq!((all.counts().open, all.counts().idle), (0, 0));
         let open = all.open();
-        assert!(open.addresses.is_empty() && open.usual.idle.is_empty() && open.usual.open == 0);
+        assert!(open.addresses.is_empty() && open.crowded == 0);
     }
 
     #[test]
