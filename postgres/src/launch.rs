@@ -131,7 +131,9 @@ impl Launch {
             if let Some(status) = guard.ended().map_err(|error| self.failed(error.to_string()))? {
                 return Err(self.failed(format!("it ended with {status}: {}", self.last_words())));
             }
-            let late = began.elapsed() > self.settings.start_timeout;
+            // A recovery is never begun again because it takes its time.
+            let late = began.elapsed() > self.settings.start_timeout
+                && !postmaster::is_recovering(guard.pid);
             if late || broken_off() {
                 return Err(self.give_up(guard, leash, late));
             }
@@ -147,14 +149,9 @@ impl Launch {
     }
 
     fn give_up(&self, guard: &mut Guard, leash: &Leash, late: bool) -> Error {
-        let began = Instant::now();
         loop {
-            let order = if began.elapsed() < self.settings.stop_timeout {
-                Order::Fast
-            } else {
-                Order::Immediate
-            };
-            guard.tell(leash, order);
+            // It has taken no connection yet: a fast shutdown would only wait until it has replayed its log.
+            guard.tell(leash, Order::Immediate);
             match guard.wait_until(Instant::now() + Duration::from_secs(1)) {
                 Ok(None) => {}
                 Err(error) => return self.failed(error.to_string()),

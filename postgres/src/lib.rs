@@ -34,6 +34,8 @@
 //! - **Nothing left behind.** PostgreSQL runs beside a watchdog (`watchdog.sh`) that reads from a pipe we hold. However we end, the
 //!   pipe closes and the watchdog stops PostgreSQL. Were the watchdog killed too, the next start finds the orphan through
 //!   `postmaster.pid`, makes sure that the process is a PostgreSQL of this very cluster, and ends it.
+//! - **Not waited for while it recovers.** A fast shutdown of a server that replays its log may wait for the end of that. So such
+//!   a server is told to stop at once, which loses nothing: it takes no writes, and the next start replays the same log.
 //! - **Watched.** A PostgreSQL that dies is started again on the same socket, with growing pauses; [`PrivatePostgres::subscribe`]
 //!   tells the state meanwhile.
 //! - **Never root.** Started as root, everything runs as an unprivileged account: the one that owns the cluster already, else

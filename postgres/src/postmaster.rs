@@ -15,6 +15,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 const GLANCE: Duration = Duration::from_millis(50);
+/// How often it is looked whether a server that is to stop replays its log.
+const LOOK: Duration = Duration::from_millis(500);
 /// A postmaster told to stop at once kills its own children after five seconds.
 const IMMEDIATE: Duration = Duration::from_secs(20);
 
@@ -49,7 +51,47 @@ pub(crate) fn ready(cluster: &Path, server: i32) -> bool {
         && lines.nth(6).is_some_and(|state| state.trim() == "ready")
 }
 
-/// Stops a server that is nobody's child: fast, and if that takes longer than `grace`, at once.
+/// Whether the server `pid` replays its log, after a crash of its own or of the whole. A fast shutdown waits for that, as long
+/// as it takes; an immediate one does not, and loses nothing: nobody has written since, and the next start replays the same log.
+pub(crate) fn is_recovering(pid: i32) -> bool {
+    children(pid).iter().any(|title| title.starts_with("postgres: startup"))
+}
+
+/// What the processes that a server has started call themselves.
+fn children(parent: i32) -> Vec<String> {
+    let Ok(processes) = fs::read_dir("/proc") else { return children_by_ps(parent) };
+    let mut seen = false;
+    let mut titles = Vec::new();
+    for process in processes.flatten() {
+        let Ok(stat) = fs::read_to_string(process.path().join("stat")) else { continue };
+        seen = true;
+        // `pid (name) state parent …`, and the name may hold anything.
+        let parents = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1));
+        if parents.and_then(|parent| parent.parse().ok()) == Some(parent) {
+            let title = fs::read(process.path().join("cmdline")).unwrap_or_default();
+            titles.push(String::from_utf8_lossy(&title).into_owned());
+        }
+    }
+    if seen { titles } else { children_by_ps(parent) }
+}
+
+/// Where there is no /proc.
+fn children_by_ps(parent: i32) -> Vec<String> {
+    let ps = Command::new("ps")
+        .args(["-A", "-o", "ppid=", "-o", "command="])
+        .stdin(Stdio::null())
+        .output();
+    let Ok(printed) = ps else { return Vec::new() };
+    String::from_utf8_lossy(&printed.stdout)
+        .lines()
+        .filter_map(|line| line.trim().split_once(char::is_whitespace))
+        .filter(|(of, _)| of.parse() == Ok(parent))
+        .map(|(_, title)| title.trim().to_owned())
+        .collect()
+}
+
+/// Stops a server that is nobody's child: fast, and if that takes longer than `grace`, or would wait for the end of a recovery,
+/// at once.
 pub(crate) fn end(
     pid: i32,
     cluster: &Path,
@@ -58,7 +100,12 @@ pub(crate) fn end(
 ) -> Result<(), Error> {
     let stays = || Error::OrphanStays { cluster: cluster.to_owned(), pid };
     for (signal, patience) in [(Signal::SIGINT, grace), (Signal::SIGQUIT, IMMEDIATE)] {
+        let fast = signal == Signal::SIGINT;
+        if fast && is_recovering(pid) {
+            continue;
+        }
         let until = Instant::now() + patience;
+        let mut look_again = Instant::now() + LOOK;
         // Looked at again before each signal: the number may have passed to another process.
         if alive(pid) && is_server(pid, cluster, account) {
             match kill(Pid::from_raw(pid), signal) {
@@ -69,6 +116,13 @@ pub(crate) fn end(
         while Instant::now() < until {
             if !alive(pid) || !is_server(pid, cluster, account) {
                 return Ok(());
+            }
+            if fast && Instant::now() >= look_again {
+                // Somebody else may have told it to stop before it came so far.
+                if is_recovering(pid) {
+                    break;
+                }
+                look_again = Instant::now() + LOOK;
             }
             thread::sleep(GLANCE);
         }

@@ -18,7 +18,7 @@ pub struct Settings {
     pub fallback_dir: PathBuf,
     /// Further server parameters, as `postgres -c` takes them. What keeps the data durable and the server closed stays as it is.
     pub parameters: Vec<(String, String)>,
-    /// How long one start may take, recovery after a crash included.
+    /// How long one start may take. A recovery after a crash may take longer.
     pub start_timeout: Duration,
     /// How long a fast shutdown may take before it becomes an immediate one.
     pub stop_timeout: Duration,

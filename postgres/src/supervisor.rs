@@ -146,7 +146,7 @@ impl PrivatePostgres {
     }
 
     /// A fast shutdown: open transactions are rolled back, everything committed is written. After
-    /// [`Settings::stop_timeout`](crate::Settings::stop_timeout) an immediate one, which loses nothing either but must replay its log at the next start.
+    /// [`Settings::stop_timeout`](crate::Settings::stop_timeout), or where it would wait for a recovery, an immediate one, which loses nothing either but must replay its log at the next start.
     /// When it returns no process is left and the data directory is free. Stopping twice is no error.
     ///
     /// # Errors
@@ -337,7 +337,8 @@ fn wait_for_end(launch: &Launch, shared: &Shared, guard: &mut Guard) -> String {
         }
         if shared.stopping() && Instant::now() >= next_order {
             let since = *stopping_since.get_or_insert_with(Instant::now);
-            let in_time = since.elapsed() < launch.settings.stop_timeout;
+            let in_time = since.elapsed() < launch.settings.stop_timeout
+                && !postmaster::is_recovering(guard.pid);
             guard.tell(&shared.leash, if in_time { Order::Fast } else { Order::Immediate });
             // Again each second: a server that has only just started does not hear the first.
             next_order = Instant::now() + Duration::from_secs(1);

@@ -8,6 +8,8 @@
     reason = "a test fails by panicking"
 )]
 
+#[path = "support/recovering.rs"]
+mod recovering;
 mod support;
 
 use nix::sys::signal::Signal;

@@ -13,7 +13,10 @@ use tempfile::TempDir;
 
 /// Generous: it only bounds a failing test.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(90);
+/// A fast shutdown that takes so long is never seen to end by a test.
+pub(crate) const FOR_EVER: Duration = Duration::from_secs(3600);
 const OWNER_DATA_DIR: &str = "TEST_OWNER_DATA_DIR";
+const OWNER_IS_PATIENT: &str = "TEST_OWNER_IS_PATIENT";
 
 pub(crate) fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
@@ -165,13 +168,16 @@ pub(crate) struct Owner {
 impl Owner {
     /// Comes back when its PostgreSQL runs.
     pub(crate) async fn start(data_dir: &Path) -> Self {
-        let child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "owner_process", "--nocapture"])
-            .env(OWNER_DATA_DIR, data_dir)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
+        Self::run(data_dir, &mut Self::command(data_dir)).await
+    }
+
+    /// One that gives its PostgreSQL as long as a test lasts for a fast shutdown.
+    pub(crate) async fn start_patient(data_dir: &Path) -> Self {
+        Self::run(data_dir, Self::command(data_dir).env(OWNER_IS_PATIENT, "yes")).await
+    }
+
+    async fn run(data_dir: &Path, command: &mut Command) -> Self {
+        let child = command.spawn().unwrap();
         let note = data_dir.join("server.pid");
         let mut server = None;
         until("the owner's PostgreSQL runs", || {
@@ -181,6 +187,16 @@ impl Owner {
         .await;
         fs::remove_file(note).unwrap();
         Self { child, server: server.unwrap(), data_dir: data_dir.to_owned() }
+    }
+
+    fn command(data_dir: &Path) -> Command {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command
+            .args(["--exact", "owner_process", "--nocapture"])
+            .env(OWNER_DATA_DIR, data_dir)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
+        command
     }
 
     pub(crate) fn kill_9(&mut self) {
@@ -205,7 +221,11 @@ impl Drop for Owner {
 /// The body of the test `owner_process`, which does nothing unless [`Owner::start`] runs it.
 pub(crate) async fn be_the_owner() {
     let Some(data_dir) = std::env::var_os(OWNER_DATA_DIR).map(PathBuf::from) else { return };
-    let postgres = start(&data_dir).await;
+    let mut settings = settings(&data_dir);
+    if std::env::var_os(OWNER_IS_PATIENT).is_some() {
+        settings.stop_timeout = FOR_EVER;
+    }
+    let postgres = PrivatePostgres::start(settings).await.unwrap();
     let note = data_dir.join("server.pid");
     let new = data_dir.join("server.pid.new");
     fs::write(&new, format!("{}\n", postgres.pid().unwrap())).unwrap();
@@ -213,4 +233,38 @@ pub(crate) async fn be_the_owner() {
     // Until killed; bounded, in case the test itself is.
     tokio::time::sleep(2 * DEADLINE).await;
     drop(postgres);
+}
+
+/// Until the server of a cluster replays its log.
+pub(crate) async fn until_recovering(data_dir: &Path) {
+    until("PostgreSQL replays its log", || {
+        let replaying = processes_naming("postgres: startup");
+        let servers = processes_naming(&data_dir.to_string_lossy());
+        servers.iter().any(|(pid, _)| replaying.iter().any(|(_, parent)| parent == pid))
+    })
+    .await;
+}
+
+/// A recovery that takes as long as the test wants: in the place of the log's newest file is a pipe in which nobody writes.
+pub(crate) struct HeldLog {
+    segment: PathBuf,
+    away: PathBuf,
+}
+
+impl HeldLog {
+    pub(crate) fn of(data_dir: &Path) -> Self {
+        let cluster = data_dir.join("postgres/cluster");
+        let owner = fs::metadata(&cluster).unwrap();
+        let segment = cluster.join("pg_wal/000000010000000000000001");
+        let away = cluster.join("held");
+        fs::rename(&segment, &away).unwrap();
+        nix::unistd::mkfifo(&segment, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
+        std::os::unix::fs::chown(&segment, Some(owner.uid()), Some(owner.gid())).unwrap();
+        Self { segment, away }
+    }
+
+    /// Who opens the file from now on gets what is in it. Who waits goes on waiting.
+    pub(crate) fn put_back(self) {
+        fs::rename(self.away, self.segment).unwrap();
+    }
 }
