@@ -376,7 +376,8 @@ async fn connection(
     url: &DatabaseUrl,
     name: &str,
 ) -> anyhow::Result<PgConnection> {
-    let options = url.options().clone().application_name(name);
+    let name = database.lease().holder().session_name(name);
+    let options = url.options().clone().application_name(&name);
     let connection = PgConnection::connect_with(&options);
     match tokio::time::timeout(Duration::from_secs(15), connection).await {
         Ok(Ok(connection)) => Ok(connection),

@@ -128,7 +128,7 @@ impl Task {
                     Ok(None) => {}
                     Err(error) => warn(&error.into()),
                 }
-                tokio::time::sleep(TURN).await;
+                app.takeovers().or_after(TURN).await;
             },
         }
     }
@@ -155,7 +155,8 @@ fn warn(error: &Interrupted) {
 }
 
 /// The connection that holds the lock, if no other replica does. It is the pool's no more, so that
-/// the lock goes with it whatever ends the process, and within half a minute of its machine.
+/// the lock goes with it whatever ends the process. One that stands still loses it to who keeps a lease
+/// (`commands::leases`).
 pub(crate) async fn turn(pool: &PgPool, name: &str) -> Result<Option<PgConnection>, sqlx::Error> {
     let mut connection = pool.acquire().await?;
     let held: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock(hashtext($1))")

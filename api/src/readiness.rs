@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use commands::leases::Stalled;
 use projections::{Horizon, ProjectionState, ProjectionStatus, StopKind};
 use serde::Serialize;
 use tokio::sync::Mutex;
@@ -136,8 +137,42 @@ async fn look(app: &App) -> Vec<Check> {
             Some("the open transactions cannot be looked at".to_owned()),
         ),
     });
+    checks.push(replicas(app).await);
     checks.push(log(app).await);
     checks
+}
+
+/// A process that stands still is told while it holds what others wait for. They end that within moments, where the
+/// database lets them.
+async fn replicas(app: &App) -> Check {
+    match commands::leases::stalled(app.background()).await {
+        Ok(stalled) => standing_still(&stalled),
+        Err(error) => {
+            tracing::warn!("the leases of the other processes cannot be looked at: {error}");
+            let detail = "the other processes cannot be looked at".to_owned();
+            Check::new("replicas", State::Warning, Some(detail))
+        }
+    }
+}
+
+/// Which process by its id alone: hosts are for the log and `entrybook doctor`.
+fn standing_still(stalled: &[Stalled]) -> Check {
+    let holding = stalled.iter().filter(|one| !one.holds.is_empty());
+    let told: Vec<String> = holding
+        .map(|one| {
+            format!(
+                "the process {} has not been heard of for {} s and holds {}",
+                one.process,
+                one.silent_for.as_secs(),
+                one.holds.join(", ")
+            )
+        })
+        .collect();
+    if told.is_empty() {
+        return Check::ok("replicas");
+    }
+    let detail = format!("{}. `entrybook doctor` says more", told.join("; "));
+    Check::new("replicas", State::Warning, Some(detail))
 }
 
 /// Nothing of the transparency log keeps anybody from signing in, so it is never waited for.
@@ -319,6 +354,24 @@ mod tests {
             assert!(told.contains(&format!("of a stream User): {words}. Nothing")), "{told}");
             assert!(!told.contains("ada@example.org"), "{told}");
         }
+    }
+
+    #[test]
+    fn a_process_that_stands_still_is_told_while_it_holds_something() {
+        let stalled = |holds: &[&str]| Stalled {
+            process: uuid::Uuid::from_u128(7),
+            program: "entrybook 1.0.0".to_owned(),
+            host: "a-host".to_owned(),
+            pid: 4711,
+            since: chrono::DateTime::UNIX_EPOCH,
+            silent_for: Duration::from_millis(12_300),
+            holds: holds.iter().map(ToString::to_string).collect(),
+        };
+        assert_eq!(standing_still(&[]).state, State::Ok);
+        assert_eq!(standing_still(&[stalled(&[])]).state, State::Ok);
+        let check = standing_still(&[stalled(&["the order of new events", "the turn to sign"])]);
+        assert_eq!(check.state, State::Warning);
+        insta::assert_snapshot!(check.detail.unwrap(), @"the process 00000000-0000-0000-0000-000000000007 has not been heard of for 12 s and holds the order of new events, the turn to sign. `entrybook doctor` says more");
     }
 
     fn stopped_for(kind: StopKind, cause: &str) -> String {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
-use commands::{Entrybook, LocalChange, Receipt};
+use commands::{Entrybook, LocalChange, Receipt, leases::Takeovers};
 use domain::{User, UserId};
 use projections::{Projector, Reach, Revocations, Sequencer};
 use sqlx::PgPool;
@@ -43,6 +43,8 @@ pub struct Parts {
     pub revocations: Revocations,
     pub log: Log,
     pub settings: HttpSettings,
+    /// When what another replica held is to be had, because it stands still.
+    pub takeovers: Takeovers,
 }
 
 /// The state of the HTTP side. Clones share everything.
@@ -136,6 +138,11 @@ impl App {
     #[must_use]
     pub fn now(&self) -> DateTime<Utc> {
         self.0.parts.book.clock().now()
+    }
+
+    #[must_use]
+    pub fn takeovers(&self) -> &Takeovers {
+        &self.0.parts.takeovers
     }
 
     #[must_use]

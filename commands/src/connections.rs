@@ -12,7 +12,7 @@ use sqlx::{
     query::Query,
 };
 
-use crate::database::{ACQUIRE_TIMEOUT, FRESH};
+use crate::database::{ACQUIRE_TIMEOUT, FRESH, end_with_the_client};
 
 /// How long a server that is just starting, or full, is left alone, and one's own statements that are
 /// on their way.
@@ -135,13 +135,8 @@ impl managed::Manager for Manager {
                 Err(error) if may_pass(&error) => tokio::time::sleep(PAUSE).await,
                 Err(error) => return Err(error),
                 Ok(mut connection) => {
-                    // A statement that nobody waits for any more ends with its connection. There are
-                    // systems where that can't be had; there it goes on.
-                    let _ = sqlx::query(
-                        "SELECT set_config('client_connection_check_interval', '1s', false)",
-                    )
-                    .execute(&mut connection)
-                    .await;
+                    // A statement that nobody waits for any more ends with its connection.
+                    end_with_the_client(&mut connection).await;
                     return Ok(connection);
                 }
             }

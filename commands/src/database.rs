@@ -38,7 +38,7 @@ static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
 /// left out, so that nobody can set them. Tables that a newer binary has added are not touched.
 const GRANTS: &[&str] = &[
     "REVOKE ALL ON events, journal, sequencer, identifiers, snapshots, sealing_keys, signing_keys, \
-     projections, builds, replicas, log_keys, checkpoints, cosignatures, username_lookalikes, \
+     projections, builds, replicas, log_keys, checkpoints, cosignatures, username_lookalikes, leases, \
      _sqlx_migrations FROM entrybook_app",
     "GRANT USAGE ON SCHEMA public TO entrybook_app",
     "GRANT USAGE, CREATE ON SCHEMA ledger TO entrybook_app",
@@ -53,6 +53,9 @@ const GRANTS: &[&str] = &[
     // When a key was made tells which log is the present one, so that is the database's to say.
     "GRANT SELECT, INSERT (id, origin, wrapped, master_key, signs_from) ON log_keys TO entrybook_app",
     "GRANT EXECUTE ON FUNCTION destroy_key(text) TO entrybook_app",
+    "GRANT SELECT ON leases TO entrybook_app",
+    "GRANT EXECUTE ON FUNCTION renew_lease(uuid, text, text, integer), give_back_lease(uuid), \
+     end_stalled(uuid) TO entrybook_app",
     "GRANT SELECT ON _sqlx_migrations TO entrybook_app",
     // A verification folds the claimed identifiers into a temporary table. Everybody may make one,
     // unless that was taken from PUBLIC. Where it may not be granted, that one check fails.
@@ -206,10 +209,19 @@ pub async fn connect(
     if can_take {
         session.push(("role", APP_ROLE));
     }
-    let options = options.application_name("entrybook").options(session);
+    // The sessions of a process that keeps a lease bear its name.
+    let name = options.get_application_name().filter(|name| name.starts_with("entrybook "));
+    let name = name.unwrap_or("entrybook").to_owned();
+    let options = noticing_a_lost_peer(options).application_name(&name).options(session);
     let pool = PgPoolOptions::new()
         .max_connections(max_connections)
         .acquire_timeout(ACQUIRE_TIMEOUT)
+        .after_connect(|connection, _| {
+            Box::pin(async move {
+                end_with_the_client(connection).await;
+                Ok(())
+            })
+        })
         // A connection that was used a moment ago is not asked whether it lives: that would be a second
         // round trip for every statement.
         .test_before_acquire(false)
@@ -224,6 +236,27 @@ pub async fn connect(
         .connect_with(options)
         .await?;
     Ok(pool)
+}
+
+/// Has the server end a session soon after the machine at its other end is gone, or the network to it: within ten
+/// seconds or so. Left to itself it waits for hours, with whatever the session holds.
+#[must_use]
+pub fn noticing_a_lost_peer(options: PgConnectOptions) -> PgConnectOptions {
+    options.options([
+        // The server asks an idle peer, also one that it waits for in the middle of a COPY …
+        ("tcp_keepalives_idle", "5"),
+        ("tcp_keepalives_interval", "2"),
+        ("tcp_keepalives_count", "3"),
+        // … and gives up on what is not acknowledged.
+        ("tcp_user_timeout", "10s"),
+    ])
+}
+
+/// Has the server end a statement soon after its client is gone, where the system that it runs on can tell.
+pub(crate) async fn end_with_the_client(connection: &mut PgConnection) {
+    let _ = sqlx::query("SELECT set_config('client_connection_check_interval', '1s', false)")
+        .execute(connection)
+        .await;
 }
 
 /// The role that the pool's sessions act with.

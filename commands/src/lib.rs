@@ -21,6 +21,7 @@ mod guard;
 pub mod hashing;
 pub mod history;
 pub mod keyring;
+pub mod leases;
 pub mod log_keys;
 mod origin;
 mod profile;

@@ -12,9 +12,10 @@ pub async fn end_with_us(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
         .await;
     // Nor a machine that is gone.
     sqlx::query(
-        "SELECT set_config('tcp_keepalives_idle', '10', false),
-                set_config('tcp_keepalives_interval', '5', false),
-                set_config('tcp_keepalives_count', '3', false)",
+        "SELECT set_config('tcp_keepalives_idle', '5', false),
+                set_config('tcp_keepalives_interval', '2', false),
+                set_config('tcp_keepalives_count', '3', false),
+                set_config('tcp_user_timeout', '10s', false)",
     )
     .execute(conn)
     .await?;

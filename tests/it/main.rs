@@ -20,6 +20,7 @@ mod recording;
 mod replaying;
 mod replicas;
 mod session_lifetime;
+mod stalled;
 mod streams;
 mod structure;
 mod support;

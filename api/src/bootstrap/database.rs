@@ -2,10 +2,13 @@
 
 use super::DatabaseUnavailable;
 use crate::config::{Config, DatabaseUrl};
+use commands::clock::{Ids, SystemClock, SystemEntropy};
+use commands::leases::{Holder, Lease};
 use postgres::{ConnectParts, PrivatePostgres};
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use sqlx::{Connection, PgConnection};
 use std::path::Path;
+use std::sync::Arc;
 
 /// A database to connect to. End it with [`close`](Self::close).
 pub struct Database {
@@ -14,6 +17,7 @@ pub struct Database {
     owner_url: Option<DatabaseUrl>,
     private: Option<PrivatePostgres>,
     owner: Owner,
+    lease: Lease,
 }
 
 /// Who keeps it running.
@@ -31,12 +35,12 @@ impl Database {
     /// For a server: nobody else may have the data directory.
     pub async fn open(config: &Config) -> anyhow::Result<Self> {
         match &config.database_url {
-            Some(url) => Ok(Self {
-                url: url.clone(),
-                owner_url: config.owner_database_url.clone(),
-                private: None,
-                owner: Owner::Operator,
-            }),
+            Some(url) => {
+                let (url, lease) = lease(url.options())?;
+                let owner_url = config.owner_database_url.as_ref();
+                let owner_url = owner_url.map(|owner| named(owner.options(), lease.holder()));
+                Ok(Self { url, owner_url, private: None, owner: Owner::Operator, lease })
+            }
             None => {
                 let database = Self::start(config).await?;
                 match database.keep_ownership().await {
@@ -59,12 +63,11 @@ impl Database {
         match Self::open(config).await {
             Err(error) if matches!(error.downcast_ref(), Some(postgres::Error::InUse { .. })) => {
                 match postgres::join(&config.data_dir)? {
-                    Some(parts) => Ok(Self {
-                        url: url(&parts),
-                        owner_url: None,
-                        private: None,
-                        owner: Owner::OtherProcess,
-                    }),
+                    Some(parts) => {
+                        let (url, lease) = lease(url(&parts).options())?;
+                        let owner = Owner::OtherProcess;
+                        Ok(Self { url, owner_url: None, private: None, owner, lease })
+                    }
                     None => {
                         Err(error.context("It is still making its database; try again in a moment"))
                     }
@@ -104,7 +107,7 @@ impl Database {
         Ok(connection.close().await?)
     }
 
-    async fn start(config: &Config) -> Result<Self, postgres::Error> {
+    async fn start(config: &Config) -> anyhow::Result<Self> {
         let mut settings = postgres::Settings::new(&config.data_dir);
         settings.bin_dir.clone_from(&config.postgres_bin);
         settings.unprivileged_user.clone_from(&config.postgres_user);
@@ -114,11 +117,13 @@ impl Database {
         let private = PrivatePostgres::start(settings).await?;
         let login = private.connect_parts();
         let owner = url(private.superuser_parts()).options().clone().database(&login.database);
+        let (url, lease) = lease(url(login).options())?;
         Ok(Self {
-            url: url(login),
-            owner_url: Some(owner.into()),
+            url,
+            owner_url: Some(named(&owner, lease.holder())),
             private: Some(private),
             owner: Owner::ThisProcess,
+            lease,
         })
     }
 
@@ -140,8 +145,14 @@ impl Database {
         self.owner
     }
 
+    /// By which others see that this process lives.
+    pub fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
     /// Stops what this process started.
     pub async fn close(self) -> anyhow::Result<()> {
+        self.lease.give_back().await;
         match self.private {
             Some(private) => Ok(private.stop().await?),
             None => Ok(()),
@@ -170,6 +181,22 @@ impl Database {
             },
         }
     }
+}
+
+/// Begins to keep a lease for this process, under whose name its sessions go from now on.
+fn lease(login: &PgConnectOptions) -> std::io::Result<(DatabaseUrl, Lease)> {
+    let host = nix::unistd::gethostname().ok().and_then(|host| host.into_string().ok());
+    let holder = Holder {
+        id: Ids::new(Arc::new(SystemClock), Arc::new(SystemEntropy)).uuid_v7(),
+        program: format!("entrybook {}", env!("CARGO_PKG_VERSION")),
+        host: host.unwrap_or_else(|| "an unnamed host".to_owned()),
+    };
+    let lease = Lease::keep(login, holder)?;
+    Ok((named(login, lease.holder()), lease))
+}
+
+fn named(login: &PgConnectOptions, holder: &Holder) -> DatabaseUrl {
+    login.clone().application_name(&holder.session_name("entrybook")).into()
 }
 
 fn url(parts: &ConnectParts) -> DatabaseUrl {

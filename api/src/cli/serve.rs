@@ -125,6 +125,7 @@ async fn build(
             max_connections: server::within_file_limit(config.max_connections),
             ..config.http(public_url.clone())
         },
+        takeovers: database.lease().takeovers(),
     });
     Ok((services, app, admin))
 }

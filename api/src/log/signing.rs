@@ -40,7 +40,7 @@ pub async fn run(app: &App) {
                 tracing::warn!("what the transparency log has signed can't be known: {error}");
             }
         }
-        sleep(TURN).await;
+        app.takeovers().or_after(TURN).await;
     }
 }
 

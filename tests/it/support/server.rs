@@ -217,6 +217,24 @@ impl Server {
         self.child.wait().unwrap();
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn setup(&self) -> &Setup {
+        &self.setup
+    }
+
+    /// SIGSTOP: it does nothing any more, and its connections stay as they are.
+    pub fn freeze(&self) {
+        kill(Pid::from_raw(self.child.id() as i32), Signal::SIGSTOP).unwrap();
+    }
+
+    /// SIGCONT: it goes on where it was.
+    pub fn thaw(&self) {
+        kill(Pid::from_raw(self.child.id() as i32), Signal::SIGCONT).unwrap();
+    }
+
     /// SIGTERM, and what it ended with.
     pub async fn stop(mut self) -> std::process::ExitStatus {
         kill(Pid::from_raw(self.child.id() as i32), Signal::SIGTERM).unwrap();
@@ -240,13 +258,17 @@ impl Server {
 
     /// Registers `name`, which must succeed.
     pub async fn register(&self, name: &str) -> Tokens {
+        Tokens::of(self.try_register(name).await.unwrap(), 201).await
+    }
+
+    /// Asks to register `name`.
+    pub async fn try_register(&self, name: &str) -> reqwest::Result<reqwest::Response> {
         let body = json!({
             "email": format!("{name}@example.org"),
             "username": name,
             "password": format!("the password of {name}"),
         });
-        let answer = self.post("/api/v1/auth/register", body).await.unwrap();
-        Tokens::of(answer, 201).await
+        self.post("/api/v1/auth/register", body).await
     }
 
     /// Signs `name` in, which must succeed.

@@ -7,6 +7,7 @@ use crate::config::{Config, ConfigError};
 use chrono::Utc;
 use commands::clock::{Clock, SystemClock, SystemEntropy};
 use commands::keyring::{Keyring, KeyringError, MasterKeys};
+use commands::leases::Stalled;
 use nix::sys::statvfs::statvfs;
 use projections::{Horizon, ProjectionState, ProjectionStatus};
 use sqlx::{Connection, PgConnection, PgPool};
@@ -37,6 +38,7 @@ pub(super) async fn all(config: &Config) -> Vec<Check> {
             advice: None,
         }),
         Ok(database) => {
+            database.lease().only_look();
             checks.extend(of_database(config, &database).await);
             if let Err(error) = database.close().await {
                 checks.push(Check::broken("database", error));
@@ -144,6 +146,7 @@ async fn of_database(config: &Config, database: &Database) -> Vec<Check> {
                 checks.extend(super::log::checks(config, &pool, &keyring, SystemClock.now()).await);
             }
             checks.push(sequencer(&pool).await);
+            checks.push(replicas(&pool).await);
             checks.extend(read_tables(&pool).await);
         }
     }
@@ -426,6 +429,37 @@ async fn sequencer(pool: &PgPool) -> Check {
         );
     }
     Check::ok(name, format!("events that wait for their place: {count}"))
+}
+
+/// Other processes that stand still, and what they hold.
+async fn replicas(pool: &PgPool) -> Check {
+    let name = "replicas";
+    let stalled = match commands::leases::stalled(pool).await {
+        Ok(stalled) => stalled,
+        Err(error) => return Check::broken(name, error),
+    };
+    let told = |one: &Stalled| {
+        let since = one.since.format("%Y-%m-%d %H:%M:%S UTC");
+        let holds = if one.holds.is_empty() { "nothing".to_owned() } else { one.holds.join(", ") };
+        format!("{one} has not been heard of since {since}, and holds {holds}")
+    };
+    let finding = stalled.iter().map(told).collect::<Vec<_>>().join("; ");
+    if stalled.iter().any(|one| !one.holds.is_empty()) {
+        Check::fail(
+            name,
+            finding,
+            "Look whether that process is stopped, or its machine or network. Another server ends within five seconds what it holds; where \
+             none runs, end that process, or its sessions in the database.",
+        )
+    } else if stalled.is_empty() {
+        Check::ok(name, "no process stands still")
+    } else {
+        Check::warn(
+            name,
+            finding,
+            "Look whether that process is stopped, or its machine or network.",
+        )
+    }
 }
 
 async fn read_tables(pool: &PgPool) -> Vec<Check> {
