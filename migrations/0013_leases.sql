@@ -58,7 +58,7 @@ BEGIN
         pid := session.pid;
         BEGIN
             -- Gone when this returns: then what it held is to be had.
-            ended := pg_terminate_backend(session.pid, 1000);
+            ended := pg_terminate_backend(session.pid, 200);
         EXCEPTION WHEN insufficient_privilege THEN
             ended := false;
         END;

@@ -31,19 +31,41 @@ const ENDED_AT_ONCE: usize = 8;
 /// Accounts whose last cut is remembered, for sign-ins that raced with it.
 const CUTS: usize = 10_000;
 
-/// Spawns everything that goes on in the background, until the token is cancelled.
+/// Spawns everything that goes on in the background, until the token is cancelled. After the process was cut off from the
+/// database it begins again: an answer that is waited for may never come.
 pub fn spawn(app: &App, tracker: &TaskTracker, cancel: &CancellationToken) {
     {
         let (app, cancel) = (app.clone(), cancel.clone());
-        tracker.spawn(async move { app.sequencer().run(app.book().appended(), cancel).await });
+        tracker.spawn(async move {
+            loop {
+                tokio::select! {
+                    () = app.sequencer().run(app.book().appended(), cancel.clone()) => break,
+                    () = app.lease_news().back_again() => {}
+                }
+            }
+        });
     }
     {
         let (app, cancel) = (app.clone(), cancel.clone());
-        tracker.spawn(async move { app.projector().run(cancel).await });
+        tracker.spawn(async move {
+            loop {
+                tokio::select! {
+                    () = app.projector().run(cancel.clone()) => break,
+                    () = app.lease_news().back_again() => {}
+                }
+            }
+        });
     }
     {
         let (app, cancel) = (app.clone(), cancel.clone());
-        tracker.spawn(async move { app.revocations().run(app.now(), cancel).await });
+        tracker.spawn(async move {
+            loop {
+                tokio::select! {
+                    () = app.revocations().run(app.now(), cancel.clone()) => break,
+                    () = app.lease_news().back_again() => {}
+                }
+            }
+        });
     }
     {
         let (heartbeat, cancel) = (heartbeat(app), cancel.clone());
@@ -67,9 +89,12 @@ pub fn spawn(app: &App, tracker: &TaskTracker, cancel: &CancellationToken) {
     for task in tasks {
         let (app, cancel) = (app.clone(), cancel.clone());
         tracker.spawn(async move {
-            tokio::select! {
-                () = cancel.cancelled() => {}
-                () = task.run(&app) => {}
+            loop {
+                tokio::select! {
+                    () = cancel.cancelled() => break,
+                    () = task.run(&app) => break,
+                    () = app.lease_news().back_again() => {}
+                }
             }
         });
     }
@@ -128,7 +153,7 @@ impl Task {
                     Ok(None) => {}
                     Err(error) => warn(&error.into()),
                 }
-                app.takeovers().or_after(TURN).await;
+                app.lease_news().takeover_or(TURN).await;
             },
         }
     }

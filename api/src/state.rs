@@ -9,7 +9,7 @@ use std::{
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
-use commands::{Entrybook, LocalChange, Receipt, leases::Takeovers};
+use commands::{Entrybook, LocalChange, Receipt, leases::News};
 use domain::{User, UserId};
 use projections::{Projector, Reach, Revocations, Sequencer};
 use sqlx::PgPool;
@@ -43,8 +43,8 @@ pub struct Parts {
     pub revocations: Revocations,
     pub log: Log,
     pub settings: HttpSettings,
-    /// When what another replica held is to be had, because it stands still.
-    pub takeovers: Takeovers,
+    /// Of other processes that stand still, and of how this one is cut off.
+    pub lease_news: News,
 }
 
 /// The state of the HTTP side. Clones share everything.
@@ -141,8 +141,8 @@ impl App {
     }
 
     #[must_use]
-    pub fn takeovers(&self) -> &Takeovers {
-        &self.0.parts.takeovers
+    pub fn lease_news(&self) -> &News {
+        &self.0.parts.lease_news
     }
 
     #[must_use]

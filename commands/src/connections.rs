@@ -12,7 +12,10 @@ use sqlx::{
     query::Query,
 };
 
-use crate::database::{ACQUIRE_TIMEOUT, FRESH, end_with_the_client};
+use crate::{
+    database::{ACQUIRE_TIMEOUT, FRESH, end_with_the_client},
+    leases::is_from_before,
+};
 
 /// How long a server that is just starting, or full, is left alone, and one's own statements that are
 /// on their way.
@@ -148,7 +151,7 @@ impl managed::Manager for Manager {
         connection: &mut PgConnection,
         metrics: &Metrics,
     ) -> RecycleResult<sqlx::Error> {
-        if metrics.age() >= MAX_AGE {
+        if metrics.age() >= MAX_AGE || is_from_before(metrics.age()) {
             return Err(RecycleError::message("it is old"));
         }
         if metrics.last_used() >= FRESH {

@@ -14,7 +14,10 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
-use crate::StorageError;
+use crate::{
+    StorageError,
+    leases::{is_from_before, may_be_kept},
+};
 
 /// How often a migration is tried whose tables somebody holds.
 const MIGRATION_ATTEMPTS: u32 = 60;
@@ -227,10 +230,19 @@ pub async fn connect(
         .test_before_acquire(false)
         .before_acquire(|connection, meta| {
             Box::pin(async move {
+                if is_from_before(meta.age) {
+                    return Ok(false);
+                }
                 if meta.idle_for >= FRESH {
                     connection.ping().await?;
                 }
                 Ok(true)
+            })
+        })
+        // sqlx asks what is given back whether it lives, and waits for the answer as long as that takes.
+        .after_release(|_, meta| {
+            Box::pin(async move {
+                if may_be_kept(meta.age) { Ok(true) } else { Err(sqlx::Error::PoolClosed) }
             })
         })
         .connect_with(options)

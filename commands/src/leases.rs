@@ -15,7 +15,7 @@ use std::{
     collections::HashMap,
     fmt,
     sync::{
-        Arc,
+        Arc, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
     },
     thread,
@@ -36,12 +36,33 @@ use crate::database::{self, APP_ROLE};
 const BEAT: Duration = Duration::from_millis(500);
 /// One attempt to renew it takes no longer; a connection that doesn't answer is given up.
 const BEAT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a connection that didn't answer is asked once more, when a new one does.
+const LAST_QUESTION: Duration = Duration::from_secs(1);
 /// A process that is silent for so long stands still. `end_stalled` holds that by the database's clock.
 const STALLED_AFTER: Duration = Duration::from_secs(3);
 /// A lease is reported from the second on in which it was not renewed. It must be seen unchanged so often.
 const SIGHTINGS: u32 = 5;
 /// How long giving a lease back may keep a process that ends.
 const GOODBYE: Duration = Duration::from_secs(1);
+
+/// When a new connection to the database answered, and one that was there before did not.
+static REGAINED: RwLock<Option<Instant>> = RwLock::new(None);
+
+/// The database does not answer at the moment.
+static CUT_OFF: AtomicBool = AtomicBool::new(false);
+
+/// Whether a connection may be given to the next who needs one. While nothing answers, what is given back is not even
+/// asked: it would keep its place in the pool until it answers.
+pub(crate) fn may_be_kept(age: Duration) -> bool {
+    !CUT_OFF.load(Ordering::Relaxed) && !is_from_before(age)
+}
+
+/// Whether a connection of this age was made before the process was cut off from the database. It may stay silent for ever,
+/// so it is not used again.
+pub(crate) fn is_from_before(age: Duration) -> bool {
+    let regained = *REGAINED.read().unwrap_or_else(PoisonError::into_inner);
+    regained.is_some_and(|regained| age > regained.elapsed())
+}
 
 /// Which process it is.
 #[derive(Debug, Clone)]
@@ -68,31 +89,35 @@ pub struct Lease {
     /// Closed, the thread ends.
     stop: watch::Sender<bool>,
     only_looks: Arc<AtomicBool>,
-    taken: Takeovers,
+    news: News,
     thread: Option<thread::JoinHandle<()>>,
 }
 
-/// Tells when sessions of a process that stood still were ended: what they held is to be had.
+/// What whoever keeps the lease has found out.
 #[derive(Debug, Clone)]
-pub struct Takeovers(watch::Receiver<u64>);
+pub struct News {
+    taken: watch::Receiver<u64>,
+    cut_off: watch::Receiver<u64>,
+}
 
-impl Takeovers {
-    /// Of nobody, ever.
-    #[must_use]
-    pub fn none() -> Self {
-        Self(watch::Sender::new(0).subscribe())
+impl News {
+    /// Waits for a while, or until sessions of a process that stood still are ended: what they held is to be had.
+    pub async fn takeover_or(&self, pause: Duration) {
+        let _ = timeout(pause, next(&self.taken)).await;
     }
 
-    /// Waits for a while, or until the next takeover.
-    pub async fn or_after(&self, pause: Duration) {
-        let mut taken = self.0.clone();
-        taken.mark_unchanged();
-        let takeover = async {
-            if taken.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        };
-        let _ = timeout(pause, takeover).await;
+    /// Waits until this process is back after it was cut off from the database. What waits for an answer on an older
+    /// connection may wait for ever, and has to begin again.
+    pub async fn back_again(&self) {
+        next(&self.cut_off).await;
+    }
+}
+
+async fn next(news: &watch::Receiver<u64>) {
+    let mut news = news.clone();
+    news.mark_unchanged();
+    if news.changed().await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 
@@ -102,14 +127,17 @@ impl Lease {
     pub fn keep(options: &PgConnectOptions, holder: Holder) -> std::io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (stop, stopped) = watch::channel(false);
-        let (tell, taken) = watch::channel(0);
+        let (tell_taken, taken) = watch::channel(0);
+        let (tell_cut_off, cut_off) = watch::channel(0);
         let only_looks = Arc::new(AtomicBool::new(false));
         let keeper = Keeper {
             options: database::noticing_a_lost_peer(options.clone())
                 .application_name(&holder.session_name("entrybook-lease")),
             holder: holder.clone(),
             only_looks: only_looks.clone(),
-            taken: tell,
+            taken: tell_taken,
+            cut_off: tell_cut_off,
+            unanswered: None,
             connection: None,
             sightings: HashMap::new(),
             failing: false,
@@ -117,7 +145,7 @@ impl Lease {
         let thread = thread::Builder::new()
             .name("lease".to_owned())
             .spawn(move || runtime.block_on(keeper.run(stopped)))?;
-        Ok(Self { holder, stop, only_looks, taken: Takeovers(taken), thread: Some(thread) })
+        Ok(Self { holder, stop, only_looks, news: News { taken, cut_off }, thread: Some(thread) })
     }
 
     #[must_use]
@@ -126,8 +154,8 @@ impl Lease {
     }
 
     #[must_use]
-    pub fn takeovers(&self) -> Takeovers {
-        self.taken.clone()
+    pub fn news(&self) -> News {
+        self.news.clone()
     }
 
     /// From now on this process ends no sessions of others: it is here to tell how they are.
@@ -157,6 +185,9 @@ struct Keeper {
     holder: Holder,
     only_looks: Arc<AtomicBool>,
     taken: watch::Sender<u64>,
+    cut_off: watch::Sender<u64>,
+    /// A connection that was asked and didn't answer.
+    unanswered: Option<PgConnection>,
     connection: Option<PgConnection>,
     sightings: HashMap<Uuid, Sighting>,
     failing: bool,
@@ -187,28 +218,40 @@ impl Keeper {
             }
             tokio::select! {
                 _ = stopped.wait_for(|stopped| *stopped) => break,
-                beat = timeout(BEAT_TIMEOUT, self.beat()) => {
-                    let beat = beat.unwrap_or(Err(sqlx::Error::PoolTimedOut));
-                    self.tell(beat.err().as_ref());
-                }
+                () = self.beat_and_tell() => {}
             }
         }
         let _ = timeout(GOODBYE, self.leave()).await;
     }
 
     /// What fails is told once, and tried again with the next beat.
-    fn tell(&mut self, failed: Option<&sqlx::Error>) {
-        let Some(cause) = failed else {
-            if self.failing {
-                tracing::info!("this process keeps its lease again");
+    async fn beat_and_tell(&mut self) {
+        let cause = match timeout(BEAT_TIMEOUT, self.beat()).await {
+            Ok(Ok(())) => {
+                CUT_OFF.store(false, Ordering::Relaxed);
+                if self.failing {
+                    tracing::info!("this process keeps its lease again");
+                    self.failing = false;
+                }
+                if let Some(before) = self.unanswered.take() {
+                    self.ask_again(before).await;
+                }
+                return;
             }
-            self.failing = false;
-            return;
+            Ok(Err(cause)) => {
+                // The role may be there only now.
+                self.connection = None;
+                cause
+            }
+            Err(_) => {
+                CUT_OFF.store(true, Ordering::Relaxed);
+                let silent = self.connection.take();
+                self.unanswered = self.unanswered.take().or(silent);
+                sqlx::Error::PoolTimedOut
+            }
         };
-        // It is not known what this connection still answers, or the role may be there only now.
-        self.connection = None;
         self.sightings.clear();
-        if !self.failing && !is_unmigrated(cause) {
+        if !self.failing && !is_unmigrated(&cause) {
             tracing::warn!(
                 %cause,
                 "this process could not renew its lease in the database, and goes on trying; if that goes on, \
@@ -216,6 +259,19 @@ impl Keeper {
             );
             self.failing = true;
         }
+    }
+
+    /// Tells a database that was slow from a way to it on which connections are lost without a word.
+    async fn ask_again(&mut self, mut before: PgConnection) {
+        if timeout(LAST_QUESTION, before.ping()).await.is_ok() {
+            return;
+        }
+        tracing::warn!(
+            "connections to the database stay silent, and new ones answer: what goes on in the background begins again \
+             with new ones"
+        );
+        *REGAINED.write().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        self.cut_off.send_modify(|times| *times += 1);
     }
 
     async fn beat(&mut self) -> Result<(), sqlx::Error> {
@@ -293,7 +349,7 @@ async fn end(connection: &mut PgConnection, process: Uuid) -> Result<usize, sqlx
         // Those of its own login a session may end, if it is in no other role.
         sqlx::raw_sql("SET ROLE NONE").execute(&mut *connection).await?;
         for pid in &left {
-            match sqlx::query("SELECT pg_terminate_backend($1, 1000)")
+            match sqlx::query("SELECT pg_terminate_backend($1, 200)")
                 .bind(pid)
                 .execute(&mut *connection)
                 .await

@@ -26,7 +26,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 mod stopping;
 
 pub(crate) use self::stopping::about_rows;
-use self::stopping::{BatchError, explain, refused, unreadable};
+use self::stopping::{BatchError, explain, refused, took_too_long, unreadable};
 use crate::{
     first_build::first_build,
     head::HeadWatch,
@@ -42,6 +42,10 @@ use crate::{
 pub(crate) const BATCH: i64 = 2_000;
 /// How long a projection sleeps when nobody wakes it.
 const POLL: Duration = Duration::from_millis(500);
+/// How long a batch waits for a table that somebody holds, …
+const LOCK_TIMEOUT: &str = "5s";
+/// … and how long one of its statements may take.
+const STATEMENT_TIMEOUT: &str = "60s";
 /// How often a stopped projection tries again.
 const TRY_AGAIN: Duration = Duration::from_secs(5);
 
@@ -372,6 +376,9 @@ impl Projector {
                     return Err(ProjectorError::NotRegistered { projection: name, version });
                 }
                 BatchError::Database(cause) => {
+                    if took_too_long(&cause) {
+                        *limit = (*limit / 2).max(1);
+                    }
                     return Err(ProjectorError::Database { projection: name, cause });
                 }
                 BatchError::Refused { .. } if *limit > 1 => *limit /= 2,
@@ -401,11 +408,17 @@ impl Projector {
         let Some(checkpoint) = sqlx::query(
             // The commit need not be waited for: after a crash of the database the last rows may be gone,
             // and the checkpoint with them.
-            "SELECT position, state, built, set_config('synchronous_commit', 'off', true)
+            //
+            // A batch holds back the order of the book, so it doesn't wait for long for a table that somebody holds,
+            // and doesn't run for long; it is tried again.
+            "SELECT position, state, built, set_config('synchronous_commit', 'off', true),
+                    set_config('lock_timeout', $3, true), set_config('statement_timeout', $4, true)
                FROM projections WHERE name = $1 AND version = $2 FOR UPDATE SKIP LOCKED",
         )
         .bind(projection.name())
         .bind(projection.version())
+        .bind(LOCK_TIMEOUT)
+        .bind(STATEMENT_TIMEOUT)
         .fetch_optional(&mut *transaction)
         .await?
         else {

@@ -125,7 +125,7 @@ async fn build(
             max_connections: server::within_file_limit(config.max_connections),
             ..config.http(public_url.clone())
         },
-        takeovers: database.lease().takeovers(),
+        lease_news: database.lease().news(),
     });
     Ok((services, app, admin))
 }

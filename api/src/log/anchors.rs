@@ -223,7 +223,7 @@ pub async fn run(app: &App) {
                 tracing::warn!("nobody knows whose turn it is to anchor the log: {error}")
             }
         }
-        app.takeovers().or_after(TURN).await;
+        app.lease_news().takeover_or(TURN).await;
     }
 }
 

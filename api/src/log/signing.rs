@@ -40,7 +40,7 @@ pub async fn run(app: &App) {
                 tracing::warn!("what the transparency log has signed can't be known: {error}");
             }
         }
-        app.takeovers().or_after(TURN).await;
+        app.lease_news().takeover_or(TURN).await;
     }
 }
 

@@ -46,6 +46,12 @@ pub(crate) fn about_rows(cause: &sqlx::Error) -> bool {
     }
 }
 
+/// Whether a statement was ended by its time limit (57014).
+pub(super) fn took_too_long(cause: &sqlx::Error) -> bool {
+    let code = cause.as_database_error().and_then(|error| error.code());
+    code.as_deref() == Some("57014")
+}
+
 /// The line after `position` can't even be read.
 pub(super) fn unreadable(position: i64, cause: &JournalError) -> Stopped {
     Stopped {

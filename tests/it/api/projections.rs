@@ -444,7 +444,7 @@ async fn impatient_replica(running: &Running, cancel: &CancellationToken) -> Str
             request_timeout: DEADLINE,
             ..config.http(public_url)
         },
-        takeovers: database.lease().takeovers(),
+        lease_news: database.lease().news(),
     });
     processes::spawn(&app, &TaskTracker::new(), cancel);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

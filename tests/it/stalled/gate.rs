@@ -31,6 +31,7 @@ struct Inner {
     armed: AtomicBool,
     /// Connections of a lower number are never served again, open or not.
     lost_below: AtomicUsize,
+    accepted: AtomicUsize,
 }
 
 impl Gate {
@@ -47,11 +48,13 @@ impl Gate {
             trap: trap.as_bytes(),
             armed: AtomicBool::new(false),
             lost_below: AtomicUsize::new(0),
+            accepted: AtomicUsize::new(0),
         });
         let (accepting, end) = (inner.clone(), CancellationToken::new());
         tokio::spawn(end.clone().run_until_cancelled_owned(async move {
-            for number in 0.. {
+            loop {
                 let (near, _) = listener.accept().await.unwrap();
+                let number = accepting.accepted.fetch_add(1, Ordering::SeqCst);
                 let (inner, far_end, server) = (accepting.clone(), far_end.clone(), server.clone());
                 tokio::spawn(async move {
                     inner.passes(number).await;
@@ -88,7 +91,8 @@ impl Gate {
 
     /// Lets new connections through. Those that are there stay as they are: silent at both ends, for ever.
     pub fn open_for_new_ones(&self) {
-        self.inner.lost_below.store(usize::MAX, Ordering::SeqCst);
+        let accepted = self.inner.accepted.load(Ordering::SeqCst);
+        self.inner.lost_below.store(accepted, Ordering::SeqCst);
         self.open();
     }
 }

@@ -280,6 +280,30 @@ async fn doctor_names_who_stands_still_and_what_they_hold() {
     stand.is_whole().await;
 }
 
+/// A table that somebody holds for long: the projection waits, and its transaction must not keep the others waiting.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_table_that_is_held_holds_back_no_order() {
+    let mut stand = Stand::new().await;
+    let tables = "SELECT 'ledger.' || tables[1] FROM projections WHERE name = 'users'";
+    let table: String = sqlx::query_scalar(tables).fetch_one(stand.pool()).await.unwrap();
+    let mut blocking = PgConnection::connect_with(&stand.database.connect_options()).await.unwrap();
+    let mut lock = blocking.begin().await.unwrap();
+    sqlx::raw_sql(&format!("LOCK TABLE {table} IN SHARE MODE")).execute(&mut *lock).await.unwrap();
+    stand.register(0).await;
+    let waits = format!("l.relation = '{table}'::regclass AND NOT l.granted");
+    eventually("a projector waits for the table", async || stand.whose(&waits).await).await;
+    stand.register(0).await;
+    let count = "SELECT (SELECT count(*) FROM events) = (SELECT count(*) FROM journal)";
+    eventually("everything is in order, while the table is held", async || {
+        let all: bool = sqlx::query_scalar(count).fetch_one(stand.pool()).await.unwrap();
+        all.then_some(())
+    })
+    .await;
+    lock.rollback().await.unwrap();
+    stand.goes_on(0, "when the table is to be had").await;
+    stand.is_whole().await;
+}
+
 /// A signer at rest: it holds the lock and does nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_signer_that_stands_still_is_taken_over() {
@@ -309,4 +333,24 @@ async fn a_server_behind_a_network_that_swallows_packets_stops_nobody() {
         stand.gate.close();
         stand.goes_on_and_comes_back(0, "by its network").await;
     }
+}
+
+/// The same, and what was connected before is never heard of again, at neither end: only new connections come through.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_whose_connections_are_lost_without_a_word_makes_new_ones() {
+    let mut stand = Stand::new().await;
+    stand.gate.close();
+    stand.goes_on(1, "stopped by its network").await;
+    stand.gate.open_for_new_ones();
+    let server = &stand.servers[0];
+    eventually("the server is ready again", async || {
+        let answer = server.http.get(server.url("/readyz")).send().await.ok()?;
+        answer.status().is_success().then_some(())
+    })
+    .await;
+    // The other one must not do it for both.
+    stand.servers[1].freeze();
+    stand.goes_on(0, "with new connections").await;
+    stand.servers[1].thaw();
+    stand.is_whole().await;
 }
