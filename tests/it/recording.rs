@@ -307,26 +307,14 @@ async fn whoever_migrates_a_book_stands_in_it() {
     stand.run(&["migrate"]);
     let create = ["admin", "create", "--email", "ada@example.org", "--username", "ada"];
     stand.run(&[&create[..], &["--generate-password"]].concat());
-    // As if the last migrations were still to come.
-    let last = [
-        include_str!("../../migrations/0005_erasure.sql"),
-        include_str!("../../migrations/0012_lookalikes.sql"),
-    ];
-    for (what, how) in [("FUNCTION", "CREATE FUNCTION "), ("TABLE", "CREATE TABLE ")] {
-        let lines = last.iter().flat_map(|last| last.lines());
-        for line in lines.filter_map(|line| line.strip_prefix(how)) {
-            let name = line.split([' ', '(']).next().unwrap();
-            let drop = format!("DROP {what} {name} CASCADE");
-            sqlx::raw_sql(&drop).execute(pool).await.unwrap();
-        }
-    }
-    sqlx::raw_sql("DELETE FROM _sqlx_migrations WHERE version >= 5").execute(pool).await.unwrap();
+    // As if one migration were still to come: of those that there are, one that changes nothing a second time.
+    sqlx::raw_sql("DELETE FROM _sqlx_migrations WHERE version = 6").execute(pool).await.unwrap();
     let answer: Value = serde_json::from_str(&stand.run(&["migrate", "--json"])).unwrap();
-    assert_eq!(answer["applied"][0], 5);
+    assert_eq!(answer["applied"], json!([6]));
     let migrated = stand.recorded("SchemaMigrated").await;
     let [by_cli] = &migrated[..] else { panic!("{migrated:?}") };
     assert!(by_cli.actor().starts_with("cli:s1."), "{}", by_cli.actor());
-    assert!(by_cli.payload["versions"].as_array().unwrap().contains(&json!(5)));
+    assert!(by_cli.payload["versions"].as_array().unwrap().contains(&json!(6)));
     // The server has nothing to add, unless somebody else was there meanwhile.
     stand.setup.start().await.kill();
     assert_eq!(stand.recorded("SchemaMigrated").await.len(), 1);
