@@ -12,7 +12,7 @@ mod waiting;
 pub use admin::{FirstAdmin, generate_password, make_first_admin};
 pub use database::{Database, Owner};
 pub use master_key::{master_key_of, previous_master_key_of};
-pub use waiting::Waiting;
+pub use waiting::{Order, Waiting};
 
 use crate::config::{Config, DatabaseUrl};
 use crate::log::Log;
@@ -104,6 +104,9 @@ impl Services {
 
         let master = master_key::find(config, &pool, entropy.as_ref()).await?;
         let keyring = Arc::new(Keyring::load(pool.clone(), master, entropy.clone()).await?);
+        if let Err(cause) = correct_permit(database, &keyring).await {
+            tracing::error!("the write permit in the database could not be corrected: {cause}");
+        }
         let settings = TokenSettings {
             algorithm: config.token_algorithm,
             access_lifetime: config.access_token_lifetime,
@@ -246,6 +249,22 @@ impl Migrate {
     }
 }
 
+/// Puts the permit of this master key in place of another one ([`Keyring::permit`]), where this process has the
+/// login that owns the tables.
+async fn correct_permit(database: &Database, keyring: &Keyring) -> anyhow::Result<()> {
+    if database.owner() == Owner::OtherProcess || keyring.permit_holds().await? {
+        return Ok(());
+    }
+    let mut connection = owner(database).await?;
+    let corrected = keyring.correct_permit(&mut connection).await;
+    connection.close().await?;
+    corrected?;
+    tracing::warn!(
+        "the write permit in the database was not the one of its master key, and is now; find out who put the other one there"
+    );
+    Ok(())
+}
+
 /// Brings the database up to date, or makes sure that it is. Any number of replicas may do so at once.
 ///
 /// Answers the versions that were applied.
@@ -317,10 +336,10 @@ pub async fn migrate_or_check(database: &Database, migrate: Migrate) -> anyhow::
                 tracing::info!(versions = ?report.applied, "the database was brought up to date");
             }
             match projections::adopt_cluster(&mut connection).await? {
-                Adoption::SameCluster => {}
+                Adoption::SameCluster | Adoption::Mended { .. } => {}
                 Adoption::Adopted { events } => tracing::warn!(
                     events,
-                    "the database was restored into another cluster; its lines keep their order, {events} events that had no line yet got theirs, \
+                    "the database was restored; its lines keep their order, {events} events that had no line yet got theirs, \
                      and new ones follow"
                 ),
             }

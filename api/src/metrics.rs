@@ -26,9 +26,10 @@ use prometheus_client::{
 };
 
 use domain::stream;
-use projections::{Build, BuildState, Horizon, ProjectionState, ProjectionStatus, Stopped};
+use projections::{Build, BuildState, ProjectionState, ProjectionStatus, Stopped};
 
 use crate::{
+    bootstrap::Order,
     log,
     problem::ApiResult,
     processes,
@@ -95,11 +96,11 @@ impl Default for Metrics {
 
 /// Everything, as text. What can't be read just now is left out: the rest is wanted all the more.
 pub async fn scrape(app: &App, format: Format) -> ApiResult<String> {
-    let horizon = Horizon::read(app.background()).await.ok();
+    let order = Order::read(app.background()).await.ok();
     let projections = app.projector().status().await.unwrap_or_default();
     let builds = projections::builds(app.background()).await.unwrap_or_default();
     let processes = processes::positions(app.background()).await.unwrap_or_default();
-    let mut sampled = sampled(app, horizon.as_ref());
+    let mut sampled = sampled(app, order.as_ref());
     register_projections(&mut sampled, &projections, &builds);
     register_processes(&mut sampled, processes);
     register_readiness(&mut sampled, &readiness::report(app).await);
@@ -127,7 +128,7 @@ pub fn program() -> Registry {
     registry
 }
 
-fn sampled(app: &App, horizon: Option<&Horizon>) -> Registry {
+fn sampled(app: &App, order: Option<&Order>) -> Registry {
     let mut registry = Registry::with_prefix("entrybook");
     let book = app.book();
     let counters = book.counters();
@@ -213,14 +214,29 @@ fn sampled(app: &App, horizon: Option<&Horizon>) -> Registry {
         gauge.set(value);
         registry.register(name, help, gauge);
     }
-    if let Some(horizon) = horizon {
-        let gauge = GaugeF64::default();
-        gauge.set(horizon.age.as_secs_f64());
-        registry.register(
-            "sequencer_horizon_age_seconds",
-            "Age of the transaction that holds new lines back",
-            gauge,
-        );
+    if let Some(order) = order {
+        let stalled = if order.alarm().is_some() { 1.0 } else { 0.0 };
+        for (name, help, value) in [
+            (
+                "sequencer_horizon_age_seconds",
+                "Age of the transaction that holds new lines back",
+                order.horizon.age.as_secs_f64(),
+            ),
+            (
+                "sequencer_waiting_seconds",
+                "For how long the first event has waited that has no position yet",
+                order.waiting.seconds,
+            ),
+            (
+                "sequencer_stalled",
+                "1 while new events get no position and no open transaction is to blame; /readyz says why",
+                stalled,
+            ),
+        ] {
+            let gauge = GaugeF64::default();
+            gauge.set(value);
+            registry.register(name, help, gauge);
+        }
     }
 
     registry

@@ -6,12 +6,12 @@ use std::{
 };
 
 use commands::leases::Stalled;
-use projections::{Horizon, ProjectionState, ProjectionStatus, StopKind};
+use projections::{ProjectionState, ProjectionStatus, StopKind};
 use serde::Serialize;
 use tokio::sync::Mutex;
 use utoipa::ToSchema;
 
-use crate::{routes::projections::advice, state::App};
+use crate::{bootstrap::Order, routes::projections::advice, state::App};
 
 /// For so long one look answers everybody: anybody may ask, and each look costs queries.
 const FRESH: Duration = Duration::from_millis(500);
@@ -129,8 +129,8 @@ async fn look(app: &App) -> Vec<Check> {
     } else {
         Check::waiting("revocations", "the ends of sessions are not known up to now")
     });
-    checks.push(match Horizon::read(app.background()).await {
-        Ok(horizon) => sequencer(&horizon),
+    checks.push(match Order::read(app.background()).await {
+        Ok(order) => sequencer(&order),
         Err(_) => Check::new(
             "sequencer",
             State::Warning,
@@ -278,7 +278,11 @@ fn in_words(kind: StopKind) -> &'static str {
 
 /// An open transaction holds new lines back, and with them what pages show; signing in and ending
 /// sessions go on. So it is told, and takes no replica out of service.
-fn sequencer(horizon: &Horizon) -> Check {
+fn sequencer(order: &Order) -> Check {
+    if let Some(alarm) = order.alarm() {
+        return Check::new("sequencer", State::Warning, Some(alarm));
+    }
+    let horizon = &order.horizon;
     match &horizon.holder {
         Some(holder) if horizon.age > OLD_HORIZON => Check::new(
             "sequencer",

@@ -77,6 +77,7 @@ impl Appender {
             pool.clone(),
             pool.options().get_max_connections() as usize,
             Zeroizing::new([0; 32]),
+            Zeroizing::new([0; 32]),
         );
         Self { store, sample, ids: Ids::new(Arc::new(SystemClock), Arc::new(SystemEntropy)) }
     }

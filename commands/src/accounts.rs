@@ -277,7 +277,32 @@ impl Entrybook {
         identifier: &Identifier,
     ) -> Result<Option<UserId>, StorageError> {
         let index = self.keyring().index(identifier.kind(), &identifier.folded());
-        self.store().find(identifier.kind(), &index).await
+        let Some(id) = self.store().find(identifier.kind(), &index).await? else { return Ok(None) };
+        let user = self.user(id).await?;
+        Ok(self.still_holds(id, &user, identifier).then_some(id))
+    }
+
+    /// Whether the account that the table of identifiers names holds this one by its own events. The table alone
+    /// is not believed: a row that was changed would lead to somebody else's account.
+    pub(crate) fn still_holds(&self, id: UserId, user: &User, identifier: &Identifier) -> bool {
+        let Some(profile) = &user.profile else {
+            // Erased, as whoever asks finds out, or none at all.
+            return user.erased;
+        };
+        let held = match identifier.kind() {
+            IdentifierKind::Email => &profile.email.index,
+            IdentifierKind::Username => &profile.username.index,
+        };
+        let holds = *held == self.keyring().index(identifier.kind(), &identifier.folded());
+        if !holds {
+            tracing::error!(
+                user = %id,
+                "an identifier of the kind {} leads to the account {id}, whose events do not claim it: it was given up in this \
+                 moment, or its row of the table identifiers was changed; `entrybook projections verify` names such rows",
+                identifier.kind().as_str()
+            );
+        }
+        holds
     }
 
     /// Changes the password of who knows the present one. It ends every session but `session`. The

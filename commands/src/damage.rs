@@ -30,6 +30,7 @@ impl Damage {
             KeyringError::WrongMasterKey { .. }
             | KeyringError::MissingServiceKeys { .. }
             | KeyringError::MonthIsForgotten { .. }
+            | KeyringError::ForeignPermit
             | KeyringError::Database(_) => return false,
         }
         let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);

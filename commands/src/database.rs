@@ -41,21 +41,25 @@ static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
 /// left out, so that nobody can set them. Tables that a newer binary has added are not touched.
 const GRANTS: &[&str] = &[
     "REVOKE ALL ON events, journal, sequencer, identifiers, snapshots, sealing_keys, signing_keys, \
-     projections, builds, replicas, log_keys, checkpoints, cosignatures, username_lookalikes, leases, \
-     _sqlx_migrations FROM entrybook_app",
+     projections, builds, replicas, log_keys, checkpoints, cosignatures, write_permit, \
+      destroyed_keys, username_lookalikes, leases, _sqlx_migrations FROM entrybook_app",
     "GRANT USAGE ON SCHEMA public TO entrybook_app",
     "GRANT USAGE, CREATE ON SCHEMA ledger TO entrybook_app",
     "GRANT SELECT, INSERT (aggregate_type, aggregate_id, sequence, event_type, event_version, \
      payload, metadata) ON events TO entrybook_app",
-    "GRANT SELECT, INSERT ON journal, sealing_keys TO entrybook_app",
-    "GRANT SELECT, UPDATE ON sequencer TO entrybook_app",
-    "GRANT SELECT, INSERT, DELETE ON identifiers, username_lookalikes TO entrybook_app",
-    "GRANT SELECT, INSERT, UPDATE, DELETE ON snapshots, signing_keys, projections, builds, \
-     replicas TO entrybook_app",
-    "GRANT SELECT, INSERT ON checkpoints, cosignatures TO entrybook_app",
+    "GRANT SELECT ON journal, sequencer TO entrybook_app",
+    "GRANT SELECT, INSERT, UPDATE, DELETE ON snapshots, projections, builds, replicas \
+     TO entrybook_app",
+    // Their rows come with a permit, which whoever lacks the master key lacks (migrations/0008_rights.sql).
+    "GRANT SELECT, INSERT ON identifiers, sealing_keys, signing_keys, checkpoints, cosignatures \
+     TO entrybook_app",
     // When a key was made tells which log is the present one, so that is the database's to say.
-    "GRANT SELECT, INSERT (id, origin, wrapped, master_key, signs_from) ON log_keys TO entrybook_app",
-    "GRANT EXECUTE ON FUNCTION destroy_key(text) TO entrybook_app",
+    "GRANT SELECT, INSERT (id, origin, wrapped, master_key, signs_from, permit) ON log_keys \
+     TO entrybook_app",
+    "GRANT EXECUTE ON FUNCTION settle_events(bigint), sequencer_state(), permit_holds(bytea), \
+     admit_write_permit(bytea), destroy_key(text, bytea), \
+     release_identifiers(bytea, uuid, text[], text[]) TO entrybook_app",
+    "GRANT SELECT, INSERT, DELETE ON username_lookalikes TO entrybook_app",
     "GRANT SELECT ON leases TO entrybook_app",
     "GRANT EXECUTE ON FUNCTION renew_lease(uuid, text, text, integer), give_back_lease(uuid), \
      end_stalled(uuid) TO entrybook_app",

@@ -17,9 +17,9 @@
 //! remembered for [`REMEMBERED`] at most, so an erasure by another process takes effect here within
 //! that time ([`Keyring::forget`] does it at once). That a key is missing is never remembered.
 //!
-//! The application's role may read and add keys, and neither change nor delete them. What it may call
-//! is `destroy_key` (`migrations/0005_erasure.sql`), which does it where the book says so, and never
-//! lets a key be made again that was destroyed.
+//! The application's role may read keys. To add one, or to destroy one with `destroy_key`
+//! (`migrations/0008_rights.sql`), it needs the permit of a process that has the master key as well; and
+//! no key can be made again that was destroyed.
 //!
 //! While the master key is being changed, either of two opens ([`rewrap`]). Sources: RFC 5869 (HKDF),
 //! RFC 2104 (HMAC), draft-irtf-cfrg-xchacha-03.
@@ -35,7 +35,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use domain::{IdentifierKind, Index, Sealed, UserId};
-use sqlx::PgPool;
+use sqlx::{PgConnection, PgPool};
 use zeroize::Zeroizing;
 
 pub use self::{
@@ -46,7 +46,7 @@ use self::{
     primitives::{KEY_BYTES, KeyBytes},
     remembered::Remembered,
     sealing::{KeyRef, SealedParts},
-    service::{ServiceKeys, make_service_keys, read_service_keys, refuse_others},
+    service::{ServiceKeys, admit_permit, make_service_keys, read_service_keys, refuse_others},
 };
 use crate::clock::Entropy;
 
@@ -86,6 +86,11 @@ pub enum KeyringError {
          the clock of this machine"
     )]
     MonthIsForgotten { month: Month },
+    #[error(
+        "the write permit in this database is not the one of its master key, so nobody can register and no key can be made; \
+         run `entrybook migrate` as the owner of the database with the master key, and find out who put it there"
+    )]
+    ForeignPermit,
     #[error("the keys could not be read; check that the database answers, and try again")]
     Database(#[from] sqlx::Error),
 }
@@ -156,6 +161,9 @@ impl Keyring {
             None => make_service_keys(&pool, &master, entropy.as_ref()).await?,
         };
         refuse_others(&pool, &master).await?;
+        if !admit_permit(&pool, &service).await? {
+            tracing::error!("{}", KeyringError::ForeignPermit);
+        }
         let keyring = Self {
             pool,
             entropy,
@@ -248,8 +256,9 @@ impl Keyring {
     }
 
     async fn destroy(&self, key: &KeyRef) -> Result<bool, KeyringError> {
-        let destroyed = sqlx::query_scalar("SELECT destroy_key($1)")
+        let destroyed = sqlx::query_scalar("SELECT destroy_key($1, $2)")
             .bind(key.to_string())
+            .bind(self.permit().as_slice())
             .fetch_one(&self.pool)
             .await?;
         Ok(destroyed)
@@ -267,12 +276,13 @@ impl Keyring {
         let secret = primitives::random_key(self.entropy.as_ref());
         let row = self.wrap(KeyRef::Month(month).to_string(), secret.as_slice());
         sqlx::query(
-            "INSERT INTO sealing_keys (id, wrapped, master_key) VALUES ($1, $2, $3)
+            "INSERT INTO sealing_keys (id, wrapped, master_key, permit) VALUES ($1, $2, $3, $4)
              ON CONFLICT (id) DO NOTHING",
         )
         .bind(&row.id)
         .bind(&row.wrapped)
         .bind(&row.master_key)
+        .bind(self.permit().as_slice())
         .execute(&self.pool)
         .await
         .map_err(|error| {
@@ -450,7 +460,35 @@ impl Keyring {
     /// same one.
     #[must_use]
     pub fn service_secret(&self, purpose: &str) -> Zeroizing<[u8; 32]> {
-        self.service.service.derive(&["entrybook/service/v1\0", purpose])
+        self.service.secret(purpose)
+    }
+
+    /// What the database wants to see before it takes a row that only a holder of the master key may write
+    /// (`migrations/0008_rights.sql`). Rows have it in the column `permit`, where it is not kept.
+    #[must_use]
+    pub fn permit(&self) -> Zeroizing<[u8; 32]> {
+        self.service.permit()
+    }
+
+    /// Whether the database has the hash of our permit.
+    pub async fn permit_holds(&self) -> Result<bool, KeyringError> {
+        let holds = sqlx::query_scalar("SELECT permit_holds($1)")
+            .bind(self.permit().as_slice())
+            .fetch_one(&self.pool)
+            .await?;
+        Ok(holds)
+    }
+
+    /// Puts the hash of our permit into the database, whatever stood there. `connection` is one of the owner.
+    pub async fn correct_permit(&self, connection: &mut PgConnection) -> Result<(), KeyringError> {
+        sqlx::query(
+            "INSERT INTO write_permit (hash) VALUES ($1)
+             ON CONFLICT (singleton) DO UPDATE SET hash = excluded.hash",
+        )
+        .bind(self.service.permit_hash())
+        .execute(connection)
+        .await?;
+        Ok(())
     }
 
     /// Wraps a secret under the master key. The id is authenticated, so a wrapped secret opens under

@@ -28,6 +28,7 @@ mod profile;
 mod provable;
 mod readings;
 mod retention;
+pub mod rights;
 mod service;
 mod service_events;
 mod session;

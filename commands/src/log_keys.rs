@@ -279,14 +279,15 @@ async fn add(
     let id = key_id(origin, &seed).ok_or_else(|| LogKeysError::Damaged { id: "new".to_owned() })?;
     let row = book.keyring().wrap(wrapping_id(origin, &id), seed.as_slice());
     sqlx::query(
-        "INSERT INTO log_keys (id, origin, wrapped, master_key, signs_from)
-         VALUES ($1, $2, $3, $4, $5)",
+        "INSERT INTO log_keys (id, origin, wrapped, master_key, signs_from, permit)
+         VALUES ($1, $2, $3, $4, $5, $6)",
     )
     .bind(&id)
     .bind(origin)
     .bind(&row.wrapped)
     .bind(&row.master_key)
     .bind(signs_from)
+    .bind(book.keyring().permit().as_slice())
     .execute(connection)
     .await?;
     Ok(())

@@ -153,6 +153,7 @@ impl Entrybook {
                 pool.clone(),
                 settings.stream_connections,
                 keyring.service_secret("snapshots"),
+                keyring.permit(),
             ),
             ids: Ids::new(clock.clone(), entropy.clone()),
             counters: Counters::default(),

@@ -132,6 +132,7 @@ impl Entrybook {
         // A stream is loaded in either case: who is unknown takes no less time.
         let stream = found.unwrap_or(UserId(Uuid::nil()));
         let user = self.user(stream).await?;
+        let found = found.filter(|id| self.still_holds(*id, &user, identifier));
         let subject = match found {
             Some(id) => GuardSubject::Account(id),
             None => GuardSubject::Identifier(self.keyring().unknown_index(&identifier.folded())),

@@ -124,6 +124,7 @@ pub struct Store {
     pool: PgPool,
     connections: Connections,
     snapshot_key: Zeroizing<[u8; 32]>,
+    permit: Zeroizing<[u8; 32]>,
 }
 
 const LOAD: &str = "
@@ -164,15 +165,12 @@ WITH appended AS (
         AS e (sequence, event_type, event_version, payload)
      ORDER BY e.sequence
     RETURNING tx, id
-), released AS (
-    DELETE FROM identifiers AS i USING unnest($8::text[], $9::text[]) AS r (kind, index)
-     WHERE i.kind = r.kind AND i.index = r.index AND i.user_id = $10
 ), claimed AS (
-    INSERT INTO identifiers (kind, index, user_id)
-    SELECT c.kind, c.index, $10 FROM unnest($11::text[], $12::text[]) AS c (kind, index)
+    INSERT INTO identifiers (kind, index, user_id, permit)
+    SELECT c.kind, c.index, $10, $21 FROM unnest($11::text[], $12::text[]) AS c (kind, index)
 ), keyed AS (
-    INSERT INTO sealing_keys (id, wrapped, master_key)
-    SELECT $13, $14, $15 WHERE $13 IS NOT NULL
+    INSERT INTO sealing_keys (id, wrapped, master_key, permit)
+    SELECT $13, $14, $15, $21 WHERE $13 IS NOT NULL
 ), snapshot AS (
     INSERT INTO snapshots (aggregate_type, aggregate_id, sequence, shape, payload, mac)
     SELECT $1, $2, $16, $17, $18, $19 WHERE $18 IS NOT NULL
@@ -188,30 +186,35 @@ WITH appended AS (
      WHERE NOT EXISTS (SELECT FROM username_lookalikes AS held
                         WHERE held.look = claimed.look AND held.user_id = $10)
 )
-SELECT tx::text AS tx, id FROM appended";
+SELECT tx::text AS tx, id,
+       CASE WHEN cardinality($8::text[]) > 0 THEN release_identifiers($21, $10, $8, $9) END
+  FROM appended";
 
 /// An event that destroys a key, with all that goes with it. The database does it because of the event
-/// (`migrations/0005_erasure.sql`): neither is there without the other.
+/// (`migrations/0008_rights.sql`): neither is there without the other.
 const APPEND_DESTROYING: &str = "
 WITH appended AS (
     INSERT INTO events (aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata)
     VALUES ($1, $2, $4, $5, $6, $7, $3)
     RETURNING tx, id
-), released AS (
-    DELETE FROM identifiers AS i USING unnest($8::text[], $9::text[]) AS r (kind, index)
-     WHERE i.kind = r.kind AND i.index = r.index AND i.user_id = $10
 ), unlike AS (
     DELETE FROM username_lookalikes WHERE user_id = $10
 ), dropped AS (
     DELETE FROM snapshots WHERE aggregate_type = $1 AND aggregate_id = $2
 )
-SELECT tx::text AS tx, id, destroy_key($11) FROM appended";
+SELECT tx::text AS tx, id, release_identifiers($12, $10, $8, $9), destroy_key($11, $12) FROM appended";
 
 impl Store {
-    /// It opens at most `connections` of its own, to where those of the pool lead.
+    /// It opens at most `connections` of its own, to where those of the pool lead. What it writes beside events
+    /// comes with this permit ([`Keyring::permit`](crate::keyring::Keyring::permit)).
     #[must_use]
-    pub fn new(pool: PgPool, connections: usize, snapshot_key: Zeroizing<[u8; 32]>) -> Self {
-        Self { connections: Connections::like(&pool, connections), pool, snapshot_key }
+    pub fn new(
+        pool: PgPool,
+        connections: usize,
+        snapshot_key: Zeroizing<[u8; 32]>,
+        permit: Zeroizing<[u8; 32]>,
+    ) -> Self {
+        Self { connections: Connections::like(&pool, connections), pool, snapshot_key, permit }
     }
 
     /// How many connections there are, and how many of them nobody uses.
@@ -345,6 +348,7 @@ impl Store {
                 .bind(snapshot)
                 .bind(mac)
                 .bind(loaded.lookalikes.as_deref().map(texts))
+                .bind(self.permit.as_slice())
         };
         match self.connections.fetch_all(query).await {
             Ok(rows) => receipt(&rows).map_err(|error| AppendError::Storage(error.into())),
@@ -384,7 +388,8 @@ impl Store {
             .bind(kinds)
             .bind(indexes)
             .bind(owner.map(|UserId(id)| id))
-            .bind(key);
+            .bind(key)
+            .bind(self.permit.as_slice());
         match self.connections.fetch_all(query).await {
             Ok(rows) => receipt(&rows).map_err(|error| AppendError::Storage(error.into())),
             Err(error) => Err(self.explain(error, &Claims::default(), &[], owner).await),
@@ -400,11 +405,12 @@ impl Store {
              ), unlike AS (
                  DELETE FROM username_lookalikes WHERE user_id = $3
              )
-             DELETE FROM identifiers WHERE user_id = $3",
+             SELECT release_identifiers($4, $3, NULL, NULL)",
         )
         .bind(A::TYPE)
         .bind(id)
-        .bind(owner.map(|UserId(id)| id));
+        .bind(owner.map(|UserId(id)| id))
+        .bind(self.permit.as_slice());
         self.connections.fetch_all(query).await?;
         Ok(())
     }

@@ -404,7 +404,7 @@ impl Tokens {
         // Another process may have made it before the lock was ours.
         if let Some(signs_from) = self.next_key_signs_from(&keys, occasion) {
             let row = material.wrapped(&self.keyring, signs_from);
-            row.insert(&mut transaction).await?;
+            row.insert(&mut transaction, self.keyring.permit().as_slice()).await?;
             keys = self.read_keys(&mut transaction).await?;
             transaction.commit().await?;
             let kid = &row.kid;

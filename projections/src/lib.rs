@@ -147,7 +147,7 @@ pub use rebuild::{Options, Outcome, RebuildError, Rebuilt, Unfinished, rebuild, 
 pub use replicas::{Heartbeat, Identity, Pruned, Replica, prune, replicas};
 pub use restore::{Adoption, adopt_cluster};
 pub use revocations::{Destroyed, Revocations, Verdict};
-pub use sequencer::{Batch, Sequencer, SequencerError};
+pub use sequencer::{Batch, ControlRow, Sequencer, SequencerError};
 pub use status::{ProjectionState, ProjectionStatus, Stopped, status};
 pub use view::{Key, View, table};
 

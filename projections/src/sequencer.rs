@@ -47,6 +47,59 @@ pub enum SequencerError {
          events and lets the order start again"
     )]
     ForeignCluster,
+    #[error(
+        "the database was restored from a dump, or set back: the order of the events was settled up to a place that this \
+         database has not come to; run `entrybook migrate` as the owner of the database, which settles the events that have \
+         no position and lets the order start again"
+    )]
+    Restored,
+    #[error(
+        "the row that says how far the order is settled does not agree with the last line of the journal: one of them was \
+         changed. Nothing new is settled. Run `entrybook migrate` as the owner of the database, which goes on after the last \
+         line of the journal, then `entrybook audit verify`, and find out who changed it"
+    )]
+    Displaced,
+}
+
+/// Whether the control row of the sequencer belongs to this database and to its journal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ControlRow {
+    Fits,
+    /// It was written in another cluster.
+    ForeignCluster,
+    /// It came with a dump, or names a transaction that this cluster has not come to.
+    Restored,
+    /// It does not stand at the last line of the journal.
+    Displaced,
+}
+
+impl ControlRow {
+    /// Looks, and changes nothing.
+    pub async fn read(conn: &mut PgConnection) -> Result<Self, sqlx::Error> {
+        let state: Option<String> =
+            sqlx::query_scalar("SELECT sequencer_state()").fetch_one(conn).await?;
+        Ok(Self::of(state))
+    }
+
+    /// What `sequencer_state` says; nothing, where the row is gone.
+    fn of(state: Option<String>) -> Self {
+        match state.as_deref() {
+            Some("fits") => Self::Fits,
+            Some("another cluster") => Self::ForeignCluster,
+            Some("another table" | "later transactions") => Self::Restored,
+            Some(_) | None => Self::Displaced,
+        }
+    }
+
+    /// What is wrong with it, if anything is.
+    pub fn fits(self) -> Result<(), SequencerError> {
+        match self {
+            Self::Fits => Ok(()),
+            Self::ForeignCluster => Err(SequencerError::ForeignCluster),
+            Self::Restored => Err(SequencerError::Restored),
+            Self::Displaced => Err(SequencerError::Displaced),
+        }
+    }
 }
 
 /// What one batch did.
@@ -86,13 +139,7 @@ impl Sequencer {
 
     /// Settles up to `limit` events in one transaction.
     pub async fn sequence_batch(&self, limit: i64) -> Result<Batch, SequencerError> {
-        let mut transaction = self.pool.begin().await?;
-        let batch = sequence(&mut transaction, limit).await?;
-        if batch.settled > 0 {
-            transaction.commit().await?;
-        } else {
-            transaction.rollback().await?;
-        }
+        let batch = sequence(&mut *self.pool.acquire().await?, limit).await?;
         head::publish(&self.head, batch.head);
         Ok(batch)
     }
@@ -168,6 +215,10 @@ impl Sequencer {
     /// Looks without taking the lock or a transaction id, so that an idle replica costs nothing.
     async fn look(&self) -> Result<Outlook, SequencerError> {
         let frontier = Frontier::read(&mut *self.pool.acquire().await?).await?;
+        // New events would stand below what is settled, and nobody would find them waiting.
+        if frontier.head.tx >= frontier.ceiling {
+            return Err(SequencerError::Restored);
+        }
         let waiting = sqlx::query_scalar(
             "SELECT EXISTS (SELECT FROM events
                              WHERE (tx, id) > ($1::text::xid8, $2)
@@ -232,78 +283,21 @@ pub(crate) fn back_off(failures: u32) -> Duration {
     Duration::from_millis(50 << failures.min(7)).min(LAST_BACK_OFF)
 }
 
-/// The batch, inside a transaction (READ COMMITTED) that the caller commits.
+/// The batch, in one statement and so one transaction. The database does it (`migrations/0008_rights.sql`): the
+/// application's role may neither write to the journal nor move the control row.
 async fn sequence(conn: &mut PgConnection, limit: i64) -> Result<Batch, SequencerError> {
     let row = sqlx::query(
-        "SELECT position, tx::text AS tx, event_id, settled_event_id,
-                system_identifier = (SELECT system_identifier FROM pg_control_system()) AS at_home
-           FROM sequencer FOR UPDATE",
+        "SELECT state, settled, last_position, last_tx::text AS last_tx, last_event_id
+           FROM settle_events($1)",
     )
-    .fetch_one(&mut *conn)
-    .await?;
-    let head = Head {
-        position: row.try_get("position")?,
-        tx: tx_of(&row, "tx")?,
-        event_id: row.try_get("event_id")?,
-    };
-    let settled_event_id: i64 = row.try_get("settled_event_id")?;
-    if !row.try_get::<bool, _>("at_home")? {
-        return Err(SequencerError::ForeignCluster);
-    }
-
-    // A statement of its own: the snapshot of the next one is taken after the horizon is known, so
-    // it sees all that was committed below. Inside that statement it would also be evaluated anew
-    // on each worker of a distributed table, each with a horizon of its own.
-    let horizon: String =
-        sqlx::query_scalar("SELECT pg_snapshot_xmin(pg_current_snapshot())::text")
-            .fetch_one(&mut *conn)
-            .await?;
-
-    let last = sqlx::query(
-        "WITH settled AS (
-             INSERT INTO journal (position, tx, event_id)
-             SELECT $1 + row_number() OVER (ORDER BY tx, id), tx, id
-               FROM (SELECT tx, id FROM events
-                      WHERE (tx, id) > ($2::text::xid8, $3)
-                        AND tx < $4::text::xid8
-                        AND id > $5
-                      ORDER BY tx, id LIMIT $6) AS next
-             RETURNING position, tx, event_id)
-         SELECT position, tx::text AS tx, event_id FROM settled ORDER BY position DESC LIMIT 1",
-    )
-    .bind(head.position)
-    .bind(head.tx.to_string())
-    .bind(head.event_id)
-    .bind(horizon)
-    .bind(settled_event_id)
     .bind(limit)
-    .fetch_optional(&mut *conn)
+    .fetch_one(conn)
     .await?;
-    let Some(last) = last else {
-        return Ok(Batch { settled: 0, head });
+    ControlRow::of(row.try_get("state")?).fits()?;
+    let head = Head {
+        position: row.try_get("last_position")?,
+        tx: tx_of(&row, "last_tx")?,
+        event_id: row.try_get("last_event_id")?,
     };
-    let next = Head {
-        position: last.try_get("position")?,
-        tx: tx_of(&last, "tx")?,
-        event_id: last.try_get("event_id")?,
-    };
-    advance(conn, &next).await?;
-    Ok(Batch { settled: next.position - head.position, head: next })
-}
-
-/// Moves the control row and announces it at commit.
-pub(crate) async fn advance(conn: &mut PgConnection, next: &Head) -> Result<(), sqlx::Error> {
-    sqlx::query(
-        "WITH moved AS (
-             UPDATE sequencer SET position = $1, tx = $2::text::xid8, event_id = $3 RETURNING 1)
-         SELECT pg_notify($4, $5) FROM moved",
-    )
-    .bind(next.position)
-    .bind(next.tx.to_string())
-    .bind(next.event_id)
-    .bind(head::CHANNEL)
-    .bind(next.announcement())
-    .execute(conn)
-    .await?;
-    Ok(())
+    Ok(Batch { settled: row.try_get("settled")?, head })
 }

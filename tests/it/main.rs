@@ -21,6 +21,7 @@ mod replaying;
 mod replicas;
 mod session_lifetime;
 mod stalled;
+mod rights;
 mod streams;
 mod structure;
 mod support;

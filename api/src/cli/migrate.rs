@@ -19,11 +19,11 @@ pub(super) async fn run(
 ) -> anyhow::Result<()> {
     let database = Database::open_or_join(config).await?;
     let applied = migrate_or_check(&database, Migrate::Yes).await;
-    if applied.as_ref().is_ok_and(|applied| !applied.is_empty())
-        && let Err(cause) = record(config, &database).await
+    if let Ok(applied) = &applied
+        && let Err(cause) = with_keys(config, &database, !applied.is_empty()).await
     {
         tracing::warn!(
-            "the next server that starts writes into the history what was applied: {cause}"
+            "what was applied is written into the history by the next server that starts: {cause}"
         );
     }
     let name = database.url().to_string();
@@ -41,9 +41,9 @@ pub(super) async fn run(
     Ok(())
 }
 
-/// Writes down who did it, where there is a key to seal their name with. An empty book is begun by its
-/// first server.
-async fn record(config: &Config, database: &Database) -> anyhow::Result<()> {
+/// Writes down who did it, where there is a key to seal their name with, and corrects what only a holder of the key
+/// can (the write permit, when the services are opened). An empty book is begun by its first server.
+async fn with_keys(config: &Config, database: &Database, is_new: bool) -> anyhow::Result<()> {
     if master_key_of(config)?.is_none() {
         return Ok(());
     }
@@ -54,7 +54,10 @@ async fn record(config: &Config, database: &Database) -> anyhow::Result<()> {
     if begun {
         let issuer = config.public_url(config.listen.port())?;
         let services = Services::open(config, database, issuer.origin(), Size::ONE_VERB).await?;
-        let recorded = services.book.record_migrations(&origin(&services)).await;
+        let recorded = match is_new {
+            true => services.book.record_migrations(&origin(&services)).await.map(drop),
+            false => Ok(()),
+        };
         services.close().await;
         recorded?;
     }

@@ -135,7 +135,13 @@ impl Log {
             }
             Look::New { last, checkpoint } => {
                 let note = checkpoint.sign(&[&self.signer()?])?;
-                let signed = store(&mut transaction, checkpoint, note).await?;
+                let signed = store(
+                    &mut transaction,
+                    checkpoint,
+                    note,
+                    self.0.book.keyring().permit().as_slice(),
+                )
+                .await?;
                 stopped.lift(&mut transaction, signed.size).await?;
                 transaction.commit().await?;
                 tracing::debug!(
@@ -297,16 +303,18 @@ async fn store(
     connection: &mut PgConnection,
     checkpoint: Checkpoint,
     note: Vec<u8>,
+    permit: &[u8],
 ) -> Result<Signed, sqlx::Error> {
     let Checkpoint { origin, size, root } = checkpoint;
     let signed_at = sqlx::query_scalar(
-        "INSERT INTO checkpoints (origin, size, root, note) VALUES ($1, $2, $3, $4)
+        "INSERT INTO checkpoints (origin, size, root, note, permit) VALUES ($1, $2, $3, $4, $5)
          RETURNING signed_at",
     )
     .bind(&origin)
     .bind(i64::try_from(size).map_err(|error| sqlx::Error::Encode(error.into()))?)
     .bind(root.0.as_slice())
     .bind(&note)
+    .bind(permit)
     .fetch_one(connection)
     .await?;
     Ok(Signed { origin, size, root, note, signed_at, cosignatures: Vec::new() })

@@ -80,7 +80,7 @@ async fn write_chunk(
     {
         return Err(HistoryError::Refused("the chunk before was not written".to_owned()));
     }
-    write_beside(&mut transaction, chunk).await?;
+    write_beside(&mut transaction, chunk, book.keyring().permit().as_slice()).await?;
     transaction.commit().await?;
     Ok(())
 }
@@ -119,19 +119,24 @@ fn json(value: &impl serde::Serialize) -> Result<Vec<u8>, HistoryError> {
 }
 
 /// What must agree with the events.
-async fn write_beside(connection: &mut PgConnection, chunk: Chunk) -> Result<(), sqlx::Error> {
+async fn write_beside(
+    connection: &mut PgConnection,
+    chunk: Chunk,
+    permit: &[u8],
+) -> Result<(), sqlx::Error> {
     let (ids, (wrapped, masters)): (Vec<_>, (Vec<_>, Vec<_>)) = chunk
         .keys
         .into_iter()
         .map(|NewKey { id, wrapped, master_key }| (id, (wrapped, master_key)))
         .unzip();
     sqlx::query(
-        "INSERT INTO sealing_keys (id, wrapped, master_key)
-         SELECT * FROM unnest($1::text[], $2::bytea[], $3::text[])",
+        "INSERT INTO sealing_keys (id, wrapped, master_key, permit)
+         SELECT *, $4 FROM unnest($1::text[], $2::bytea[], $3::text[])",
     )
     .bind(ids)
     .bind(wrapped)
     .bind(masters)
+    .bind(permit)
     .execute(&mut *connection)
     .await?;
     // Claims first: what is released may have been claimed in this chunk. Nobody takes a name that
@@ -139,14 +144,14 @@ async fn write_beside(connection: &mut PgConnection, chunk: Chunk) -> Result<(),
     let statements = [
         (
             chunk.claimed,
-            "INSERT INTO identifiers (kind, index, user_id)
-             SELECT * FROM unnest($1::text[], $2::text[], $3::uuid[])",
+            "INSERT INTO identifiers (kind, index, user_id, permit)
+             SELECT *, $4 FROM unnest($1::text[], $2::text[], $3::uuid[])",
         ),
         (
             chunk.released,
-            "DELETE FROM identifiers AS i
-              USING unnest($1::text[], $2::text[], $3::uuid[]) AS r (kind, index, user_id)
-              WHERE (i.kind, i.index, i.user_id) = (r.kind, r.index, r.user_id)",
+            "SELECT release_identifiers($4, r.user_id, array_agg(r.kind), array_agg(r.index))
+               FROM unnest($1::text[], $2::text[], $3::uuid[]) AS r (kind, index, user_id)
+              GROUP BY r.user_id",
         ),
     ];
     for (names, statement) in statements {
@@ -163,6 +168,7 @@ async fn write_beside(connection: &mut PgConnection, chunk: Chunk) -> Result<(),
             .bind(kinds)
             .bind(indexes)
             .bind(owners)
+            .bind(permit)
             .execute(&mut *connection)
             .await?;
     }

@@ -1,9 +1,11 @@
 //! The service's own keys, and whether the master key that was given opens what there is.
 
-use sqlx::{PgConnection, PgPool};
+use sha2::{Digest, Sha256};
+use sqlx::{PgConnection, PgExecutor, PgPool};
 
 use super::{
-    KeyringError, MasterKeys, NewKey, data_key, primitives,
+    KeyringError, MasterKeys, NewKey, data_key,
+    primitives::{self, KeyBytes},
     sealing::{KeyRef, SealingKey},
     wrap,
 };
@@ -17,6 +19,34 @@ pub(super) struct ServiceKeys {
     pub(super) index: SealingKey,
     pub(super) operators: SealingKey,
     pub(super) service: SealingKey,
+}
+
+impl ServiceKeys {
+    /// A secret for one purpose.
+    pub(super) fn secret(&self, purpose: &str) -> KeyBytes {
+        self.service.derive(&["entrybook/service/v1\0", purpose])
+    }
+
+    pub(super) fn permit(&self) -> KeyBytes {
+        self.secret("write permit")
+    }
+
+    /// What of the permit stands in the database.
+    pub(super) fn permit_hash(&self) -> Vec<u8> {
+        Sha256::digest(self.permit().as_slice()).to_vec()
+    }
+}
+
+/// Whether our permit is the one of this database; it becomes so where there is none.
+pub(super) async fn admit_permit<'a>(
+    executor: impl PgExecutor<'a>,
+    service: &ServiceKeys,
+) -> Result<bool, KeyringError> {
+    let admitted = sqlx::query_scalar("SELECT admit_write_permit($1)")
+        .bind(service.permit_hash())
+        .fetch_one(executor)
+        .await?;
+    Ok(admitted)
 }
 
 /// The service's keys, or nothing if the database has none of them.
@@ -97,17 +127,26 @@ pub(super) async fn make_service_keys(
     if begun {
         return Err(missing());
     }
-    for id in SERVICE_KEYS {
-        let secret = primitives::random_key(entropy);
-        let row = wrap(master, entropy, id.to_owned(), secret.as_slice());
-        sqlx::query("INSERT INTO sealing_keys (id, wrapped, master_key) VALUES ($1, $2, $3)")
-            .bind(&row.id)
-            .bind(&row.wrapped)
-            .bind(&row.master_key)
-            .execute(&mut *transaction)
-            .await?;
+    let [index, operators, service] = SERVICE_KEYS.map(|id| {
+        let name = id.trim_start_matches("s:").to_owned();
+        SealingKey::new(KeyRef::Service(name), primitives::random_key(entropy))
+    });
+    let service = ServiceKeys { index, operators, service };
+    if !admit_permit(&mut *transaction, &service).await? {
+        return Err(KeyringError::ForeignPermit);
     }
-    let service = read_service_keys(&mut transaction, master).await?.ok_or_else(missing)?;
+    for key in [&service.index, &service.operators, &service.service] {
+        let row = wrap(master, entropy, key.id(), key.secret());
+        sqlx::query(
+            "INSERT INTO sealing_keys (id, wrapped, master_key, permit) VALUES ($1, $2, $3, $4)",
+        )
+        .bind(&row.id)
+        .bind(&row.wrapped)
+        .bind(&row.master_key)
+        .bind(service.permit().as_slice())
+        .execute(&mut *transaction)
+        .await?;
+    }
     transaction.commit().await?;
     tracing::info!("made the service keys, wrapped by master key {}", master.id());
     Ok(service)

@@ -184,10 +184,14 @@ impl KeyRow {
         .await
     }
 
-    pub(super) async fn insert(&self, connection: &mut PgConnection) -> sqlx::Result<()> {
+    pub(super) async fn insert(
+        &self,
+        connection: &mut PgConnection,
+        permit: &[u8],
+    ) -> sqlx::Result<()> {
         sqlx::query(
-            "INSERT INTO signing_keys (kid, algorithm, public_jwk, wrapped, master_key, signs_from)
-             VALUES ($1, $2, $3, $4, $5, $6)",
+            "INSERT INTO signing_keys (kid, algorithm, public_jwk, wrapped, master_key, signs_from, permit)
+             VALUES ($1, $2, $3, $4, $5, $6, $7)",
         )
         .bind(&self.kid)
         .bind(&self.algorithm)
@@ -195,6 +199,7 @@ impl KeyRow {
         .bind(&self.wrapped)
         .bind(&self.master_key)
         .bind(self.signs_from)
+        .bind(permit)
         .execute(connection)
         .await?;
         Ok(())

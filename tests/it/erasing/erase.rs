@@ -364,14 +364,19 @@ async fn a_key_is_destroyed_by_what_the_book_says_and_by_nothing_else() {
         .await
         .unwrap();
     let hers = format!("p:{ada}");
+    let permit = desk.book.keyring().permit();
     for key in [hers.as_str(), month.as_str(), "s:index", "s:service", "p:", "m:", "", "x"] {
-        let refused = sqlx::query("SELECT destroy_key($1)").bind(key).execute(&desk.pool).await;
+        let refused = sqlx::query("SELECT destroy_key($1, $2)")
+            .bind(key)
+            .bind(permit.as_slice())
+            .execute(&desk.pool)
+            .await;
         let refused = refused.unwrap_err();
         assert_eq!(code(&refused), "42501", "{key}: {refused}");
         assert!(refused.to_string().contains("is not to be destroyed"), "{refused}");
     }
     let open: bool = sqlx::query_scalar(
-        "SELECT has_function_privilege('public', 'destroy_key(text)', 'EXECUTE')",
+        "SELECT has_function_privilege('public', 'destroy_key(text, bytea)', 'EXECUTE')",
     )
     .fetch_one(&desk.pool)
     .await
@@ -380,7 +385,7 @@ async fn a_key_is_destroyed_by_what_the_book_says_and_by_nothing_else() {
 
     // All or nothing: without the key's end there is no erasure.
     let grant = |word: &str, to: &str| {
-        format!("{word} EXECUTE ON FUNCTION destroy_key(text) {to} entrybook_app")
+        format!("{word} EXECUTE ON FUNCTION destroy_key(text, bytea) {to} entrybook_app")
     };
     sqlx::raw_sql(&grant("REVOKE", "FROM")).execute(desk.owner()).await.unwrap();
     let events = count(&desk.pool, "SELECT count(*) FROM events").await;
@@ -399,14 +404,16 @@ async fn a_key_is_destroyed_by_what_the_book_says_and_by_nothing_else() {
     desk.book.erase(ada, &desk.origin()).await.unwrap().unwrap();
     // An old copy doesn't come back, not by the owner of the table either.
     for pool in [&desk.pool, desk.owner()] {
-        let refused =
-            sqlx::query("INSERT INTO sealing_keys (id, wrapped, master_key) VALUES ($1, $2, $3)")
-                .bind(format!("p:{ada}"))
-                .bind(&copy.0)
-                .bind(&copy.1)
-                .execute(pool)
-                .await
-                .unwrap_err();
+        let refused = sqlx::query(
+            "INSERT INTO sealing_keys (id, wrapped, master_key, permit) VALUES ($1, $2, $3, $4)",
+        )
+        .bind(format!("p:{ada}"))
+        .bind(&copy.0)
+        .bind(&copy.1)
+        .bind(permit.as_slice())
+        .execute(pool)
+        .await
+        .unwrap_err();
         assert_eq!(code(&refused), "23001", "{refused}");
     }
     // Nor under its name by way of another row, nor as a replica writes.
@@ -420,8 +427,9 @@ async fn a_key_is_destroyed_by_what_the_book_says_and_by_nothing_else() {
         let refused = sqlx::raw_sql(&statement).execute(desk.owner()).await.unwrap_err();
         assert_eq!(code(&refused), "23001", "{statement}: {refused}");
     }
-    let again: bool = sqlx::query_scalar("SELECT destroy_key($1)")
+    let again: bool = sqlx::query_scalar("SELECT destroy_key($1, $2)")
         .bind(format!("p:{ada}"))
+        .bind(permit.as_slice())
         .fetch_one(&desk.pool)
         .await
         .unwrap();

@@ -59,9 +59,17 @@ async fn a_checkpoint_that_was_put_there_is_neither_shown_nor_remembered_nor_anc
     })
     .await;
 
-    // With no more rights than the application has.
+    // The application's rights do not suffice.
     let mut connection = PgConnection::connect(&database.url()).await.unwrap();
-    sqlx::raw_sql("SET ROLE entrybook_app").execute(&mut connection).await.unwrap();
+    let refused = sqlx::raw_sql(
+        "SET ROLE entrybook_app;
+         INSERT INTO checkpoints (origin, size, root, note) SELECT origin, size + 1, root, note FROM checkpoints",
+    )
+    .execute(&mut connection)
+    .await
+    .unwrap_err();
+    assert!(refused.to_string().contains("with the permit of a process"), "{refused}");
+    sqlx::raw_sql("RESET ROLE").execute(&mut connection).await.unwrap();
     let first = notes(database.pool()).await.swap_remove(0);
     for planted in [first, note.clone(), b"garbage".to_vec()] {
         sqlx::query(
@@ -91,8 +99,7 @@ async fn a_checkpoint_that_was_put_there_is_neither_shown_nor_remembered_nor_anc
     }
     // Whoever owns the table takes it away, and it signs again.
     sqlx::raw_sql(
-        "RESET ROLE;
-         ALTER TABLE checkpoints DISABLE TRIGGER append_only;
+        "ALTER TABLE checkpoints DISABLE TRIGGER append_only;
          DELETE FROM checkpoints WHERE size > 1000000000;
          ALTER TABLE checkpoints ENABLE ALWAYS TRIGGER append_only",
     )

@@ -498,9 +498,9 @@ async fn what_was_signed_can_not_be_taken_back() {
     commands::database::migrate(&database.connect_options()).await.unwrap();
     let app = commands::database::connect(database.connect_options(), 2).await.unwrap();
     assert_eq!(commands::database::acting_role(&app).await.unwrap(), commands::database::APP_ROLE);
-    sign(&app, 3, Hash([7; 32])).await;
+    sign(database.pool(), 3, Hash([7; 32])).await;
     run(
-        &app,
+        database.pool(),
         "INSERT INTO cosignatures (origin, size, witness, line) VALUES ('log', 3, 'w', 'line');
          INSERT INTO log_keys (id, origin, wrapped, master_key, signs_from)
          VALUES ('00000000', 'log', '', 'm', now())",
@@ -524,7 +524,8 @@ async fn what_was_signed_can_not_be_taken_back() {
         assert_eq!(code(&error).as_deref(), Some("23001"), "{attempt}: {error}");
     }
     let again = "INSERT INTO checkpoints (origin, size, root, note) VALUES ('log', 3, $1, '')";
-    let fork = sqlx::query(again).bind([8_u8; 32].as_slice()).execute(&app).await.unwrap_err();
+    let fork =
+        sqlx::query(again).bind([8_u8; 32].as_slice()).execute(database.pool()).await.unwrap_err();
     assert_eq!(code(&fork).as_deref(), Some("23505"), "one root for each size: {fork}");
 }
 

@@ -1,6 +1,8 @@
 //! A book that was restored into another cluster.
 
-use ::projections::{Adoption, adopt_cluster, check_journal};
+use ::projections::{
+    Adoption, ControlRow, Sequencer, SequencerError, adopt_cluster, check_journal,
+};
 use serde_json::json;
 use sqlx::PgPool;
 
@@ -137,4 +139,123 @@ async fn at_home_nothing_changes() {
     let before = check_journal(database.pool()).await.unwrap();
     assert_eq!(adopt(database.pool()).await, Adoption::SameCluster);
     assert_eq!(check_journal(database.pool()).await.unwrap(), before);
+}
+
+async fn control_row(pool: &PgPool) -> ControlRow {
+    ControlRow::read(&mut pool.acquire().await.unwrap()).await.unwrap()
+}
+
+/// A dump that is put into a cluster with the same system identifier and lower transaction ids, as a copied machine has
+/// them: the events to come would stand below what is settled.
+#[tokio::test]
+async fn a_control_row_from_the_future_is_a_restore() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    Book::new(pool).fill().await;
+    let reader = Reader::new(pool).await;
+    let lines = reader.settle().await;
+    let later = next_tx(pool).await + 100_000;
+    sqlx::raw_sql(
+        "ALTER TABLE journal DISABLE TRIGGER append_only; ALTER TABLE events DISABLE TRIGGER append_only",
+    )
+    .execute(pool)
+    .await
+    .unwrap();
+    for statement in [
+        "UPDATE events SET tx = $1::text::xid8 WHERE id = (SELECT event_id FROM sequencer)",
+        "UPDATE journal SET tx = $1::text::xid8 WHERE event_id = (SELECT event_id FROM sequencer)",
+        "UPDATE sequencer SET tx = $1::text::xid8",
+    ] {
+        sqlx::query(statement).bind(later.to_string()).execute(pool).await.unwrap();
+    }
+    assert_eq!(control_row(pool).await, ControlRow::Restored);
+    let mut book = Book::new(pool);
+    for number in 100..105 {
+        book.register(user(number), &format!("user{number}")).await;
+    }
+    // The idle look notices as well: nothing seems to wait.
+    let wake = std::sync::Arc::default();
+    let running = Sequencer::new(pool.clone());
+    let settling = running.run(wake, tokio_util::sync::CancellationToken::new());
+    let _ = tokio::time::timeout(std::time::Duration::from_millis(300), settling).await;
+    let refused = running.drain().await;
+    assert!(matches!(refused, Err(SequencerError::Restored)), "{refused:?}");
+    assert_eq!(adopt(pool).await, Adoption::Adopted { events: 5 });
+    assert_eq!(control_row(pool).await, ControlRow::Fits);
+    book.register(user(200), "grace").await;
+    assert_eq!(Reader::of(pool, Vec::new()).await.settle().await, lines + 6);
+    let report = check_journal(pool).await.unwrap();
+    assert!(report.is_sound() && report.waiting == 0, "{report:?}");
+}
+
+/// Whatever its transaction ids are: the tables of a dump are other tables.
+#[tokio::test]
+async fn a_control_row_of_another_table_is_a_restore() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    Book::new(pool).fill().await;
+    let lines = Reader::new(pool).await.settle().await;
+    sqlx::raw_sql(
+        "CREATE TABLE brought (LIKE sequencer INCLUDING ALL);
+         INSERT INTO brought TABLE sequencer;
+         DROP TABLE sequencer;
+         ALTER TABLE brought RENAME TO sequencer",
+    )
+    .execute(pool)
+    .await
+    .unwrap();
+    let refused = Sequencer::new(pool.clone()).sequence_batch(10).await;
+    assert!(matches!(refused, Err(SequencerError::Restored)), "{refused:?}");
+    assert_eq!(adopt(pool).await, Adoption::Adopted { events: 0 });
+    Book::new(pool).register(user(200), "grace").await;
+    assert_eq!(Reader::of(pool, Vec::new()).await.settle().await, lines + 1);
+}
+
+/// Whoever owns the table can still move it. No event may get a second line for that, and none be passed over.
+#[tokio::test]
+async fn a_control_row_that_was_moved_is_refused_and_mended() {
+    for damage in [
+        "UPDATE sequencer SET position = position + 5",
+        "UPDATE sequencer SET position = position - 2",
+        "UPDATE sequencer SET tx = '3', event_id = 1",
+        "UPDATE sequencer SET event_id = event_id + 1",
+        "DELETE FROM sequencer",
+    ] {
+        let database = TestDatabase::create().await;
+        let pool = database.pool();
+        Book::new(pool).fill().await;
+        let lines = Reader::new(pool).await.settle().await;
+        sqlx::raw_sql(damage).execute(pool).await.unwrap();
+        Book::new(pool).register(user(200), "grace").await;
+        if !damage.starts_with("DELETE") {
+            assert_eq!(control_row(pool).await, ControlRow::Displaced, "{damage}");
+            let refused = Sequencer::new(pool.clone()).sequence_batch(10).await;
+            assert!(matches!(refused, Err(SequencerError::Displaced)), "{damage}: {refused:?}");
+        } else {
+            Sequencer::new(pool.clone()).sequence_batch(10).await.unwrap_err();
+        }
+        assert_eq!(adopt(pool).await, Adoption::Mended { events: 1 }, "{damage}");
+        Book::new(pool).register(user(201), "joan").await;
+        assert_eq!(Reader::of(pool, Vec::new()).await.settle().await, lines + 2, "{damage}");
+        let report = check_journal(pool).await.unwrap();
+        assert!(report.is_sound() && report.waiting == 0, "{damage}: {report:?}");
+    }
+}
+
+/// One snapshot for all its statements could miss what was committed below the horizon.
+#[tokio::test]
+async fn events_are_settled_in_read_committed_alone() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    Book::new(pool).fill().await;
+    for level in ["REPEATABLE READ", "SERIALIZABLE"] {
+        let mut transaction = pool.begin().await.unwrap();
+        sqlx::raw_sql(&format!("SET TRANSACTION ISOLATION LEVEL {level}"))
+            .execute(&mut *transaction)
+            .await
+            .unwrap();
+        let refused =
+            sqlx::query("SELECT settle_events(10)").execute(&mut *transaction).await.unwrap_err();
+        assert!(refused.to_string().contains("READ COMMITTED alone"), "{refused}");
+    }
 }

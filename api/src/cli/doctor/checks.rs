@@ -2,14 +2,17 @@
 
 use super::super::projections::{stopped, unfinished};
 use super::{Check, Status};
-use crate::bootstrap::{Database, Owner, Waiting, login, master_key_of, previous_master_key_of};
+use crate::bootstrap::{
+    Database, Order, Owner, Waiting, login, master_key_of, previous_master_key_of,
+};
 use crate::config::{Config, ConfigError};
 use chrono::Utc;
 use commands::clock::{Clock, SystemClock, SystemEntropy};
 use commands::keyring::{Keyring, KeyringError, MasterKeys};
 use commands::leases::Stalled;
+use commands::rights::Difference;
 use nix::sys::statvfs::statvfs;
-use projections::{Horizon, ProjectionState, ProjectionStatus};
+use projections::{ControlRow, ProjectionState, ProjectionStatus};
 use sqlx::{Connection, PgConnection, PgPool};
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
@@ -119,7 +122,6 @@ async fn of_database(config: &Config, database: &Database) -> Vec<Check> {
     checks.push(version(&mut connection, &format!("{}, {kept}", database.url())).await);
     checks.push(durability(&mut connection).await);
     checks.push(clock(&mut connection).await);
-    checks.push(restored(&mut connection).await);
     // Ends politely; that it was closed matters to nobody.
     let _ = connection.close().await;
 
@@ -139,10 +141,13 @@ async fn of_database(config: &Config, database: &Database) -> Vec<Check> {
         )),
         Ok(_) => {
             checks.push(Check::ok("migrations", "all applied"));
+            checks.push(restored(&pool).await);
             checks.push(append_only(database, &pool).await);
+            checks.extend(rights(&pool).await);
             let (check, keyring) = keys(config, &pool).await;
             checks.push(check);
             if let Some(keyring) = keyring {
+                checks.push(permit(&keyring).await);
                 checks.extend(super::log::checks(config, &pool, &keyring, SystemClock.now()).await);
             }
             checks.push(sequencer(&pool).await);
@@ -212,24 +217,87 @@ async fn clock(connection: &mut PgConnection) -> Check {
     }
 }
 
-/// Transaction ids of another cluster would confuse the order; `migrate` settles that.
-async fn restored(connection: &mut PgConnection) -> Check {
-    let same = sqlx::query_scalar::<_, bool>(
-        "SELECT s.system_identifier = c.system_identifier FROM sequencer s, pg_control_system() c",
-    )
-    .fetch_optional(connection)
-    .await;
-    match same {
-        Ok(Some(false)) => Check::fail(
-            "cluster",
-            "the book was restored into another cluster, and not yet taken up there",
+/// Transaction ids of another database would confuse the order; `migrate` settles that.
+async fn restored(pool: &PgPool) -> Check {
+    let name = "cluster";
+    let found = async { ControlRow::read(&mut *pool.acquire().await?).await };
+    match found.await {
+        Ok(ControlRow::Fits) => Check::ok(name, "the book is where it was written"),
+        Ok(ControlRow::ForeignCluster) => Check::fail(
+            name,
+            "the book was restored into another cluster, and not yet taken up there: new events get no position",
             "Run: entrybook migrate",
         ),
-        // Before the first migration there is nothing to ask.
-        Ok(_) | Err(sqlx::Error::Database(_)) => {
-            Check::ok("cluster", "the book is where it was written")
+        Ok(ControlRow::Restored) => Check::fail(
+            name,
+            "the book was restored from a dump, or the cluster was set back, and it was not yet taken up: new events get no position",
+            "Run: entrybook migrate",
+        ),
+        Ok(ControlRow::Displaced) => Check::fail(
+            name,
+            "the row of the table sequencer does not agree with the last line of the journal: new events get no position",
+            "Run: entrybook migrate, which goes on after the last line; then entrybook audit verify, and find out who changed it.",
+        ),
+        Err(error) => Check::broken(name, error),
+    }
+}
+
+/// Whether the application's role has the rights that it needs, and no others.
+async fn rights(pool: &PgPool) -> Option<Check> {
+    let name = "rights";
+    match commands::database::acting_role(pool).await {
+        // Who keeps its login's own rights is told of by the check before.
+        Ok(role) if role != commands::database::APP_ROLE => return None,
+        Ok(_) => {}
+        Err(error) => return Some(Check::broken(name, error)),
+    }
+    Some(match commands::rights::compare(pool).await {
+        Err(error) => Check::broken(name, error),
+        Ok(difference) if difference.is_none() => Check::ok(
+            name,
+            format!(
+                "the role {} may do what it needs and nothing else (docs/rights.md)",
+                commands::database::APP_ROLE
+            ),
+        ),
+        // Every database of PostgreSQL 14 and older begins like this.
+        Ok(Difference { surplus, missing })
+            if missing.is_empty() && surplus == ["schema public: CREATE"] =>
+        {
+            Check::warn(
+                name,
+                "everybody may make tables in the schema public",
+                "Run as its owner: REVOKE CREATE ON SCHEMA public FROM PUBLIC",
+            )
         }
-        Err(error) => Check::broken("cluster", error),
+        Ok(Difference { surplus, missing }) => {
+            let list = |what: &str, rights: &[String]| {
+                (!rights.is_empty()).then(|| format!("{what}: {}", rights.join(", ")))
+            };
+            let found = [list("not needed", &surplus), list("missing", &missing)];
+            Check::fail(
+                name,
+                found.into_iter().flatten().collect::<Vec<_>>().join("; "),
+                "Run: entrybook migrate. What it leaves was granted by somebody else: REVOKE it, and find out who did.",
+            )
+        }
+    })
+}
+
+/// Whether what only a holder of the master key may write can be written.
+async fn permit(keyring: &Keyring) -> Check {
+    let name = "write permit";
+    match keyring.permit_holds().await {
+        Ok(true) => Check::ok(
+            name,
+            "the database takes keys and names from whoever has the master key alone",
+        ),
+        Ok(false) => Check::fail(
+            name,
+            KeyringError::ForeignPermit.to_string(),
+            "Run as the owner, with the master key: entrybook migrate",
+        ),
+        Err(error) => Check::broken(name, error),
     }
 }
 
@@ -404,14 +472,20 @@ const WAITING: Duration = Duration::from_secs(10);
 
 async fn sequencer(pool: &PgPool) -> Check {
     let name = "journal";
-    let Waiting { count, seconds } = match Waiting::read(pool).await {
-        Ok(waiting) => waiting,
+    let order = match Order::read(pool).await {
+        Ok(order) => order,
         Err(error) => return Check::broken(name, error),
     };
-    let horizon = match Horizon::read(pool).await {
-        Ok(horizon) => horizon,
-        Err(error) => return Check::broken(name, error),
-    };
+    if order.control == ControlRow::Fits
+        && let Some(alarm) = order.alarm()
+    {
+        return Check::fail(
+            name,
+            alarm,
+            "Does a server run? It settles them within a second. If one does, look into its log.",
+        );
+    }
+    let Order { waiting: Waiting { count, seconds }, horizon, .. } = order;
     if let Some(holder) = horizon.holder.filter(|_| horizon.age > WAITING) {
         return Check::warn(
             name,

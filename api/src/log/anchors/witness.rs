@@ -63,13 +63,14 @@ impl Witness {
         let note = [&signed.note[..], &answer.body[..]].concat();
         let cosignature = self.address.key.find(&note).map_err(AnchorError::Cosignature)?;
         sqlx::query(
-            "INSERT INTO cosignatures (origin, size, witness, line) VALUES ($1, $2, $3, $4)
+            "INSERT INTO cosignatures (origin, size, witness, line, permit) VALUES ($1, $2, $3, $4, $5)
              ON CONFLICT DO NOTHING",
         )
         .bind(&signed.origin)
         .bind(i64::try_from(signed.size).map_err(|error| sqlx::Error::Encode(error.into()))?)
         .bind(self.address.key.short())
         .bind(cosignature.line.trim_end())
+        .bind(self.app.book().keyring().permit().as_slice())
         .execute(self.app.background())
         .await?;
         self.app.log().forget_recent();
