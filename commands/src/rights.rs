@@ -66,6 +66,11 @@ pub const NEEDED: &[&str] = &[
     "snapshots: UPDATE",
 ];
 
+/// Of these, what a managed server may refuse to grant, or grant to the login itself. What depends on it says so where
+/// it fails.
+const OPTIONAL: &[&str] =
+    &["database: CONNECT", "database: TEMPORARY", "member of pg_read_all_stats"];
+
 /// What the catalogue says, of the role itself and of everybody. Functions of extensions are left out: they are
 /// everybody's, and know nothing of our tables.
 const GRANTED: &str = r#"
@@ -138,7 +143,7 @@ pub async fn compare(pool: &PgPool) -> Result<Difference, StorageError> {
         surplus: granted.iter().filter(|right| !needs(right)).cloned().collect(),
         missing: NEEDED
             .iter()
-            .filter(|right| !granted.iter().any(|has| has == *right))
+            .filter(|right| !OPTIONAL.contains(right) && !granted.iter().any(|has| has == *right))
             .map(|right| (*right).to_owned())
             .collect(),
     })

@@ -21,6 +21,7 @@ mod replaying;
 mod replicas;
 mod session_lifetime;
 mod stalled;
+mod restored_clusters;
 mod rights;
 mod streams;
 mod structure;
