@@ -83,7 +83,27 @@ $$;
 REVOKE ALL ON FUNCTION settle_events(bigint) FROM PUBLIC;
 REVOKE ALL ON FUNCTION sequencer_state() FROM PUBLIC;
 
--- 2. The permit: a secret that is derived from the service's keys, so that whoever has the database's login and not the
+-- 2. Keys that were destroyed. An event alone, which the role may insert, neither destroys a key nor keeps one from
+-- being made: that needs the permit as well, and what was destroyed stands here.
+CREATE TABLE destroyed_keys (
+    id           text PRIMARY KEY,
+    destroyed_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON destroyed_keys
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_rewriting();
+ALTER TABLE destroyed_keys ENABLE ALWAYS TRIGGER append_only;
+-- Of events of before. It reads them all, and comes before anything that sign-ins would wait for is locked.
+SELECT set_config('entrybook.looked_from', pg_snapshot_xmin(pg_current_snapshot())::text, true);
+INSERT INTO destroyed_keys (id)
+SELECT DISTINCT said.id FROM (
+    SELECT 'p:' || aggregate_id AS id FROM events WHERE aggregate_type = 'User' AND event_type = 'UserErased'
+    UNION ALL
+    SELECT 'm:' || substr(aggregate_id, 7) FROM events
+     WHERE aggregate_type = 'Service' AND aggregate_id LIKE 'month:%' AND event_type = 'MonthForgotten'
+       AND substr(aggregate_id, 7) COLLATE "C" < to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM')) AS said
+ WHERE NOT EXISTS (SELECT FROM sealing_keys WHERE sealing_keys.id = said.id);
+
+-- 3. The permit: a secret that is derived from the service's keys, so that whoever has the database's login and not the
 -- master key lacks it. Here is its SHA-256. The first process with the master key puts it here (`admit_write_permit`);
 -- `entrybook migrate` corrects it.
 CREATE TABLE write_permit (
@@ -155,23 +175,14 @@ END
 $$;
 REVOKE ALL ON FUNCTION release_identifiers(bytea, uuid, text[], text[]) FROM PUBLIC;
 
--- 3. Keys that were destroyed. An event alone, which the role may insert, neither destroys a key nor keeps one from
--- being made: that needs the permit as well, and what was destroyed stands here.
-CREATE TABLE destroyed_keys (
-    id           text PRIMARY KEY,
-    destroyed_at timestamptz NOT NULL DEFAULT clock_timestamp()
-);
-CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON destroyed_keys
-    FOR EACH STATEMENT EXECUTE FUNCTION refuse_rewriting();
-ALTER TABLE destroyed_keys ENABLE ALWAYS TRIGGER append_only;
+-- 4. What destroys a key, and what keeps it from coming back.
+
+-- Erasures that were written while the above waited for its locks.
 INSERT INTO destroyed_keys (id)
-SELECT DISTINCT said.id FROM (
-    SELECT 'p:' || aggregate_id AS id FROM events WHERE aggregate_type = 'User' AND event_type = 'UserErased'
-    UNION ALL
-    SELECT 'm:' || substr(aggregate_id, 7) FROM events
-     WHERE aggregate_type = 'Service' AND aggregate_id LIKE 'month:%' AND event_type = 'MonthForgotten'
-       AND substr(aggregate_id, 7) COLLATE "C" < to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM')) AS said
- WHERE NOT EXISTS (SELECT FROM sealing_keys WHERE sealing_keys.id = said.id);
+SELECT DISTINCT 'p:' || e.aggregate_id FROM events e
+ WHERE e.tx >= current_setting('entrybook.looked_from')::xid8 AND e.aggregate_type = 'User' AND e.event_type = 'UserErased'
+   AND NOT EXISTS (SELECT FROM sealing_keys k WHERE k.id = 'p:' || e.aggregate_id)
+ON CONFLICT DO NOTHING;
 
 DROP FUNCTION destroy_key(text);
 -- Destroys a key, if an event says so and the permit is given; whether there was one. VOLATILE, so that it sees the
