@@ -47,6 +47,7 @@ impl Book {
 
     async fn people(&self, keyring: &Keyring, number: u128) -> Vec<(UserId, domain::Sealed)> {
         let mut people = Vec::new();
+        let mut owner = self.owner().await;
         for number in 0..number {
             let user = UserId(Uuid::from_u128(number));
             let (key, row) = keyring.new_person(user);
@@ -54,7 +55,7 @@ impl Book {
                 .bind(&row.id)
                 .bind(&row.wrapped)
                 .bind(&row.master_key)
-                .execute(&self.app)
+                .execute(&mut owner)
                 .await
                 .unwrap();
             people.push((user, keyring.seal(&key, PLACE, format!("person {number}").as_bytes())));

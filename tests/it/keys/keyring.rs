@@ -115,7 +115,7 @@ async fn lost_service_keys_are_never_replaced() {
     let refusal = load(pool, 2).await.unwrap_err();
     assert!(matches!(&refusal, KeyringError::MissingServiceKeys { ids } if ids == "s:index"));
 
-    insert(pool, &keyring.new_person(ADA).1).await;
+    insert(book.owner(), &keyring.new_person(ADA).1).await;
     destroy(book.owner(), "s:operators").await;
     destroy(book.owner(), "s:service").await;
     let refusal = load(pool, 3).await.unwrap_err();
@@ -130,7 +130,7 @@ async fn erasing_a_person_makes_their_values_gone() {
     let here = load(pool, 1).await.unwrap();
     let (key, row) = here.new_person(ADA);
     assert!(here.person(ADA).await.unwrap().is_none(), "not before its row is written");
-    insert(pool, &row).await;
+    insert(book.owner(), &row).await;
     let month = here.month(start()).await.unwrap();
     let email = here.seal(&key, PLACE, b"ada@example.org");
     let source = here.seal(&here.both(&key, &month), "User/1/1", b"192.0.2.1");
@@ -163,7 +163,7 @@ async fn the_end_of_a_month_makes_its_values_gone_and_leaves_the_persons() {
     let pool = &book.app;
     let keyring = load(pool, 1).await.unwrap().remembering(Duration::ZERO);
     let (key, row) = keyring.new_person(ADA);
-    insert(pool, &row).await;
+    insert(book.owner(), &row).await;
     let month = keyring.month(start()).await.unwrap();
     let next = keyring.month(start() + TimeDelta::days(31)).await.unwrap();
     let email = keyring.seal(&key, PLACE, b"ada@example.org");
@@ -185,8 +185,8 @@ async fn what_was_changed_or_moved_is_an_error_and_never_another_value() {
     let keyring = load(pool, 1).await.unwrap().remembering(Duration::ZERO);
     let (ada, ada_row) = keyring.new_person(ADA);
     let (_, bob_row) = keyring.new_person(BOB);
-    insert(pool, &ada_row).await;
-    insert(pool, &bob_row).await;
+    insert(book.owner(), &ada_row).await;
+    insert(book.owner(), &bob_row).await;
     let sealed = keyring.seal(&ada, PLACE, b"ada@example.org");
 
     let swapped = domain::Sealed(sealed.0.replace(&ADA.to_string(), &BOB.to_string()));
@@ -212,7 +212,7 @@ async fn what_was_changed_or_moved_is_an_error_and_never_another_value() {
 }
 
 #[tokio::test]
-async fn the_application_may_add_keys_and_neither_change_nor_destroy_them() {
+async fn the_application_may_neither_change_nor_destroy_keys() {
     let book = Book::new().await;
     let pool = &book.app;
     load(pool, 1).await.unwrap();

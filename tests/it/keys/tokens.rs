@@ -194,7 +194,7 @@ async fn a_key_planted_in_the_database_is_not_used() {
         "INSERT INTO signing_keys (kid, algorithm, public_jwk, wrapped, master_key, signs_from)
          SELECT 'planted', 'EdDSA', '{}', '\\x00', master_key, signs_from FROM signing_keys",
     )
-    .execute(pool)
+    .execute(book.owner())
     .await
     .unwrap();
     let refusal = tokens.refresh_keys().await.unwrap_err();
