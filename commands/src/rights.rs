@@ -29,13 +29,17 @@ pub const NEEDED: &[&str] = &[
     "events: SELECT",
     "function admit_write_permit(bytea): EXECUTE",
     "function destroy_key(text, bytea): EXECUTE",
+    "function end_stalled(uuid): EXECUTE",
+    "function give_back_lease(uuid): EXECUTE",
     "function permit_holds(bytea): EXECUTE",
     "function release_identifiers(bytea, uuid, text[], text[]): EXECUTE",
+    "function renew_lease(uuid, text, text, integer): EXECUTE",
     "function sequencer_state(): EXECUTE",
     "function settle_events(bigint): EXECUTE",
     "identifiers: INSERT",
     "identifiers: SELECT",
     "journal: SELECT",
+    "leases: SELECT",
     "log_keys(id): INSERT",
     "log_keys(master_key): INSERT",
     "log_keys(origin): INSERT",
@@ -64,6 +68,9 @@ pub const NEEDED: &[&str] = &[
     "snapshots: INSERT",
     "snapshots: SELECT",
     "snapshots: UPDATE",
+    "username_lookalikes: DELETE",
+    "username_lookalikes: INSERT",
+    "username_lookalikes: SELECT",
 ];
 
 /// Of these, what a managed server may refuse to grant, or grant to the login itself. What depends on it says so where
