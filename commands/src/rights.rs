@@ -35,6 +35,7 @@ pub const NEEDED: &[&str] = &[
     "function release_identifiers(bytea, uuid, text[], text[]): EXECUTE",
     "function renew_lease(uuid, text, text, integer): EXECUTE",
     "function sequencer_state(): EXECUTE",
+    "function sessions_of_lease(uuid): EXECUTE",
     "function settle_events(bigint): EXECUTE",
     "identifiers: INSERT",
     "identifiers: SELECT",
