@@ -23,7 +23,8 @@ use commands::keyring::Keyring;
 use commands::tokens::{TokenSettings, Tokens};
 use commands::{Entrybook, StorageError};
 use projections::{
-    Adoption, Head, ProjectionState, ProjectionStatus, Projector, ProjectorError, Sequencer,
+    Adoption, BookSource, Head, ProjectionState, ProjectionStatus, Projector, ProjectorError,
+    Sequencer,
 };
 use sqlx::{Connection, PgConnection, PgPool};
 use std::sync::Arc;
@@ -133,9 +134,16 @@ impl Services {
         let anchors = config.anchors.clone();
         let log = Log::open(book.clone(), background.clone(), &config.data_dir, anchors).await?;
         let sequencer = Sequencer::new(background.clone());
-        let projector = Projector::new(background.clone(), projections::all(), sequencer.head());
+        let read = BookSource::new(background.clone(), book.keyring().events().clone());
+        let projector = Projector::new(read, projections::all(), sequencer.head());
         projector.ensure().await.context("The read tables could not be made")?;
         Ok(Self { pool, background, book, log, sequencer, projector, entropy })
+    }
+
+    /// What the folds read, through the connections of requests or of the one verb.
+    #[must_use]
+    pub fn source(&self) -> BookSource {
+        BookSource::new(self.pool.clone(), self.book.keyring().events().clone())
     }
 
     /// Posts all that is written into the journal and the read tables, so that a verb that reads them sees everything, whether or not

@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 use commands::{Account, DAMAGED, Entrybook, Origin, Receipt, StorageError};
 use domain::{UserId, stream};
 use projections::{
+    BookSource,
     journal::{self, JournalError, RecordedEvent},
     transparency,
 };
@@ -91,7 +92,9 @@ pub async fn of(
     }
     let waiting = Erasure { line: None, receipt: None };
     // Nothing happens to an account after it, so it is the last line of its stream.
-    let Some(position) = journal::last_line_of(pool, stream::USER, &id.to_string()).await? else {
+    let source = BookSource::new(pool.clone(), book.keyring().events().clone());
+    let Some(position) = journal::last_line_of(&source, stream::USER, &id.to_string()).await?
+    else {
         return Ok(Some(waiting));
     };
     let Some(event) = journal::read_one(pool, position).await? else {

@@ -103,6 +103,9 @@ pub async fn scrape(app: &App, format: Format) -> ApiResult<String> {
     let mut sampled = sampled(app, order.as_ref());
     register_projections(&mut sampled, &projections, &builds);
     register_processes(&mut sampled, processes);
+    if let Ok(found) = projections::not_authentic::known(app.background()).await {
+        register_not_authentic(&mut sampled, found.count);
+    }
     register_readiness(&mut sampled, &readiness::report(app).await);
     if let Ok(log) = app.log().status(app.background()).await {
         register_log(&mut sampled, &log, app.now());
@@ -396,6 +399,16 @@ fn register_readiness(registry: &mut Registry, report: &Report) {
 }
 
 /// A process that falls behind the journal is stuck: sessions that should have ended are still listed.
+fn register_not_authentic(registry: &mut Registry, count: u64) {
+    let gauge: Gauge = Gauge::default();
+    gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+    registry.register(
+        "events_not_authentic",
+        "Events in the book that the service did not write; they have no effect, and somebody writes with the database's login",
+        gauge,
+    );
+}
+
 fn register_processes(registry: &mut Registry, positions: Vec<(String, i64)>) {
     let family = Family::<Labels, Gauge>::default();
     for (process, position) in positions {

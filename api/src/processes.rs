@@ -272,7 +272,9 @@ impl Process {
         if ![stream::USER, stream::SESSION].contains(&recorded.aggregate_type.as_str()) {
             return Ok(());
         }
-        match recorded.event().map_err(Interrupted::Unreadable)? {
+        let event = recorded.event(self.app.book().keyring().events());
+        let Some(event) = event.map_err(Interrupted::Unreadable)? else { return Ok(()) };
+        match event {
             Event::User(UserEvent::PasswordChanged { kept_session, .. }) => {
                 self.cut(recorded, kept_session, EndReason::PasswordChanged).await
             }
@@ -340,7 +342,7 @@ impl Process {
     ) -> Result<(), Interrupted> {
         let Ok(user) = recorded.aggregate_id.parse::<UserId>() else { return Ok(()) };
         // The version of an account is how many events it has.
-        let version = u64::try_from(recorded.sequence).unwrap_or(0);
+        let version = u64::try_from(recorded.number()).unwrap_or(0);
         if self.cuts.len() >= CUTS {
             self.cuts.clear();
         }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use commands::leases::Stalled;
-use projections::{ProjectionState, ProjectionStatus, StopKind};
+use projections::{ProjectionState, ProjectionStatus, StopKind, not_authentic};
 use serde::Serialize;
 use tokio::sync::Mutex;
 use utoipa::ToSchema;
@@ -138,8 +138,32 @@ async fn look(app: &App) -> Vec<Check> {
         ),
     });
     checks.push(replicas(app).await);
+    checks.push(authenticity(app).await);
     checks.push(log(app).await);
     checks
+}
+
+/// Events that somebody else has added have no effect, so they keep no replica from serving; that somebody
+/// writes with the database's login must be looked at. Anybody may ask, so whose streams they are stays inside.
+async fn authenticity(app: &App) -> Check {
+    match not_authentic::known(app.background()).await {
+        Ok(found) => match found.first.first() {
+            None => Check::ok("events"),
+            Some(first) => Check::new(
+                "events",
+                State::Warning,
+                Some(format!(
+                    "{} events were not written by the service and have no effect, the first at line {}: somebody \
+                     writes with the database's login. Change its password; `entrybook doctor` names them",
+                    found.count, first.position
+                )),
+            ),
+        },
+        Err(error) => {
+            tracing::warn!("the authenticity of events cannot be looked at: {error}");
+            Check::new("events", State::Warning, Some("they cannot be looked at".to_owned()))
+        }
+    }
 }
 
 /// A process that stands still is told while it holds what others wait for. They end that within moments, where the

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use commands::Origin;
 use projections::{
-    Build, BuildState, Options, Progress, Projection, RebuildError, Rebuilt, Unfinished,
+    BookSource, Build, BuildState, Options, Progress, Projection, RebuildError, Rebuilt, Unfinished,
 };
 use tokio::{runtime::Handle, sync::oneshot, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -111,8 +111,9 @@ async fn attempt(
         Ok(pool) => pool,
         Err(error) => return (Vec::new(), Err(Failed::Unavailable(error.into()))),
     };
-    let rebuilt = projections::rebuild(&pool, chosen, options, &app.rebuilds().stop, tell).await;
-    pool.close().await;
+    let source = BookSource::new(pool, app.book().keyring().events().clone());
+    let rebuilt = projections::rebuild(&source, chosen, options, &app.rebuilds().stop, tell).await;
+    source.pool().close().await;
     let (decided, ended) = match rebuilt {
         Ok(decided) => (decided, Ok(())),
         Err(Unfinished { cause, decided }) => (decided, Err(Failed::Rebuild(cause))),

@@ -11,7 +11,7 @@ use std::{
 use chrono::{DateTime, TimeDelta, Utc};
 use commands::{Entrybook, LocalChange, Receipt, leases::News};
 use domain::{User, UserId};
-use projections::{Projector, Reach, Revocations, Sequencer};
+use projections::{BookSource, Projector, Reach, Revocations, Sequencer};
 use sqlx::PgPool;
 use tokio::sync::{Semaphore, broadcast};
 use tokio_util::task::TaskTracker;
@@ -133,6 +133,12 @@ impl App {
     #[must_use]
     pub fn background(&self) -> &PgPool {
         &self.0.parts.background
+    }
+
+    /// What the folds read, through the connections of requests.
+    #[must_use]
+    pub fn source(&self) -> BookSource {
+        BookSource::new(self.pool().clone(), self.book().keyring().events().clone())
     }
 
     #[must_use]

@@ -44,13 +44,17 @@ pub async fn read(
     let recorded = journal::read_one(app.pool(), position).await.map_err(of_the_journal)?;
     let Some(recorded) = recorded else { return Ok(None) };
     app.reading(auditor, origin, Reading::Searched, json!({ "position": position })).await?;
-    let row = audit_history::row_of(&recorded).map_err(ApiError::internal)?;
+    let row = audit_history::row_of(&recorded, app.book().keyring().events())
+        .map_err(ApiError::internal)?;
     let line = history::describe(app, auditor, vec![row]).await?.pop();
     let Some(line) = line else { return Ok(None) };
     let stream = format!("{}/{}", recorded.aggregate_type, recorded.aggregate_id);
     let payload = serde_json::from_str(&recorded.payload).map_err(ApiError::internal)?;
     let mut payload = without_name(payload, &recorded.event_type);
-    open_payload(app.book(), &mut payload, &stream).await?;
+    // What somebody else has added is shown as it stands there.
+    if recorded.is_authentic(app.book().keyring().events()) {
+        open_payload(app.book(), &mut payload, &stream).await?;
+    }
     Ok(Some(Whole {
         line,
         recorded_at: recorded.recorded_at,

@@ -19,6 +19,7 @@ use commands::{
 };
 use cqrs_es::DomainEvent as _;
 use domain::SessionEvent;
+use proof::EventAuthenticator;
 use serde::{Deserialize, Serialize};
 use sqlx::Row as _;
 use zeroize::Zeroizing;
@@ -78,6 +79,7 @@ impl Appender {
             pool.options().get_max_connections() as usize,
             Zeroizing::new([0; 32]),
             Zeroizing::new([0; 32]),
+            EventAuthenticator::new(&[0; 32], 0),
         );
         Self { store, sample, ids: Ids::new(Arc::new(SystemClock), Arc::new(SystemEntropy)) }
     }

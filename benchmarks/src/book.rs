@@ -13,12 +13,23 @@ use commands::{
     tokens::{TokenSettings, Tokens},
 };
 use domain::Password;
-use projections::{Projector, Sequencer};
+use projections::{BookSource, Projector, Sequencer};
 use sqlx::PgPool;
 
 use crate::cluster::Database;
 
 pub(crate) const PASSWORD: &str = "correct horse battery staple";
+
+/// The key ring of every book here.
+async fn keyring(pool: &PgPool) -> Result<Keyring> {
+    let master = MasterKey::parse(&"0123456789abcdef".repeat(4))?;
+    Ok(Keyring::load(pool.clone(), master, Arc::new(SystemEntropy)).await?)
+}
+
+/// What the folds read, for who needs no more of the service.
+pub(crate) async fn source(pool: &PgPool) -> Result<BookSource> {
+    Ok(BookSource::new(pool.clone(), keyring(pool).await?.events().clone()))
+}
 
 /// The service and the read side.
 pub(crate) struct Book {
@@ -47,8 +58,7 @@ impl Book {
         let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
         let clock = Arc::new(ManualClock::new(now));
         let shared: Arc<dyn Clock> = clock.clone();
-        let master = MasterKey::parse(&"0123456789abcdef".repeat(4))?;
-        let keyring = Arc::new(Keyring::load(pool.clone(), master, entropy.clone()).await?);
+        let keyring = Arc::new(keyring(&pool).await?);
         let tokens = Tokens::load(
             pool.clone(),
             keyring.clone(),
@@ -68,9 +78,15 @@ impl Book {
             Settings::default(),
         );
         let sequencer = Sequencer::new(pool.clone());
-        let projector = Projector::new(pool.clone(), projections::all(), sequencer.head());
+        let source = BookSource::new(pool.clone(), entrybook.keyring().events().clone());
+        let projector = Projector::new(source, projections::all(), sequencer.head());
         projector.ensure().await?;
         Ok(Self { pool, entrybook, sequencer, projector, clock })
+    }
+
+    /// What the folds read.
+    pub(crate) fn source(&self) -> BookSource {
+        BookSource::new(self.pool.clone(), self.entrybook.keyring().events().clone())
     }
 
     /// Fills an empty book.

@@ -103,7 +103,7 @@ pub(crate) async fn measure(database: &Database, written: &Written, out: &Path) 
     for user in people.iter().copied() {
         for (position, times) in [(end, &mut at_end), (end / 2, &mut in_the_middle)] {
             let began = Instant::now();
-            replay::state(&book.pool, user, AsOf::Position(position)).await?;
+            replay::state(&book.source(), user, AsOf::Position(position)).await?;
             times.push(micros(began));
         }
     }
@@ -111,7 +111,7 @@ pub(crate) async fn measure(database: &Database, written: &Written, out: &Path) 
     let middle = written.began + (written.ended - written.began) / 2;
     for _ in 0..5 {
         let began = Instant::now();
-        let page = replay::signed_in(&book.pool, middle, None, 20).await?;
+        let page = replay::signed_in(&book.source(), middle, None, 20).await?;
         signed_in.push(micros(began));
         if page.rows.is_empty() {
             bail!("nobody was signed in in the middle of the history");

@@ -56,10 +56,12 @@ pub(crate) fn chosen(names: &[String]) -> Result<Vec<&'static dyn Projection>> {
 pub(crate) async fn child(url: &str, names: &[String]) -> Result<()> {
     let pool = commands::database::connect(url.parse()?, 8).await?;
     let projections = chosen(names)?;
+    let source = crate::book::source(&pool).await?;
     let began = Instant::now();
     let cancel = CancellationToken::new();
     let rebuilt =
-        projections::rebuild(&pool, &projections, Options::default(), &cancel, &mut |_| {}).await?;
+        projections::rebuild(&source, &projections, Options::default(), &cancel, &mut |_| {})
+            .await?;
     let seconds = began.elapsed().as_secs_f64();
     let mut phases: Vec<(String, f64)> = Vec::new();
     for (index, one) in rebuilt.iter().enumerate() {

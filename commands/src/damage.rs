@@ -29,6 +29,8 @@ impl Damage {
             | KeyringError::NotSealed { .. } => {}
             KeyringError::WrongMasterKey { .. }
             | KeyringError::MissingServiceKeys { .. }
+            | KeyringError::NotMigrated
+            | KeyringError::MovedBoundary
             | KeyringError::MonthIsForgotten { .. }
             | KeyringError::ForeignPermit
             | KeyringError::Database(_) => return false,

@@ -42,7 +42,8 @@ static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
 const GRANTS: &[&str] = &[
     "REVOKE ALL ON events, journal, sequencer, identifiers, snapshots, sealing_keys, signing_keys, \
      projections, builds, replicas, log_keys, checkpoints, cosignatures, write_permit, \
-      destroyed_keys, username_lookalikes, leases, _sqlx_migrations FROM entrybook_app",
+      destroyed_keys, username_lookalikes, leases, event_authentication, \
+     _sqlx_migrations FROM entrybook_app",
     "GRANT USAGE ON SCHEMA public TO entrybook_app",
     "GRANT USAGE, CREATE ON SCHEMA ledger TO entrybook_app",
     "GRANT SELECT, INSERT (aggregate_type, aggregate_id, sequence, event_type, event_version, \
@@ -63,6 +64,7 @@ const GRANTS: &[&str] = &[
     "GRANT SELECT ON leases TO entrybook_app",
     "GRANT EXECUTE ON FUNCTION renew_lease(uuid, text, text, integer), give_back_lease(uuid), \
      end_stalled(uuid) TO entrybook_app",
+    "GRANT SELECT, UPDATE (mac) ON event_authentication TO entrybook_app",
     "GRANT SELECT ON _sqlx_migrations TO entrybook_app",
     // A verification folds the claimed identifiers into a temporary table. Everybody may make one,
     // unless that was taken from PUBLIC. Where it may not be granted, that one check fails.

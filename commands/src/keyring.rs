@@ -24,6 +24,7 @@
 //! While the master key is being changed, either of two opens ([`rewrap`]). Sources: RFC 5869 (HKDF),
 //! RFC 2104 (HMAC), draft-irtf-cfrg-xchacha-03.
 
+mod events;
 mod master;
 pub(crate) mod primitives;
 mod remembered;
@@ -35,6 +36,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use domain::{IdentifierKind, Index, Sealed, UserId};
+use proof::EventAuthenticator;
 use sqlx::{PgConnection, PgPool};
 use zeroize::Zeroizing;
 
@@ -91,6 +93,14 @@ pub enum KeyringError {
          run `entrybook migrate` as the owner of the database with the master key, and find out who put it there"
     )]
     ForeignPermit,
+    #[error("the database lacks the table event_authentication; run `entrybook migrate`")]
+    NotMigrated,
+    #[error(
+        "the row of event_authentication was changed, or put in place of another: by it, events that nobody \
+         with the master key wrote would be believed. Restore the row from a backup of this database; its \
+         transparency log and `entrybook audit verify` tell what else was changed"
+    )]
+    MovedBoundary,
     #[error("the keys could not be read; check that the database answers, and try again")]
     Database(#[from] sqlx::Error),
 }
@@ -138,6 +148,7 @@ pub struct Keyring {
     entropy: Arc<dyn Entropy>,
     master: MasterKeys,
     service: ServiceKeys,
+    events: EventAuthenticator,
     people: Remembered<UserId, PersonKey>,
     months: Remembered<Month, MonthKey>,
 }
@@ -164,7 +175,10 @@ impl Keyring {
         if !admit_permit(&pool, &service).await? {
             tracing::error!("{}", KeyringError::ForeignPermit);
         }
+        let secret = service.secret("events");
+        let events = events::authenticator(&pool, &secret).await?;
         let keyring = Self {
+            events,
             pool,
             entropy,
             master,
@@ -489,6 +503,12 @@ impl Keyring {
         .execute(connection)
         .await?;
         Ok(())
+    }
+
+    /// Tells the events that this service wrote from those that somebody else added.
+    #[must_use]
+    pub fn events(&self) -> &EventAuthenticator {
+        &self.events
     }
 
     /// Wraps a secret under the master key. The id is authenticated, so a wrapped secret opens under

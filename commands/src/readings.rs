@@ -2,6 +2,7 @@
 
 use cqrs_es::{Aggregate, event_sink::EventSink};
 use domain::{Event, Metadata, ReadingEvent, Sealed, stream};
+use proof::EventFields;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -68,8 +69,8 @@ impl Entrybook {
     /// The newest readings of a reader, the newest first, whether or not they have a place in the
     /// journal yet. Those that only a newer binary knows are left out.
     pub async fn past_readings(&self, reader: &str) -> Result<Vec<PastReading>, StorageError> {
-        let rows: Vec<(String, String, String, String)> = sqlx::query_as(
-            "SELECT event_type, event_version, payload::text, metadata::text FROM events
+        let rows: Vec<(i64, i64, String, String, String, String)> = sqlx::query_as(
+            "SELECT id, sequence, event_type, event_version, payload::text, metadata::text FROM events
               WHERE aggregate_type = $1 AND aggregate_id = $2 ORDER BY sequence DESC LIMIT $3",
         )
         .bind(stream::READING)
@@ -78,7 +79,18 @@ impl Entrybook {
         .fetch_all(self.pool())
         .await?;
         let mut readings = Vec::with_capacity(rows.len());
-        for (event_type, version, payload, metadata) in rows {
+        for (id, sequence, event_type, version, payload, metadata) in rows {
+            let fields = EventFields {
+                stream_type: stream::READING,
+                stream_id: reader,
+                sequence,
+                event_type: &event_type,
+                event_version: &version,
+                payload: &payload,
+            };
+            if !self.keyring().events().is_authentic(id, &fields, &metadata) {
+                continue;
+            }
             let event = Event::from_stored_text(stream::READING, &event_type, &version, &payload);
             if let (Ok(Event::Reading(event)), Ok(metadata)) =
                 (event, Metadata::from_text(&metadata))

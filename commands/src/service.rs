@@ -154,6 +154,7 @@ impl Entrybook {
                 settings.stream_connections,
                 keyring.service_secret("snapshots"),
                 keyring.permit(),
+                keyring.events().clone(),
             ),
             ids: Ids::new(clock.clone(), entropy.clone()),
             counters: Counters::default(),

@@ -10,7 +10,7 @@
 
 mod lookalikes;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use cqrs_es::{
     Aggregate, AggregateContext, AggregateError, DomainEvent, EventEnvelope, EventStore,
@@ -19,6 +19,7 @@ use cqrs_es::{
 use domain::{IdentifierKind, Index, StreamEvent, UnreadableEvent, UserId};
 use hmac::{Hmac, KeyInit, Mac};
 use postgres_es::PostgresEventRepository;
+use proof::{EventAuthenticator, EventFields, MAC, NUMBER, number_in_stream};
 use serde_json::Value;
 use sha2::Sha256;
 use sqlx::{PgPool, Row, postgres::PgRow, types::Json};
@@ -65,7 +66,12 @@ pub struct Receipt {
 pub struct Loaded<A> {
     pub aggregate: A,
     id: String,
+    /// That of its last event.
     sequence: u64,
+    /// How many events it has that the service wrote.
+    number: u64,
+    /// Sequence numbers behind it that somebody else's events have taken.
+    taken: BTreeSet<u64>,
     new_key: Option<NewKey>,
     lookalikes: Option<Vec<Index>>,
 }
@@ -75,7 +81,8 @@ impl<A: Default> Loaded<A> {
     /// to it is a conflict.
     #[must_use]
     pub fn new_stream(id: String) -> Self {
-        Self { aggregate: A::default(), id, sequence: 0, new_key: None, lookalikes: None }
+        let taken = BTreeSet::new();
+        Self { aggregate: A::default(), id, sequence: 0, number: 0, taken, new_key: None, lookalikes: None }
     }
 }
 
@@ -97,7 +104,13 @@ impl<A> Loaded<A> {
 
     /// How many events the stream had.
     pub fn sequence(&self) -> u64 {
-        self.sequence
+        self.number
+    }
+
+    /// The sequence numbers and the numbers that its next events get.
+    pub(crate) fn next(&self, events: usize) -> Vec<(u64, u64)> {
+        let free = (self.sequence.saturating_add(1)..).filter(|next| !self.taken.contains(next));
+        free.zip(self.number + 1..).take(events).collect()
     }
 }
 
@@ -125,6 +138,7 @@ pub struct Store {
     connections: Connections,
     snapshot_key: Zeroizing<[u8; 32]>,
     permit: Zeroizing<[u8; 32]>,
+    events: EventAuthenticator,
 }
 
 const LOAD: &str = "
@@ -132,11 +146,11 @@ WITH snapshot AS (
     SELECT sequence, payload, mac FROM snapshots
      WHERE aggregate_type = $1 AND aggregate_id = $2 AND shape = $3 AND $4
 )
-SELECT sequence, event_type, event_version, payload, snapshot, mac FROM (
-    SELECT sequence, NULL::text AS event_type, NULL::text AS event_version,
-           NULL::jsonb AS payload, payload AS snapshot, mac FROM snapshot
+SELECT id, sequence, event_type, event_version, payload, metadata, snapshot, mac FROM (
+    SELECT NULL::bigint AS id, sequence, NULL::text AS event_type, NULL::text AS event_version,
+           NULL::text AS payload, NULL::text AS metadata, payload AS snapshot, mac FROM snapshot
     UNION ALL
-    SELECT sequence, event_type, event_version, payload, NULL, NULL FROM events
+    SELECT id, sequence, event_type, event_version, payload::text, metadata::text, NULL, NULL FROM events
      WHERE aggregate_type = $1 AND aggregate_id = $2
        AND sequence > coalesce((SELECT sequence FROM snapshot), 0)
 ) AS stream
@@ -144,9 +158,9 @@ ORDER BY sequence";
 
 const APPEND: &str = "
 INSERT INTO events (aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata)
-SELECT $1, $2, e.sequence, e.event_type, e.event_version, e.payload, $3
-  FROM unnest($4::bigint[], $5::text[], $6::text[], $7::jsonb[])
-    AS e (sequence, event_type, event_version, payload)
+SELECT $1, $2, e.sequence, e.event_type, e.event_version, e.payload, e.metadata
+  FROM unnest($4::bigint[], $5::text[], $6::text[], $7::jsonb[], $3::jsonb[])
+    AS e (sequence, event_type, event_version, payload, metadata)
  ORDER BY e.sequence
 RETURNING tx::text AS tx, id";
 
@@ -160,9 +174,9 @@ RETURNING tx::text AS tx, id";
 const APPEND_WITH: &str = "
 WITH appended AS (
     INSERT INTO events (aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata)
-    SELECT $1, $2, e.sequence, e.event_type, e.event_version, e.payload, $3
-      FROM unnest($4::bigint[], $5::text[], $6::text[], $7::jsonb[])
-        AS e (sequence, event_type, event_version, payload)
+    SELECT $1, $2, e.sequence, e.event_type, e.event_version, e.payload, e.metadata
+      FROM unnest($4::bigint[], $5::text[], $6::text[], $7::jsonb[], $3::jsonb[])
+        AS e (sequence, event_type, event_version, payload, metadata)
      ORDER BY e.sequence
     RETURNING tx, id
 ), claimed AS (
@@ -213,8 +227,10 @@ impl Store {
         connections: usize,
         snapshot_key: Zeroizing<[u8; 32]>,
         permit: Zeroizing<[u8; 32]>,
+        events: EventAuthenticator,
     ) -> Self {
-        Self { connections: Connections::like(&pool, connections), pool, snapshot_key, permit }
+        let connections = Connections::like(&pool, connections);
+        Self { connections, pool, snapshot_key, permit, events }
     }
 
     /// How many connections there are, and how many of them nobody uses.
@@ -263,14 +279,23 @@ impl Store {
                     .map_err(|_| Unfit::Snapshot)?;
                 loaded.aggregate =
                     serde_json::from_slice(&snapshot).map_err(|_| Unfit::Snapshot)?;
+                // There are none of streams in which the two differ.
+                loaded.number = sequence;
             } else {
-                if sequence != loaded.sequence + 1 {
+                let metadata: &str = row.try_get("metadata")?;
+                let Some(event) = self.read_event::<A>(id, sequence, metadata, &row)? else {
+                    loaded.taken.insert(sequence);
+                    continue;
+                };
+                let number = number_in_stream(sequence.cast_signed(), metadata).cast_unsigned();
+                if number != loaded.number + 1 {
                     return Err(Unfit::Event(format!(
                         "event {} is missing before event {sequence}",
-                        loaded.sequence + 1
+                        loaded.number + 1
                     )));
                 }
-                loaded.aggregate.apply(read_event::<A>(sequence, &row)?);
+                loaded.number = number;
+                loaded.aggregate.apply(event);
             }
             loaded.sequence = sequence;
         }
@@ -285,8 +310,9 @@ impl Store {
         events: &[A::Event],
         metadata: &HashMap<String, String>,
     ) -> Result<Receipt, AppendError> {
-        let last = loaded.sequence + events.len() as u64;
-        let sequences: Vec<i64> = (loaded.sequence + 1..=last).map(|n| n as i64).collect();
+        let places = loaded.next(events.len());
+        let (last, number) = places.last().copied().unwrap_or((loaded.sequence, loaded.number));
+        let sequences: Vec<i64> = places.iter().map(|(sequence, _)| *sequence as i64).collect();
         let types: Vec<String> = events.iter().map(DomainEvent::event_type).collect();
         let versions: Vec<String> = events.iter().map(DomainEvent::event_version).collect();
         let payloads: Vec<Value> =
@@ -297,9 +323,16 @@ impl Store {
         for payload in &payloads {
             provable(A::TYPE, &loaded.id, names, payload, metadata)?;
         }
+        let named = types.iter().zip(&versions).zip(&payloads);
+        let mut sealed = Vec::with_capacity(events.len());
+        for (place, ((event_type, version), payload)) in places.iter().zip(named) {
+            let event = (event_type.as_str(), version.as_str(), payload);
+            sealed.push(self.sealed::<A>(&loaded.id, *place, event, metadata)?);
+        }
         let claims = A::claims(events);
         let owner: Option<UserId> = loaded.id.parse().ok();
-        let snapshot = (last / SNAPSHOT_EVERY > loaded.sequence / SNAPSHOT_EVERY)
+        // A stream in which somebody else's events take numbers gets none: a snapshot tells one number alone.
+        let snapshot = (last == number && last / SNAPSHOT_EVERY > loaded.sequence / SNAPSHOT_EVERY)
             .then(|| serde_json::to_vec(&loaded.aggregate))
             .transpose()
             .map_err(|cause| StorageError::Unreadable {
@@ -315,15 +348,17 @@ impl Store {
             (true, _) => APPEND,
             (false, _) => APPEND_WITH,
         };
-        let query = sqlx::query(statement).bind(A::TYPE).bind(&loaded.id).bind(Json(metadata));
+        let query = sqlx::query(statement).bind(A::TYPE).bind(&loaded.id);
         let query = if statement == APPEND_ONE {
             query
+                .bind(sealed.into_iter().next().map(Json))
                 .bind(last as i64)
                 .bind(types.into_iter().next())
                 .bind(versions.into_iter().next())
                 .bind(payloads.into_iter().next())
         } else {
-            query.bind(sequences).bind(types).bind(versions).bind(payloads)
+            let sealed: Vec<_> = sealed.into_iter().map(Json).collect();
+            query.bind(sealed).bind(sequences).bind(types).bind(versions).bind(payloads)
         };
         let query = if plain {
             query
@@ -377,13 +412,17 @@ impl Store {
         let names = event.event_type().len() + event.event_version().len();
         provable(A::TYPE, &loaded.id, names, &payload, metadata)?;
         let (kinds, indexes) = columns(held);
+        let place = loaded.next(1).pop().unwrap_or((loaded.sequence + 1, loaded.number + 1));
+        let (event_type, version) = (event.event_type(), event.event_version());
+        let named = (event_type.as_str(), version.as_str(), &payload);
+        let sealed = self.sealed::<A>(&loaded.id, place, named, metadata)?;
         let query = sqlx::query(APPEND_DESTROYING)
             .bind(A::TYPE)
             .bind(&loaded.id)
-            .bind(Json(metadata))
-            .bind(loaded.sequence as i64 + 1)
-            .bind(event.event_type())
-            .bind(event.event_version())
+            .bind(Json(sealed))
+            .bind(place.0 as i64)
+            .bind(event_type)
+            .bind(version)
             .bind(payload)
             .bind(kinds)
             .bind(indexes)
@@ -476,6 +515,48 @@ impl Store {
         Ok(found.first().map(|row| row.try_get(0)).transpose()?.map(UserId))
     }
 
+    /// The metadata of one event, with its code.
+    fn sealed<A: Stream>(
+        &self,
+        id: &str,
+        place: (u64, u64),
+        event: (&str, &str, &Value),
+        metadata: &HashMap<String, String>,
+    ) -> Result<HashMap<String, String>, StorageError> {
+        let (event_type, event_version, payload) = event;
+        let payload = payload.to_string();
+        let event = StoredForm { stream: (A::TYPE, id), place, event_type, event_version, payload };
+        event.seal(&self.events, metadata.clone())
+    }
+
+    /// An event as loaded; nothing where somebody else has added it.
+    fn read_event<A: Stream>(
+        &self,
+        id: &str,
+        sequence: u64,
+        metadata: &str,
+        row: &PgRow,
+    ) -> Result<Option<A::Event>, Unfit> {
+        let (event_type, event_version, payload): (&str, &str, &str) =
+            (row.try_get("event_type")?, row.try_get("event_version")?, row.try_get("payload")?);
+        let fields = EventFields {
+            stream_type: A::TYPE,
+            stream_id: id,
+            sequence: sequence.cast_signed(),
+            event_type,
+            event_version,
+            payload,
+        };
+        if !self.events.is_authentic(row.try_get("id")?, &fields, metadata) {
+            return Ok(None);
+        }
+        let read = domain::read_stored_text(event_type, event_version, payload);
+        read.map(Some).map_err(|unreadable: UnreadableEvent| {
+            let cause = format!("event {sequence}: {unreadable}");
+            if unreadable.is_newer() { Unfit::Newer(cause) } else { Unfit::Event(cause) }
+        })
+    }
+
     pub(crate) fn snapshot_mac<A: Stream>(
         &self,
         id: &str,
@@ -530,13 +611,44 @@ impl From<sqlx::Error> for Unfit {
     }
 }
 
-fn read_event<A: Stream>(sequence: u64, row: &PgRow) -> Result<A::Event, Unfit> {
-    let (name, version): (String, String) =
-        (row.try_get("event_type")?, row.try_get("event_version")?);
-    domain::read_stored(&name, &version, row.try_get("payload")?).map_err(|unreadable| {
-        let cause = format!("event {sequence}: {unreadable}");
-        if unreadable.is_newer() { Unfit::Newer(cause) } else { Unfit::Event(cause) }
-    })
+/// An event as it will be stored.
+pub(crate) struct StoredForm<'a> {
+    /// The type and the id of its stream.
+    pub(crate) stream: (&'a str, &'a str),
+    /// Its sequence number, and its number among the events that the service wrote.
+    pub(crate) place: (u64, u64),
+    pub(crate) event_type: &'a str,
+    pub(crate) event_version: &'a str,
+    pub(crate) payload: String,
+}
+
+impl StoredForm<'_> {
+    /// Adds to the metadata what authenticates the event.
+    pub(crate) fn seal(
+        &self,
+        events: &EventAuthenticator,
+        mut metadata: HashMap<String, String>,
+    ) -> Result<HashMap<String, String>, StorageError> {
+        let ((stream_type, stream_id), (sequence, number)) = (self.stream, self.place);
+        if sequence != number {
+            metadata.insert(NUMBER.to_owned(), number.to_string());
+        }
+        let fields = EventFields {
+            stream_type,
+            stream_id,
+            sequence: sequence.cast_signed(),
+            event_type: self.event_type,
+            event_version: self.event_version,
+            payload: &self.payload,
+        };
+        let members = metadata.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+        let mac = events.mac(&fields, members).map_err(|cause| StorageError::Unprovable {
+            stream: format!("{stream_type} {stream_id}"),
+            cause: cause.to_string(),
+        })?;
+        metadata.insert(MAC.to_owned(), mac);
+        Ok(metadata)
+    }
 }
 
 fn columns(claims: &[(IdentifierKind, Index)]) -> (Vec<&'static str>, Vec<String>) {
@@ -562,6 +674,30 @@ impl<A: Stream> EventStore<A> for Store {
         id: &str,
     ) -> Result<Vec<EventEnvelope<A>>, AggregateError<A::Error>> {
         let stored = PostgresEventRepository::new(self.pool.clone()).get_events::<A>(id).await?;
+        // The repository reads no ids, and those of older events tell that they need no code.
+        let ids: HashMap<i64, i64> = sqlx::query_as(
+            "SELECT sequence, id FROM events WHERE aggregate_type = $1 AND aggregate_id = $2",
+        )
+        .bind(A::TYPE)
+        .bind(id)
+        .fetch_all(&self.pool)
+        .await
+        .map_err(|error| PersistenceError::UnknownError(Box::new(error)))?
+        .into_iter()
+        .collect();
+        let is_authentic = |event: &SerializedEvent| {
+            let sequence = i64::try_from(event.sequence).unwrap_or(i64::MAX);
+            let fields = EventFields {
+                stream_type: A::TYPE,
+                stream_id: id,
+                sequence,
+                event_type: &event.event_type,
+                event_version: &event.event_version,
+                payload: &event.payload.to_string(),
+            };
+            let stored = ids.get(&sequence).copied().unwrap_or(i64::MAX);
+            self.events.is_authentic(stored, &fields, &event.metadata.to_string())
+        };
         let unreadable = |cause: UnreadableEvent| {
             AggregateError::from(PersistenceError::DeserializationError(Box::new(cause)))
         };
@@ -578,7 +714,7 @@ impl<A: Stream> EventStore<A> for Store {
                 metadata: serde_json::from_value(event.metadata).map_err(PersistenceError::from)?,
             })
         };
-        stored.into_iter().map(read).collect()
+        stored.into_iter().filter(is_authentic).map(read).collect()
     }
 
     async fn load_aggregate(&self, id: &str) -> Result<Loaded<A>, AggregateError<A::Error>> {
@@ -594,13 +730,13 @@ impl<A: Stream> EventStore<A> for Store {
         if events.is_empty() {
             return Ok(Vec::new());
         }
-        let (id, first) = (context.id.clone(), context.sequence + 1);
+        let (id, places) = (context.id.clone(), context.next(events.len()));
         self.append(&context, &events, &metadata)
             .await
             .map_err(AppendError::into_aggregate_error::<A>)?;
-        let numbered = (first..).zip(events);
+        let numbered = places.into_iter().zip(events);
         Ok(numbered
-            .map(|(sequence, payload)| EventEnvelope {
+            .map(|((sequence, _), payload)| EventEnvelope {
                 aggregate_id: id.clone(),
                 sequence: usize::try_from(sequence).unwrap_or(usize::MAX),
                 payload,

@@ -193,6 +193,15 @@ pub fn read_stored<E: StreamEvent>(
     read(event_type, event_version, Payload::Value(payload))
 }
 
+/// The same from the text of the payload.
+pub fn read_stored_text<E: StreamEvent>(
+    event_type: &str,
+    event_version: &str,
+    json: &str,
+) -> Result<E, UnreadableEvent> {
+    read(event_type, event_version, Payload::Text(json))
+}
+
 impl Event {
     /// Reads a stored event. Old versions are brought up to the present one.
     pub fn from_stored(

@@ -70,7 +70,7 @@ mod values;
 #[cfg(test)]
 mod values_tests;
 
-pub use event::{Event, StreamEvent, UnreadableEvent, read_stored, stream};
+pub use event::{Event, StreamEvent, UnreadableEvent, read_stored, read_stored_text, stream};
 pub use fixtures::{Fixture, fixtures};
 pub use guard::{
     FailureReason, GuardSubject, SignInGuard, SignInGuardEvent, ThrottlePolicy, Throttled,

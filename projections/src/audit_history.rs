@@ -14,6 +14,7 @@ use domain::{
     Actor, Event, Index, ReadingEvent, Sealed, ServiceEvent, SessionEvent, SessionId,
     SignInGuardEvent, UserEvent, UserId, stream,
 };
+use proof::EventAuthenticator;
 use sqlx::{PgConnection, postgres::PgRow};
 
 use crate::{
@@ -80,6 +81,11 @@ impl Row {
         format!("{}/{}/{field}", self.aggregate_type, self.aggregate_id)
     }
 }
+
+/// The type of the rows of events that the service did not write; what they claim to be is the outcome.
+pub const NOT_AUTHENTIC: &str = "EventNotAuthentic";
+/// Of what such an event claims to be, so many characters are kept.
+const CLAIMED: usize = 100;
 
 /// The span of time of a row in the second table, in minutes.
 const SPAN_MINUTES: i64 = 10;
@@ -196,6 +202,33 @@ impl View for AuditHistory {
         })
     }
 
+    /// Whose stream it stands in is told, so that it is found there. Who did it nobody knows, and the time is
+    /// the one at which the database took it.
+    fn row_of_not_authentic(recorded: &RecordedEvent) -> Option<Row> {
+        let of_stream = |kind: &str| recorded.aggregate_type == kind;
+        let user_id = of_stream(stream::USER).then(|| recorded.aggregate_id.parse().ok());
+        let session_id = of_stream(stream::SESSION).then(|| recorded.aggregate_id.parse().ok());
+        Some(Row {
+            position: recorded.position,
+            event_type: NOT_AUTHENTIC.to_owned(),
+            aggregate_type: recorded.aggregate_type.clone(),
+            aggregate_id: recorded.aggregate_id.clone(),
+            sequence: recorded.sequence,
+            user_id: user_id.flatten(),
+            session_id: session_id.flatten(),
+            actor: Actor::Anonymous.to_string(),
+            actor_user_id: None,
+            outcome: Some(recorded.event_type.chars().take(CLAIMED).collect()),
+            source: None,
+            address: None,
+            network: None,
+            identifier: None,
+            at: recorded.recorded_at,
+            recorded_at: recorded.recorded_at,
+            request_id: String::new(),
+        })
+    }
+
     fn key_of(row: &Row) -> i64 {
         row.position
     }
@@ -244,9 +277,16 @@ impl View for AuditHistory {
 }
 
 /// What the history has of a line, folded from the line itself.
-pub fn row_of(recorded: &RecordedEvent) -> Result<Row, CannotApply> {
-    let entry = Entry::new(recorded.clone());
-    AuditHistory::fold(None, &entry.line()?)
+pub fn row_of(
+    recorded: &RecordedEvent,
+    authenticator: &EventAuthenticator,
+) -> Result<Row, CannotApply> {
+    let entry = Entry::new(recorded.clone(), authenticator);
+    match entry.line()? {
+        Some(line) => AuditHistory::fold(None, &line),
+        None => AuditHistory::row_of_not_authentic(recorded)
+            .ok_or_else(|| CannotApply::new(recorded, "it is not authentic")),
+    }
 }
 
 /// Whom and what an event concerns.

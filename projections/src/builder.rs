@@ -8,11 +8,12 @@
 use std::time::{Duration, Instant};
 
 use domain::stream;
-use sqlx::{Connection, PgConnection, PgPool};
+use sqlx::{Connection, PgConnection};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
+    book_source::BookSource,
     builds::{Phase, Watch},
     journal::{self, JournalError, RecordedEvent},
     projection::{Entry, Folding, Generation, Projection, Start},
@@ -127,7 +128,7 @@ impl Part {
 /// Folds the lines up to `target` into all parts, and writes them.
 pub(crate) async fn fold_until(
     conn: &mut PgConnection,
-    pool: &PgPool,
+    pool: &BookSource,
     parts: &mut [Part],
     target: i64,
     phase: Phase,
@@ -171,7 +172,7 @@ type Page = Result<Vec<Entry>, JournalError>;
 /// Reads and decodes the lines after `start` up to `target`, each in a task of its own. The pages end
 /// there, or with an error.
 fn read_ahead(
-    pool: PgPool,
+    pool: BookSource,
     parts: &[Part],
     page: i64,
     start: i64,
@@ -187,6 +188,7 @@ fn read_ahead(
         .collect();
     let decoding: Vec<_> = projections.into_iter().filter(|one| one.decodes()).collect();
     let (read, mut undecoded) = mpsc::channel::<Result<Vec<RecordedEvent>, _>>(PAGES_AHEAD);
+    let authenticator = pool.authenticator().clone();
     let reading = tokio::spawn(async move {
         let mut conn = match pool.acquire().await {
             Ok(conn) => conn,
@@ -209,7 +211,8 @@ fn read_ahead(
     let (decoded, pages) = mpsc::channel(PAGES_AHEAD);
     let decoding = tokio::spawn(async move {
         while let Some(lines) = undecoded.recv().await {
-            let page: Page = lines.map(|lines| lines.into_iter().map(Entry::new).collect());
+            let entry = |line| Entry::new(line, &authenticator);
+            let page: Page = lines.map(|lines| lines.into_iter().map(entry).collect());
             for entries in page.iter().flat_map(|entries| entries.chunks(AT_ONCE)) {
                 for entry in entries {
                     if decoding.iter().any(|one| one.concerns(&entry.recorded.aggregate_type)) {

@@ -1,10 +1,11 @@
 //! The first build of a version's tables, by the engine that rebuilds them; then the projector takes
 //! over. It goes on where it was broken off, for its tables are the live ones.
 
-use sqlx::{Connection, PgPool};
+use sqlx::Connection;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    book_source::BookSource,
     builder::{Part, fold_until},
     builds::{Phase, Progress, Watch},
     journal,
@@ -16,7 +17,7 @@ use crate::{
 /// Builds a projection for the first time, or goes on with that: its rows, then its indexes. What
 /// comes meanwhile is left to the projector.
 pub(crate) async fn first_build(
-    pool: &PgPool,
+    pool: &BookSource,
     projection: &'static dyn Projection,
     rows_in_memory: usize,
 ) -> Result<(), RebuildError> {
@@ -38,7 +39,7 @@ pub(crate) async fn first_build(
     let cancel = CancellationToken::new();
     let mut tell = |_: &Progress| {};
     let names = vec![(projection.name(), projection.version())];
-    let mut watch = Watch::new(pool.clone(), names, rows_in_memory, &cancel, &mut tell);
+    let mut watch = Watch::new(pool.pool().clone(), names, rows_in_memory, &cancel, &mut tell);
     let work = async {
         let mut parts = [Part::open(&mut conn, projection, Generation::Live, position).await?];
         watch.starts_at(position, journal::head(pool).await?.position);

@@ -7,10 +7,12 @@ use std::collections::BTreeMap;
 
 use domain::{Event, SealedIdentifier, UnreadableEvent, UserEvent, UserId, stream};
 use futures_util::{TryStreamExt, stream::BoxStream};
-use sqlx::{Connection, PgConnection, PgPool, Row, postgres::PgRow};
+use proof::{EventAuthenticator, EventFields};
+use sqlx::{Connection, PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
 use crate::{
+    book_source::BookSource,
     copy::copy_in,
     projection::{CannotApply, StopKind},
     rebuild::{RebuildError, connect},
@@ -58,7 +60,7 @@ impl Claim {
 }
 
 /// Compares the table of claimed identifiers with a fold of all accounts' events, both as of now.
-pub async fn verify_identifiers(pool: &PgPool) -> Result<IdentifierDifferences, RebuildError> {
+pub async fn verify_identifiers(pool: &BookSource) -> Result<IdentifierDifferences, RebuildError> {
     // It ends with its connection.
     let mut folded = connect(pool).await?;
     sqlx::query(
@@ -76,7 +78,7 @@ pub async fn verify_identifiers(pool: &PgPool) -> Result<IdentifierDifferences, 
     sqlx::query("SET LOCAL idle_in_transaction_session_timeout = 0")
         .execute(&mut *snapshot)
         .await?;
-    fold_claims(&mut snapshot, &mut folded).await?;
+    fold_claims(&mut snapshot, &mut folded, pool.authenticator()).await?;
     // In the order of bytes, as they are merged.
     let claims = sqlx::query(
         r#"SELECT kind, index, user_id FROM pg_temp.claims
@@ -141,18 +143,34 @@ const USERNAME: &str = "username";
 async fn fold_claims(
     conn: &mut PgConnection,
     folded: &mut PgConnection,
+    authenticator: &EventAuthenticator,
 ) -> Result<(), RebuildError> {
     let mut unwritten: Vec<(UserId, &'static str, String)> = Vec::new();
     let mut of_account: BTreeMap<&'static str, String> = BTreeMap::new();
     let mut account: Option<UserId> = None;
     let mut rows = sqlx::query(
-        "SELECT id, aggregate_id, sequence, event_type, event_version, payload::text AS payload
+        "SELECT id, aggregate_id, sequence, event_type, event_version, payload::text AS payload,
+                metadata::text AS metadata
            FROM events WHERE aggregate_type = $1 ORDER BY aggregate_id, sequence",
     )
     .bind(stream::USER)
     .fetch(conn);
     while let Some(row) = rows.try_next().await? {
         let id: String = row.try_get("aggregate_id")?;
+        let payload: String = row.try_get("payload")?;
+        let (event_type, version): (String, String) =
+            (row.try_get("event_type")?, row.try_get("event_version")?);
+        let fields = EventFields {
+            stream_type: stream::USER,
+            stream_id: &id,
+            sequence: row.try_get("sequence")?,
+            event_type: &event_type,
+            event_version: &version,
+            payload: &payload,
+        };
+        if !authenticator.is_authentic(row.try_get("id")?, &fields, row.try_get("metadata")?) {
+            continue;
+        }
         let user = id.parse().map(Some).map_err(|cause: uuid::Error| {
             sqlx::Error::ColumnDecode { index: "aggregate_id".to_owned(), source: cause.into() }
         })?;
@@ -163,9 +181,6 @@ async fn fold_claims(
                 write(folded, &mut unwritten).await?;
             }
         }
-        let payload: String = row.try_get("payload")?;
-        let (event_type, version): (String, String) =
-            (row.try_get("event_type")?, row.try_get("event_version")?);
         match Event::from_stored_text(stream::USER, &event_type, &version, &payload) {
             Ok(Event::User(event)) => claim(&mut of_account, event),
             Ok(

@@ -4,6 +4,7 @@
 
 use chrono::{DateTime, Utc};
 use domain::{Event, Metadata};
+use proof::{EventAuthenticator, EventFields, number_in_stream};
 use sqlx::{PgConnection, PgPool, Row, postgres::PgRow};
 
 use crate::{
@@ -27,7 +28,7 @@ pub struct RecordedEvent {
     pub position: i64,
     pub aggregate_type: String,
     pub aggregate_id: String,
-    /// Its place in its stream, from 1. Of a `User` stream it is the version of the account.
+    /// Its place in its stream, from 1. See [`RecordedEvent::number`].
     pub sequence: i64,
     pub event_type: String,
     pub event_version: String,
@@ -67,8 +68,35 @@ impl JournalError {
 }
 
 impl RecordedEvent {
-    /// What happened. Old versions are brought up to the present one.
-    pub fn event(&self) -> Result<Event, CannotApply> {
+    /// Whether the service wrote it. An event that somebody else has added has no effect.
+    #[must_use]
+    pub fn is_authentic(&self, authenticator: &EventAuthenticator) -> bool {
+        let fields = EventFields {
+            stream_type: &self.aggregate_type,
+            stream_id: &self.aggregate_id,
+            sequence: self.sequence,
+            event_type: &self.event_type,
+            event_version: &self.event_version,
+            payload: &self.payload,
+        };
+        authenticator.is_authentic(self.id, &fields, &self.metadata)
+    }
+
+    /// Its number among those events of its stream that the service wrote, if it is one of them: of a
+    /// `User` stream this is the version of the account.
+    #[must_use]
+    pub fn number(&self) -> i64 {
+        number_in_stream(self.sequence, &self.metadata)
+    }
+
+    /// What happened; nothing where the service did not write it. Old versions are brought up to the
+    /// present one.
+    pub fn event(&self, authenticator: &EventAuthenticator) -> Result<Option<Event>, CannotApply> {
+        if self.is_authentic(authenticator) { self.decoded().map(Some) } else { Ok(None) }
+    }
+
+    /// What it says, whoever wrote it.
+    pub(crate) fn decoded(&self) -> Result<Event, CannotApply> {
         Event::from_stored_text(
             &self.aggregate_type,
             &self.event_type,

@@ -3,7 +3,8 @@
 //! The [`Sequencer`] gives every event its line in the journal. The [`Projector`] keeps each
 //! [`Projection`] up with it; [`rebuild()`] and [`verify()`] use the same folds. A [`Follower`] delivers
 //! lines to consumers in memory, such as [`Revocations`]. This crate knows the events and the tables
-//! they are in, and nothing of commands, keys, pages or requests: what is sealed stays sealed.
+//! they are in, and nothing of commands, pages or requests, and no key but the one that tells events which
+//! the service wrote from others ([`BookSource`]): what is sealed stays sealed.
 //!
 //! # How to add a projection
 //!
@@ -93,6 +94,7 @@
 
 pub mod audit_history;
 pub mod book_audit;
+mod book_source;
 mod builder;
 mod builds;
 mod check_journal;
@@ -107,6 +109,7 @@ mod held;
 mod horizon;
 mod identifiers;
 pub mod journal;
+pub mod not_authentic;
 #[cfg(test)]
 mod pinned_folds;
 mod projection;
@@ -126,6 +129,7 @@ pub mod transparency;
 pub mod users;
 mod view;
 
+pub use book_source::BookSource;
 pub use builds::{Build, BuildState, Phase, Progress, builds, cancel_build};
 pub use check_journal::{JournalReport, check_journal};
 pub use compare::{FoldState, RowDifference, TableDifference, Verified};
@@ -183,8 +187,10 @@ mod tests {
         fn spawnable<F: Future + Send + 'static>(_never_run: F) {}
         let pool = PgPool::connect_lazy("postgres://nobody@localhost:1/none").unwrap();
         let sequencer = Sequencer::new(pool.clone());
-        let projector = Projector::new(pool.clone(), all(), sequencer.head());
-        let revocations = Revocations::new(pool.clone(), sequencer.head(), Duration::ZERO);
+        let key = proof::EventAuthenticator::new(&[0; 32], 0);
+        let book = BookSource::new(pool.clone(), key);
+        let projector = Projector::new(book.clone(), all(), sequencer.head());
+        let revocations = Revocations::new(book.clone(), sequencer.head(), Duration::ZERO);
         let mut follower = Follower::new(pool.clone(), sequencer.head(), 0);
         let receipt = Receipt { tx: 0, event_id: 0 };
         let filter = audit_history::Filter::default();
@@ -196,7 +202,7 @@ mod tests {
             sequencer.run(std::sync::Arc::default(), cancel.clone()).await;
             let _ = Horizon::read(&pool).await;
             let _ = check_journal(&pool).await;
-            let _ = verify_identifiers(&pool).await;
+            let _ = verify_identifiers(&book).await;
             let _ = journal::read_after(&mut conn, 0, 1).await;
             let _ = journal::read_one(&pool, 1).await;
             let _ = follower.next_batch().await;
@@ -209,9 +215,9 @@ mod tests {
             let user = domain::UserId(uuid::Uuid::nil());
             let session = domain::SessionId(uuid::Uuid::nil());
             revocations.run(chrono::DateTime::UNIX_EPOCH, cancel.clone()).await;
-            let _ = rebuild(&pool, &all(), Options::default(), &cancel, &mut |_| {}).await;
+            let _ = rebuild(&book, &all(), Options::default(), &cancel, &mut |_| {}).await;
             for projection in all() {
-                let _ = verify(&pool, projection).await;
+                let _ = verify(&book, projection).await;
             }
             let _ = users::get(&pool, user).await;
             let _ = users::page(&pool, None, 1).await;
@@ -222,9 +228,9 @@ mod tests {
             let _ = audit_history::count(&pool, &filter).await;
             let _ = audit_history::times_between(&pool, 0, 1).await;
             let _ = claims::holders(&pool, &domain::Index(String::new())).await;
-            let _ = replay::state(&pool, user, replay::AsOf::Position(1)).await;
-            let _ = replay::signed_in(&pool, chrono::DateTime::UNIX_EPOCH, None, 1).await;
-            let _ = replay::whole(&pool, replay::AsOf::Position(1)).await;
+            let _ = replay::state(&book, user, replay::AsOf::Position(1)).await;
+            let _ = replay::signed_in(&book, chrono::DateTime::UNIX_EPOCH, None, 1).await;
+            let _ = replay::whole(&book, replay::AsOf::Position(1)).await;
             let _ = transparency::size(&mut conn).await;
             let _ = transparency::root(&mut conn, 1).await;
             let _ = transparency::prove_inclusion(&mut conn, 1, 0).await;

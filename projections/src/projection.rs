@@ -9,6 +9,7 @@ use std::{collections::BTreeMap, fmt, sync::OnceLock};
 
 use domain::{Event, Metadata};
 use futures_util::future::BoxFuture;
+use proof::EventAuthenticator;
 use serde::{Deserialize, Serialize};
 use sqlx::{PgConnection, PgPool};
 
@@ -235,20 +236,27 @@ pub struct Line<'a> {
 #[derive(Debug)]
 pub struct Entry {
     pub recorded: RecordedEvent,
-    content: OnceLock<Result<(Event, Metadata), CannotApply>>,
+    authenticator: EventAuthenticator,
+    content: OnceLock<Result<Option<(Event, Metadata)>, CannotApply>>,
 }
 
 impl Entry {
     #[must_use]
-    pub fn new(recorded: RecordedEvent) -> Self {
-        Self { recorded, content: OnceLock::new() }
+    pub fn new(recorded: RecordedEvent, authenticator: &EventAuthenticator) -> Self {
+        Self { recorded, authenticator: authenticator.clone(), content: OnceLock::new() }
     }
 
-    pub fn line(&self) -> Result<Line<'_>, CannotApply> {
-        let content =
-            self.content.get_or_init(|| Ok((self.recorded.event()?, self.recorded.metadata()?)));
+    /// The line; nothing where the service did not write its event, which then has no effect.
+    pub fn line(&self) -> Result<Option<Line<'_>>, CannotApply> {
+        let content = self.content.get_or_init(|| {
+            let Some(event) = self.recorded.event(&self.authenticator)? else { return Ok(None) };
+            Ok(Some((event, self.recorded.metadata()?)))
+        });
         match content {
-            Ok((event, metadata)) => Ok(Line { recorded: &self.recorded, event, metadata }),
+            Ok(Some((event, metadata))) => {
+                Ok(Some(Line { recorded: &self.recorded, event, metadata }))
+            }
+            Ok(None) => Ok(None),
             Err(cause) => Err(cause.clone()),
         }
     }

@@ -28,6 +28,7 @@ mod stopping;
 pub(crate) use self::stopping::about_rows;
 use self::stopping::{BatchError, explain, refused, took_too_long, unreadable};
 use crate::{
+    book_source::BookSource,
     first_build::first_build,
     head::HeadWatch,
     journal::{self, JournalError},
@@ -74,7 +75,7 @@ pub struct Receipt {
 /// Advances projections. Clones share what they know.
 #[derive(Debug, Clone)]
 pub struct Projector {
-    pool: PgPool,
+    pool: BookSource,
     projections: Arc<[&'static dyn Projection]>,
     head: HeadWatch,
     /// How far this process knows each projection to be.
@@ -104,7 +105,11 @@ enum Step {
 
 impl Projector {
     #[must_use]
-    pub fn new(pool: PgPool, projections: Vec<&'static dyn Projection>, head: HeadWatch) -> Self {
+    pub fn new(
+        pool: BookSource,
+        projections: Vec<&'static dyn Projection>,
+        head: HeadWatch,
+    ) -> Self {
         let checkpoints = projections
             .iter()
             .map(|projection| (projection.name(), watch::Sender::new(0)))
@@ -167,7 +172,7 @@ impl Projector {
             sqlx::query_scalar("SELECT built FROM projections WHERE name = $1 AND version = $2")
                 .bind(name)
                 .bind(projection.version())
-                .fetch_optional(&self.pool)
+                .fetch_optional(self.pool.pool())
                 .await?;
         built.store(now == Some(true), Ordering::Relaxed);
         Ok(now == Some(true))
@@ -444,7 +449,8 @@ impl Projector {
                 Err(cause) => (Vec::new(), Some(unreadable(position, &cause))),
             };
         let more = i64::try_from(events.len()).is_ok_and(|read| read >= limit);
-        let entries: Vec<Entry> = events.into_iter().map(Entry::new).collect();
+        let entries: Vec<Entry> =
+            events.into_iter().map(|event| Entry::new(event, self.pool.authenticator())).collect();
         let mut entries = entries.as_slice();
         while !entries.is_empty() {
             let mut folding = projection.folding(Generation::Live, Start::Careful);
@@ -514,7 +520,7 @@ impl Projector {
         .bind(projection.version())
         .bind(detail)
         .bind(Json(stopped))
-        .execute(&self.pool)
+        .execute(self.pool.pool())
         .await?;
         Ok(())
     }
@@ -574,7 +580,7 @@ impl Projector {
             )
             .bind(projection.name())
             .bind(projection.version())
-            .fetch_optional(&self.pool)
+            .fetch_optional(self.pool.pool())
             .await;
             match row {
                 Ok(Some((applied, _))) if applied >= position => {

@@ -6,11 +6,13 @@
 
 use std::time::Duration;
 
+use proof::EventAuthenticator;
 use serde::Serialize;
 use sqlx::{Connection, PgConnection, PgPool, Row, types::Json};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    book_source::BookSource,
     builder::{Part, fold_until},
     builds::{Phase, Progress, Watch},
     compare::{Verified, compare, stored_fold},
@@ -172,7 +174,7 @@ pub enum Outcome {
 /// Rebuilds projections while they serve. One pass over the book feeds them all; then each is made
 /// ready, compared and swapped by itself.
 pub async fn rebuild(
-    pool: &PgPool,
+    pool: &BookSource,
     chosen: &[&'static dyn Projection],
     options: Options,
     cancel: &CancellationToken,
@@ -186,7 +188,7 @@ pub async fn rebuild(
         }
     }
     let names = once.iter().map(|one| (one.name(), one.version())).collect();
-    let mut watch = Watch::new(pool.clone(), names, options.rows_in_memory, cancel, tell);
+    let mut watch = Watch::new(pool.pool().clone(), names, options.rows_in_memory, cancel, tell);
     let mut rebuild = Rebuild::begin(pool, &once, options).await?;
     let result = rebuild.run(&mut watch).await;
     rebuild.end(result).await
@@ -194,7 +196,7 @@ pub async fn rebuild(
 
 /// Folds the whole book beside a projection, and compares.
 pub async fn verify(
-    pool: &PgPool,
+    pool: &BookSource,
     projection: &'static dyn Projection,
 ) -> Result<Verified, RebuildError> {
     let options = Options { dry_run: true, ..Options::default() };
@@ -206,7 +208,7 @@ pub async fn verify(
 
 /// A rebuild under way, on a connection of its own that holds the right to do it.
 struct Rebuild {
-    pool: PgPool,
+    pool: BookSource,
     conn: PgConnection,
     backend: i32,
     options: Options,
@@ -219,7 +221,7 @@ struct Rebuild {
 
 impl Rebuild {
     async fn begin(
-        pool: &PgPool,
+        pool: &BookSource,
         chosen: &[&'static dyn Projection],
         options: Options,
     ) -> Result<Self, RebuildError> {
@@ -379,7 +381,15 @@ impl Rebuild {
     async fn swap(&mut self, part: &mut Part, verified: &Verified) -> Result<bool, RebuildError> {
         let mended = (!verified.is_equal()).then(|| verified.mended());
         let mut transaction = self.conn.begin().await?;
-        match swap(&mut transaction, part.projection, part.position, mended.as_deref()).await {
+        match swap(
+            &mut transaction,
+            part.projection,
+            part.position,
+            mended.as_deref(),
+            self.pool.authenticator(),
+        )
+        .await
+        {
             Ok(position) => {
                 transaction.commit().await?;
                 part.position = position;
@@ -495,6 +505,7 @@ async fn swap(
     projection: &'static dyn Projection,
     mut position: i64,
     mended: Option<&str>,
+    authenticator: &EventAuthenticator,
 ) -> Result<i64, RebuildError> {
     tables::send_vacuum_away(conn, projection).await?;
     sqlx::query(&format!("SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")).execute(&mut *conn).await?;
@@ -504,7 +515,8 @@ async fn swap(
     let mut folding = projection.folding(Generation::New, Start::Exact);
     while position < target {
         let events = journal::read_after(conn, position, CLOSE.min(target - position)).await?;
-        let entries: Vec<_> = events.into_iter().map(Entry::new).collect();
+        let entries: Vec<_> =
+            events.into_iter().map(|event| Entry::new(event, authenticator)).collect();
         let Some(last) = entries.last().map(|entry| entry.recorded.position) else {
             return Err(JournalError::Gap { expected: position + 1, found: target }.into());
         };

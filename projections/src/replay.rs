@@ -11,11 +11,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use domain::{Event, SessionId, User, UserId};
-use sqlx::PgPool;
+use proof::EventAuthenticator;
 use uuid::Uuid;
 
 use crate::{
     audit_history,
+    book_source::BookSource,
     journal::{self, JournalError, RecordedEvent},
     projection::{CannotApply, Entry, Page},
     sessions::{self, Sessions, session_of_stream},
@@ -121,8 +122,12 @@ impl Replay {
         Self { forgets_ended: true, ..Self::new(until) }
     }
 
-    /// Folds the next line in. Those of other streams are passed by.
-    pub fn absorb(&mut self, recorded: RecordedEvent) -> Result<(), ReplayError> {
+    /// Folds the next line in. Those of other streams are passed by, and those that the service did not write.
+    pub fn absorb(
+        &mut self,
+        recorded: RecordedEvent,
+        authenticator: &EventAuthenticator,
+    ) -> Result<(), ReplayError> {
         let (of_user, of_session) = (
             Users::concerns(&recorded.aggregate_type),
             Sessions::concerns(&recorded.aggregate_type),
@@ -130,8 +135,8 @@ impl Replay {
         if !of_user && !of_session {
             return Ok(());
         }
-        let entry = Entry::new(recorded);
-        let line = entry.line()?;
+        let entry = Entry::new(recorded, authenticator);
+        let Some(line) = entry.line()? else { return Ok(()) };
         let stream = if of_user {
             user_of_stream(line.recorded)?.0
         } else {
@@ -143,7 +148,7 @@ impl Replay {
         if self.past.contains(&stream) {
             return Ok(());
         }
-        let sequence = line.recorded.sequence;
+        let sequence = line.recorded.number();
         let next_is = |next: i64| {
             if sequence == next {
                 return Ok(());
@@ -232,7 +237,7 @@ fn in_order(state: &mut State) {
 }
 
 /// How it was with one person.
-pub async fn state(pool: &PgPool, user: UserId, as_of: AsOf) -> Result<State, ReplayError> {
+pub async fn state(pool: &BookSource, user: UserId, as_of: AsOf) -> Result<State, ReplayError> {
     let (last, at) = match as_of {
         AsOf::Position(position) => match audit_history::time_of_line(pool, position).await? {
             Some(at) => (position, at),
@@ -259,7 +264,7 @@ pub async fn state(pool: &PgPool, user: UserId, as_of: AsOf) -> Result<State, Re
 /// The table of sessions says which may have been. What it says of a session is of today; how it was
 /// then is folded.
 pub async fn signed_in(
-    pool: &PgPool,
+    pool: &BookSource,
     at: DateTime<Utc>,
     after: Option<UserId>,
     limit: i64,
@@ -290,7 +295,7 @@ enum Lines<'a> {
 
 /// Folds lines in, up to one of them.
 async fn fold(
-    pool: &PgPool,
+    pool: &BookSource,
     lines: Lines<'_>,
     last: i64,
     replay: &mut Replay,
@@ -311,13 +316,13 @@ async fn fold(
         after = *end;
         let lines = journal::read_at(&mut *pool.acquire().await?, &positions).await?;
         for recorded in lines {
-            replay.absorb(recorded)?;
+            replay.absorb(recorded, pool.authenticator())?;
         }
     }
 }
 
 /// The whole book folded, with no look at a read table; line by line, so it takes its time.
-pub async fn whole(pool: &PgPool, as_of: AsOf) -> Result<Replay, ReplayError> {
+pub async fn whole(pool: &BookSource, as_of: AsOf) -> Result<Replay, ReplayError> {
     let (last, until) = match as_of {
         AsOf::Position(position) => (position, None),
         AsOf::Time(at) => (i64::MAX, Some(at)),
@@ -331,7 +336,7 @@ pub async fn whole(pool: &PgPool, as_of: AsOf) -> Result<Replay, ReplayError> {
         let Some(end) = lines.last() else { break };
         after = end.position;
         for recorded in lines {
-            replay.absorb(recorded)?;
+            replay.absorb(recorded, pool.authenticator())?;
         }
     }
     Ok(replay)

@@ -15,12 +15,14 @@ use std::{
 
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::{Cut, EndReason, Event, Roles, SessionId, User, UserId, stream};
-use sqlx::{PgPool, Row};
+use proof::EventFields;
+use sqlx::Row;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
+    book_source::BookSource,
     follower::Follower,
     head::{Frontier, Head, HeadWatch},
     journal::JournalError,
@@ -69,7 +71,7 @@ const DESTROYED: usize = 1_024;
 /// Which sessions have ended, and how accounts stand that changed. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Revocations {
-    pool: PgPool,
+    pool: BookSource,
     head: HeadWatch,
     lifetime: Duration,
     known: Arc<RwLock<Known>>,
@@ -112,7 +114,7 @@ impl From<&User> for Standing {
 impl Revocations {
     /// Remembers what ended within `lifetime`, the longest life of an access token.
     #[must_use]
-    pub fn new(pool: PgPool, head: HeadWatch, lifetime: Duration) -> Self {
+    pub fn new(pool: BookSource, head: HeadWatch, lifetime: Duration) -> Self {
         let destroyed = broadcast::channel(DESTROYED).0;
         Self { pool, head, lifetime, known: Arc::default(), destroyed }
     }
@@ -190,7 +192,7 @@ impl Revocations {
             }
         };
         failures = 0;
-        let mut follower = Follower::new(self.pool.clone(), self.head.clone(), position);
+        let mut follower = Follower::new(self.pool.pool().clone(), self.head.clone(), position);
         loop {
             match self.follow(&mut follower).await {
                 Ok(()) => {
@@ -228,7 +230,7 @@ impl Revocations {
     async fn before_window(&self, position: i64, now: DateTime<Utc>) -> Result<i64, JournalError> {
         let (head, clock): (i64, DateTime<Utc>) =
             sqlx::query_as("SELECT position, clock_timestamp() FROM sequencer")
-                .fetch_one(&self.pool)
+                .fetch_one(self.pool.pool())
                 .await?;
         let window = TimeDelta::from_std(self.lifetime + SLACK + OUT_OF_ORDER).ok();
         // Lines have the time of the database; whichever clock is behind reaches further back.
@@ -245,7 +247,7 @@ impl Revocations {
             )
             .bind(line)
             .bind(before)
-            .fetch_optional(&self.pool)
+            .fetch_optional(self.pool.pool())
             .await?;
             // A line that is missing is left to the reader, who names it.
             search.narrow(line, is_before.unwrap_or(false));
@@ -269,7 +271,7 @@ impl Revocations {
         .bind(since)
         .bind(V::NAME)
         .bind(V::VERSION)
-        .fetch_all(&self.pool)
+        .fetch_all(self.pool.pool())
         .await?;
         let mut found = Since { position: 0, ids: Vec::with_capacity(rows.len()) };
         for row in rows {
@@ -287,7 +289,13 @@ impl Revocations {
             let events = follower.read().await?;
             let mut changes = Changes::default();
             for event in &events {
-                changes.add(&event.aggregate_type, &event.aggregate_id, &event.event_type);
+                let authentic = || event.is_authentic(self.pool.authenticator());
+                changes.add_if(
+                    &event.aggregate_type,
+                    &event.aggregate_id,
+                    &event.event_type,
+                    authentic,
+                );
             }
             if events.is_empty() {
                 break;
@@ -305,8 +313,10 @@ impl Revocations {
     /// What is committed beyond the frontier.
     async fn unsettled(&self, frontier: &Frontier) -> Result<Changes, JournalError> {
         let Head { tx, event_id, .. } = frontier.head;
-        let rows: Vec<(String, String, String)> = sqlx::query_as(
-            "SELECT aggregate_type, aggregate_id, event_type FROM events
+        type Unsettled = (i64, String, String, i64, String, String, String, String);
+        let rows: Vec<Unsettled> = sqlx::query_as(
+            "SELECT id, aggregate_type, aggregate_id, sequence, event_type, event_version,
+                    payload::text, metadata::text FROM events
               WHERE (tx, id) > ($1::text::xid8, $2) AND tx < $3::text::xid8 AND id > $4
                 AND (event_type = 'SessionEnded' OR aggregate_type = 'User')",
         )
@@ -314,11 +324,22 @@ impl Revocations {
         .bind(event_id)
         .bind(frontier.ceiling.to_string())
         .bind(frontier.settled_event_id)
-        .fetch_all(&self.pool)
+        .fetch_all(self.pool.pool())
         .await?;
         let mut changes = Changes::default();
-        for (aggregate_type, aggregate_id, event_type) in &rows {
-            changes.add(aggregate_type, aggregate_id, event_type);
+        for (id, stream_type, stream_id, sequence, event_type, event_version, payload, metadata) in
+            &rows
+        {
+            let fields = EventFields {
+                stream_type,
+                stream_id,
+                sequence: *sequence,
+                event_type,
+                event_version,
+                payload,
+            };
+            let authentic = || self.pool.authenticator().is_authentic(*id, &fields, metadata);
+            changes.add_if(stream_type, stream_id, event_type, authentic);
         }
         Ok(changes)
     }
@@ -347,28 +368,35 @@ impl Revocations {
 
     async fn fold_some_users(&self, ids: &[String]) -> Result<(), JournalError> {
         let rows = sqlx::query(
-            "SELECT aggregate_id, sequence, event_type, event_version, payload FROM events
+            "SELECT id, aggregate_id, sequence, event_type, event_version, payload::text AS payload,
+                    metadata::text AS metadata FROM events
               WHERE aggregate_type = $1 AND aggregate_id = ANY($2)
               ORDER BY aggregate_id, sequence",
         )
         .bind(stream::USER)
         .bind(ids)
-        .fetch_all(&self.pool)
+        .fetch_all(self.pool.pool())
         .await?;
         let mut folded: HashMap<UserId, Folded> = HashMap::with_capacity(ids.len());
         for row in rows {
             let id: String = row.try_get("aggregate_id")?;
             let Ok(user) = id.parse::<UserId>() else { continue };
-            let event =
-                row.try_get("payload").map_err(|cause| cause.to_string()).and_then(|payload| {
-                    let (name, version): (String, String) = row
-                        .try_get("event_type")
-                        .and_then(|name| Ok((name, row.try_get("event_version")?)))
-                        .map_err(|cause| cause.to_string())?;
-                    Event::from_stored(stream::USER, &name, &version, payload)
-                        .map_err(|cause| cause.to_string())
-                });
-            folded.entry(user).or_default().apply(user, row.try_get("sequence")?, event);
+            let fields = EventFields {
+                stream_type: stream::USER,
+                stream_id: &id,
+                sequence: row.try_get("sequence")?,
+                event_type: row.try_get("event_type")?,
+                event_version: row.try_get("event_version")?,
+                payload: row.try_get("payload")?,
+            };
+            let (event_id, metadata) = (row.try_get("id")?, row.try_get("metadata")?);
+            if !self.pool.authenticator().is_authentic(event_id, &fields, metadata) {
+                continue;
+            }
+            let EventFields { event_type, event_version, payload, sequence, .. } = fields;
+            let event = Event::from_stored_text(stream::USER, event_type, event_version, payload)
+                .map_err(|cause| cause.to_string());
+            folded.entry(user).or_default().apply(user, sequence, event);
         }
         let mut known = self.known_mut();
         for (user, folded) in folded {
@@ -437,6 +465,24 @@ struct Changes {
 }
 
 impl Changes {
+    /// Adds an event if the service wrote it, which is asked of those alone that change something.
+    fn add_if(
+        &mut self,
+        aggregate_type: &str,
+        aggregate_id: &str,
+        event_type: &str,
+        is_authentic: impl FnOnce() -> bool,
+    ) {
+        let mut one = Self::default();
+        one.add(aggregate_type, aggregate_id, event_type);
+        let is_empty = one.ended.is_empty() && one.users.is_empty() && one.destroyed.is_empty();
+        if !is_empty && is_authentic() {
+            self.ended.extend(one.ended);
+            self.users.extend(one.users);
+            self.destroyed.extend(one.destroyed);
+        }
+    }
+
     /// By names alone: an end that a newer binary wrote in a form unknown here is an end as well.
     fn add(&mut self, aggregate_type: &str, aggregate_id: &str, event_type: &str) {
         match (aggregate_type, event_type) {

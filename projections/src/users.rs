@@ -120,7 +120,7 @@ impl View for Users {
             (None, _) => return Err(line.cannot_apply("the account was never registered")),
         };
         row.version += 1;
-        if i64::try_from(row.version) != Ok(line.recorded.sequence) {
+        if i64::try_from(row.version) != Ok(line.recorded.number()) {
             return Err(line
                 .cannot_apply(format!("number {} of this stream should come next", row.version)));
         }

@@ -7,6 +7,7 @@ use std::{
 
 use domain::{SessionId, UserId};
 use futures_util::future::BoxFuture;
+use proof::EventAuthenticator;
 use sha2::{Digest, Sha256};
 use sqlx::{
     Encode, PgConnection, Postgres, Type,
@@ -80,6 +81,11 @@ pub trait View: Sized + Send + Sync + 'static {
 
     /// The row after a line.
     fn fold(row: Option<Self::Row>, line: &Line<'_>) -> Result<Self::Row, CannotApply>;
+
+    /// The row that an event has which the service did not write. Most have none: it has no effect.
+    fn row_of_not_authentic(_recorded: &RecordedEvent) -> Option<Self::Row> {
+        None
+    }
 
     fn key_of(row: &Self::Row) -> Self::Key;
 
@@ -171,11 +177,22 @@ impl<V: View> Rows<V> {
     ) -> Result<(), ApplyError> {
         let mut lines = Vec::with_capacity(entries.len());
         let mut unknown = Vec::new();
+        let mut not_authentic = Vec::new();
         for entry in entries {
             if !V::concerns(&entry.recorded.aggregate_type) {
                 continue;
             }
-            let line = entry.line()?;
+            let Some(line) = entry.line()? else {
+                let Some(row) = V::row_of_not_authentic(&entry.recorded) else { continue };
+                let key = V::key_of(&row);
+                if self.start == Start::Careful {
+                    unknown.push(key.sql());
+                }
+                let vacant = Kept { row: None, stored: false, changed: false };
+                self.rows.entry(key.clone()).or_insert(vacant);
+                not_authentic.push((key, row));
+                continue;
+            };
             let key = V::key(&line)?;
             if let Slot_::Vacant(vacant) = self.rows.entry(key.clone()) {
                 if self.start == Start::Careful || !V::begins(&line) {
@@ -187,6 +204,12 @@ impl<V: View> Rows<V> {
         }
         if !unknown.is_empty() {
             self.load(conn, unknown).await?;
+        }
+        for (key, row) in not_authentic {
+            let Some(kept) = self.rows.get_mut(&key) else { continue };
+            if kept.row.is_none() {
+                *kept = Kept { row: Some(row), changed: true, stored: kept.stored };
+            }
         }
         for (key, line) in lines {
             let Some(kept) = self.rows.get_mut(&key) else { continue };
@@ -281,8 +304,10 @@ fn fingerprint<V: View>() -> Fingerprint {
     };
     let mut rows: HashMap<V::Key, V::Row> = HashMap::new();
     let mut fingerprint = Fingerprint::new();
+    // The samples are older than the codes.
+    let all_are_older = EventAuthenticator::new(&[0; 32], i64::MAX);
     for recorded in RecordedEvent::samples() {
-        let entry = Entry::new(recorded);
+        let entry = Entry::new(recorded, &all_are_older);
         let recorded = &entry.recorded;
         if !V::concerns(&recorded.aggregate_type) {
             continue;
@@ -290,6 +315,7 @@ fn fingerprint<V: View>() -> Fingerprint {
         let after = entry
             .line()
             .and_then(|line| {
+                let line = line.ok_or_else(|| CannotApply::new(recorded, "it is not authentic"))?;
                 let key = V::key(&line)?;
                 let row = V::fold(rows.remove(&key), &line)?;
                 let own = bytes_of(&line, &|fields| V::write(&row, fields))?;

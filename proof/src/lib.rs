@@ -4,6 +4,7 @@
 //! writes a verifier in another language.
 
 mod audit;
+mod authenticity;
 mod canonical;
 mod checkpoint;
 mod cosignature;
@@ -18,6 +19,7 @@ mod tree;
 mod witness;
 
 pub use audit::{Audit, Finding, Line, REACH, Verdict};
+pub use authenticity::{EventAuthenticator, EventFields, MAC, NUMBER, number_in_stream};
 pub use canonical::{CanonicalError, canonical_json};
 pub use checkpoint::{Checkpoint, CheckpointError, is_verifier_key};
 pub use cosignature::{Cosignature, CosignatureSigner, CosignatureVerifier};

@@ -31,7 +31,11 @@ impl Desk {
 
     /// The same with master keys that the test knows.
     pub async fn open_with(master: impl Into<MasterKeys>) -> Self {
-        let database = TestDatabase::create().await;
+        Self::open_on(TestDatabase::create().await, master).await
+    }
+
+    /// The same on a database that the test has made.
+    pub async fn open_on(database: TestDatabase, master: impl Into<MasterKeys>) -> Self {
         database::migrate(&database.connect_options()).await.unwrap();
         let pool = database::connect(database.connect_options(), 20).await.unwrap();
         let clock =

@@ -158,7 +158,7 @@ async fn check(pool: &PgPool, answered: &Answered) {
         // The server that was killed may have been at a build, and PostgreSQL notices a moment later that it is gone.
         let name = view.name();
         let verified = eventually(&format!("nobody builds {name}"), async || {
-            match projections::verify(pool, view).await {
+            match crate::support::reading::verify(pool, view).await {
                 Err(projections::RebuildError::UnderWay(_)) => None,
                 verified => Some(verified.unwrap()),
             }
@@ -166,7 +166,7 @@ async fn check(pool: &PgPool, answered: &Answered) {
         .await;
         assert!(verified.is_equal(), "{verified:?}");
     }
-    let identifiers = projections::verify_identifiers(pool).await.unwrap();
+    let identifiers = crate::support::reading::verify_identifiers(pool).await.unwrap();
     assert!(identifiers.is_equal(), "{identifiers:?}");
 
     let registered: HashMap<String, i64> = counted(

@@ -6,6 +6,7 @@ mod book;
 mod cli;
 mod crash;
 mod erasing;
+mod forged_events;
 mod history;
 mod keys;
 mod log;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use ::projections::{
     Projector, Sequencer, View, all,
     journal::{self, RecordedEvent},
-    replay::{self, AsOf, Replay, ReplayError, State},
+    replay::{AsOf, Replay, ReplayError, State},
     sessions::{self, Sessions},
     users::{self, Users},
 };
@@ -20,7 +20,10 @@ use crate::{
         book::{Book, Reader, dawn, session, user},
         random_book::RandomBook,
     },
-    support::database::TestDatabase,
+    support::{
+        database::TestDatabase,
+        reading::{older_than_any_code, replay},
+    },
 };
 
 /// The tables as they stand.
@@ -64,7 +67,8 @@ impl Tables {
 /// built up to there each time.
 async fn tables_piece_by_piece(pool: &PgPool, pieces: &[i64]) -> Vec<(i64, Tables)> {
     let sequencer = Sequencer::new(pool.clone());
-    let projector = Projector::new(pool.clone(), all(), sequencer.head());
+    let projector =
+        Projector::new(crate::support::reading::source_of(&pool), all(), sequencer.head());
     projector.ensure().await.unwrap();
     let events: i64 =
         sqlx::query_scalar("SELECT count(*) FROM events").fetch_one(pool).await.unwrap();
@@ -134,7 +138,7 @@ async fn as_of_a_time_it_is_all_that_had_happened() {
         let mut reference = Replay::new(None);
         for line in &lines {
             if line.metadata().unwrap().at <= at {
-                reference.absorb(line.clone()).unwrap();
+                reference.absorb(line.clone(), &older_than_any_code()).unwrap();
             }
         }
         let reference = Tables::of(&reference);

@@ -16,7 +16,13 @@ use crate::{book::Desk, support::server::eventually};
 /// A store with one connection, and the desk that it stands at.
 async fn with_one_connection() -> (Desk, Store) {
     let desk = Desk::open().await;
-    let store = Store::new(desk.pool.clone(), 1, [0; 32].into(), [0; 32].into());
+    let store = Store::new(
+        desk.pool.clone(),
+        1,
+        [0; 32].into(),
+        [0; 32].into(),
+        crate::support::reading::older_than_any_code(),
+    );
     (desk, store)
 }
 

@@ -36,7 +36,7 @@ fn dependencies_point_one_way() {
     }
     let expected = [
         ("benchmarks", "commands domain postgres projections proof"),
-        ("commands", "domain"),
+        ("commands", "domain proof"),
         ("domain", ""),
         ("entrybook", "commands domain postgres projections proof ui"),
         ("postgres", ""),

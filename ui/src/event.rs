@@ -11,7 +11,7 @@ pub const READING_TYPES: [&str; 4] =
     ["HistorySearched", "HistoryExported", "HistoryReplayed", "HistoryFollowed"];
 
 /// Every kind of event that has a label, in the order in which filters offer them.
-pub const EVENT_TYPES: [&str; 38] = [
+pub const EVENT_TYPES: [&str; 39] = [
     "SessionStarted",
     "SessionRefreshed",
     "SessionEnded",
@@ -50,6 +50,7 @@ pub const EVENT_TYPES: [&str; 38] = [
     "HistoryExported",
     "HistoryReplayed",
     "HistoryFollowed",
+    "EventNotAuthentic",
 ];
 
 /// The reasons of a `SessionEnded`.
@@ -132,6 +133,7 @@ impl HistoryRow {
                 | "RegistrationsThrottled"
                 | "LogResumed"
                 | "BookRestored"
+                | "EventNotAuthentic"
         ) || matches!(self.detail.as_deref(), Some("token_reused" | "after_a_kill"))
     }
 

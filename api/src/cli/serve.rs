@@ -7,7 +7,7 @@ use crate::settings::{HttpSettings, PublicUrl};
 use crate::{App, Parts, processes, server, service_events};
 use anyhow::{Context, bail};
 use commands::Origin;
-use projections::Revocations;
+use projections::{BookSource, Revocations};
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -109,8 +109,9 @@ async fn build(
     let admin = make_first_admin(&services, database, &config.admin).await?;
     let begins = Origin::system(services.book.ids().uuid_v7().to_string());
     services.log.ensure(&config.log_origin(public_url), &begins).await?;
+    let events = services.book.keyring().events().clone();
     let revocations = Revocations::new(
-        services.background.clone(),
+        BookSource::new(services.background.clone(), events),
         services.sequencer.head(),
         config.access_token_lifetime.to_std()?,
     );

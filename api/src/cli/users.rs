@@ -172,7 +172,7 @@ async fn lookup(services: &Services, id: UserId) -> anyhow::Result<Lookup> {
         return Ok(Lookup::Book);
     }
     let list = projections::named(USERS).into_iter().collect();
-    let projector = Projector::new(services.pool.clone(), list, services.sequencer.head());
+    let projector = Projector::new(services.source(), list, services.sequencer.head());
     let shown = async {
         services.sequencer.drain().await?;
         Ok::<_, anyhow::Error>(projector.catch_up().await?)

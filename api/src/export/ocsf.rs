@@ -94,6 +94,10 @@ impl Meaning {
             "HistorySearched" | "HistoryExported" | "HistoryReplayed" | "HistoryFollowed" => {
                 good(EntityManagement, 2, "Read")
             }
+            // Somebody else has added it to the database.
+            "EventNotAuthentic" => {
+                Self { class: EntityManagement, ..bad(OTHER, "Event without effect", 3) }
+            }
             "SettingsChanged" => good(EntityManagement, 3, "Update"),
             _ => good(EntityManagement, OTHER, ""),
         }

@@ -82,6 +82,8 @@ pub enum EventType {
     HistoryExported,
     HistoryReplayed,
     HistoryFollowed,
+    /// Somebody with the database's login has added it. It has no effect.
+    EventNotAuthentic,
 }
 
 /// What comes first.

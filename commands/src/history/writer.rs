@@ -19,7 +19,7 @@ use super::{
     HistoryError,
     desk::{Append, Chunk, Snapshot},
 };
-use crate::{Entrybook, keyring::NewKey};
+use crate::{Entrybook, keyring::NewKey, store::StoredForm};
 
 /// Chunks that are sealed and copied at the same time.
 const AT_ONCE: usize = 2;
@@ -92,7 +92,6 @@ async fn rows(book: &Entrybook, appends: &[Append]) -> Result<Vec<u8>, HistoryEr
         let stream = (append.stream, append.id.as_str());
         let metadata =
             append.origin.seal(book.keyring(), stream, append.person.as_ref(), append.at).await?;
-        let metadata = json(&metadata)?;
         for (event, sequence) in append.events.iter().zip(append.first..) {
             let (version, payload) = match event {
                 Event::User(event) => (event.event_version(), json(event)?),
@@ -101,6 +100,14 @@ async fn rows(book: &Entrybook, appends: &[Append]) -> Result<Vec<u8>, HistoryEr
                 Event::Service(event) => (event.event_version(), json(event)?),
                 Event::Reading(event) => (event.event_version(), json(event)?),
             };
+            let stored = StoredForm {
+                stream,
+                place: (sequence, sequence),
+                event_type: event.name(),
+                event_version: &version,
+                payload: String::from_utf8_lossy(&payload).into_owned(),
+            };
+            let metadata = json(&stored.seal(book.keyring().events(), metadata.clone())?)?;
             rows.row(7);
             rows.text(append.stream);
             rows.text(&append.id);

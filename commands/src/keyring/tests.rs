@@ -24,6 +24,7 @@ pub(crate) fn keyring(seed: u64) -> Keyring {
             sqlx::postgres::PgConnectOptions::new_without_pgpass().host("127.0.0.1").port(1),
         );
     Keyring {
+        events: proof::EventAuthenticator::new(&[0; 32], 0),
         pool,
         entropy,
         master: master.into(),

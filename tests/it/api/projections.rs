@@ -429,8 +429,11 @@ async fn impatient_replica(running: &Running, cancel: &CancellationToken) -> Str
     let size = Size::of_server(&config);
     let services = Services::open(&config, &database, public_url.origin(), size).await.unwrap();
     let lifetime = config.access_token_lifetime.to_std().unwrap();
-    let revocations =
-        Revocations::new(services.background.clone(), services.sequencer.head(), lifetime);
+    let revocations = Revocations::new(
+        crate::support::reading::source_of(&services.background),
+        services.sequencer.head(),
+        lifetime,
+    );
     let app = App::new(Parts {
         book: services.book,
         background: services.background,

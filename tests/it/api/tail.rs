@@ -376,7 +376,8 @@ async fn a_place_is_followed_from_month_to_month() {
     const NETWORK: &str = "192.0.0.0/16";
     let desk = Desk::open().await;
     let sequencer = Sequencer::new(desk.pool.clone());
-    let projector = Projector::new(desk.pool.clone(), all(), sequencer.head());
+    let projector =
+        Projector::new(crate::support::reading::source_of(&desk.pool), all(), sequencer.head());
     projector.ensure().await.unwrap();
     let shown = async |count: i64| {
         eventually("all is in the book", async || {

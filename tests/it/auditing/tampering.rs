@@ -1,6 +1,7 @@
 //! What somebody did to the database who may do anything to it: each is found, and named.
 
-use ::projections::{Options, named, rebuild, transparency};
+use crate::support::reading::rebuild;
+use ::projections::{Options, named, transparency};
 use ::proof::{Checkpoint, NoteSigner};
 use commands::database;
 use serde_json::{Value, json};

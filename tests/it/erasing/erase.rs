@@ -1,3 +1,4 @@
+use crate::support::reading::verify_identifiers;
 use std::{
     sync::{
         Arc,
@@ -6,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use ::projections::{Destroyed, Projector, Revocations, Sequencer, verify_identifiers};
+use ::projections::{Destroyed, Projector, Revocations, Sequencer};
 use commands::{
     By, ChangeProfileError, CommandError, NewProfile, Origin, RefreshError, SignInError, SignedIn,
     keyring::Keyring,
@@ -47,7 +48,11 @@ async fn nothing_of_an_erased_person_is_in_a_dump_and_the_book_is_whole() {
     let bob = desk.register("bob").await.account.id;
     // Whatever read tables there are hold what they hold of her.
     let sequencer = Sequencer::new(desk.pool.clone());
-    let projector = Projector::new(desk.pool.clone(), ::projections::all(), sequencer.head());
+    let projector = Projector::new(
+        crate::support::reading::source_of(&desk.pool),
+        ::projections::all(),
+        sequencer.head(),
+    );
     projector.ensure().await.unwrap();
     settled(&desk, &sequencer).await;
     projector.catch_up().await.unwrap();
@@ -488,11 +493,18 @@ async fn every_replica_learns_of_keys_that_are_destroyed() {
     let desk = Desk::open().await;
     let ada = desk.register("ada").await.account.id;
     let sequencer = Sequencer::new(desk.pool.clone());
-    let revocations =
-        Revocations::new(desk.pool.clone(), sequencer.head(), Duration::from_secs(900));
+    let revocations = Revocations::new(
+        crate::support::reading::source_of(&desk.pool),
+        sequencer.head(),
+        Duration::from_secs(900),
+    );
     let mut destroyed = revocations.destroyed();
     let cancel = CancellationToken::new();
-    let projector = Projector::new(desk.pool.clone(), ::projections::all(), sequencer.head());
+    let projector = Projector::new(
+        crate::support::reading::source_of(&desk.pool),
+        ::projections::all(),
+        sequencer.head(),
+    );
     projector.ensure().await.unwrap();
     settled(&desk, &sequencer).await;
     projector.catch_up().await.unwrap();

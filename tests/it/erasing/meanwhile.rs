@@ -1,9 +1,10 @@
 //! What goes on while something is being destroyed or wrapped anew: people sign in, and nothing that is
 //! destroyed comes back.
 
+use crate::support::reading::rebuild;
 use std::{sync::Arc, time::Duration};
 
-use ::projections::{Options, Phase, Projector, Sequencer, rebuild};
+use ::projections::{Options, Phase, Projector, Sequencer};
 use chrono::TimeDelta;
 use commands::{
     By, NewAccount, Origin, SignInError,
@@ -156,7 +157,11 @@ async fn who_is_erased_during_a_rebuild_is_in_no_table_afterwards() {
     let ada = desk.register("ada").await.account.id;
     desk.register("ben").await;
     let sequencer = Sequencer::new(desk.pool.clone());
-    let projector = Projector::new(desk.pool.clone(), ::projections::all(), sequencer.head());
+    let projector = Projector::new(
+        crate::support::reading::source_of(&desk.pool),
+        ::projections::all(),
+        sequencer.head(),
+    );
     projector.ensure().await.unwrap();
     settled(&desk, &sequencer).await;
     projector.catch_up().await.unwrap();
@@ -202,7 +207,11 @@ async fn who_is_erased_during_a_rebuild_is_in_no_table_afterwards() {
 async fn who_becomes_an_admin_while_they_are_taken_away_does_not_count() {
     let desk = Desk::open().await;
     let sequencer = Sequencer::new(desk.pool.clone());
-    let projector = Projector::new(desk.pool.clone(), ::projections::all(), sequencer.head());
+    let projector = Projector::new(
+        crate::support::reading::source_of(&desk.pool),
+        ::projections::all(),
+        sequencer.head(),
+    );
     projector.ensure().await.unwrap();
     let new = NewAccount {
         email: Email::parse("root@example.org").unwrap(),

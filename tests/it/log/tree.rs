@@ -1,13 +1,13 @@
 //! The tree over the book: the same however it came to be, and what follows from it holds by somebody
 //! else's reckoning.
 
+use crate::support::reading::verify;
 use std::collections::{BTreeMap, HashMap};
 
 use ::projections::{
     BuildState, Options, Outcome, Phase, Progress, Projection, ProjectionState, RebuildError,
     builds,
     transparency::{self, Transparency, TransparencyError},
-    verify,
 };
 use ::proof::{Hash, Leaf, MAX_LEAF, TilePath, Tree, entry_bundle, subtrees};
 use serde_json::json;

@@ -306,8 +306,9 @@ impl Reader {
 
     pub async fn of(pool: &PgPool, all: Vec<&'static dyn Projection>) -> Self {
         let sequencer = Sequencer::new(pool.clone());
-        let projector = Projector::new(pool.clone(), all, sequencer.head())
-            .trying_again_after(Duration::from_millis(50));
+        let projector =
+            Projector::new(crate::support::reading::source_of(&pool), all, sequencer.head())
+                .trying_again_after(Duration::from_millis(50));
         projector.ensure().await.unwrap();
         Self { pool: pool.clone(), sequencer, projector }
     }

@@ -1,9 +1,8 @@
 //! Live tables that were damaged, and folds that changed: found, told apart, shown without what is
 //! sealed, and mended by who asks for it.
 
-use ::projections::{
-    Build, BuildState, FoldState, Options, Outcome, RebuildError, builds, rebuild, verify,
-};
+use crate::support::reading::{rebuild, verify};
+use ::projections::{Build, BuildState, FoldState, Options, Outcome, RebuildError, builds};
 use serde_json::json;
 use sqlx::{PgPool, postgres::PgPoolOptions};
 use tokio_util::sync::CancellationToken;

@@ -1,5 +1,6 @@
 //! The first build of a projection on a book that is there already.
 
+use crate::support::reading::verify;
 use std::{
     sync::atomic::{AtomicBool, AtomicI64, Ordering},
     time::Duration,
@@ -7,7 +8,7 @@ use std::{
 
 use ::projections::{
     BuildState, CannotApply, Generation, Index, Line, Projection, ProjectionState, Projector,
-    Sequencer, builds, verify,
+    Sequencer, builds,
 };
 use sqlx::{PgConnection, PgPool};
 use tokio::task::JoinHandle;
@@ -72,7 +73,7 @@ struct Replica {
 impl Replica {
     async fn start(pool: &PgPool) -> Self {
         let projector = Projector::new(
-            pool.clone(),
+            crate::support::reading::source_of(&pool),
             vec![&LINES as &'static dyn Projection],
             Sequencer::new(pool.clone()).head(),
         )

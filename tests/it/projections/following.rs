@@ -1,11 +1,12 @@
 //! While tables are built, the order of the book and the live tables go on: in each phase, what is
 //! appended in it is settled, applied and shown before the phase ends.
 
+use crate::support::reading::rebuild;
 use std::{sync::Mutex, time::Duration};
 
 use ::projections::{
     BuildState, CannotApply, Generation, Index, Line, Options, Outcome, Phase, Progress,
-    Projection, Projector, Receipt, Sequencer, builds, rebuild, users,
+    Projection, Projector, Receipt, Sequencer, builds, users,
 };
 use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
 use tokio::{
@@ -354,7 +355,7 @@ async fn the_live_tables_follow_in_every_phase_of_a_first_build() {
     let mut waits = watch(Generation::Live);
     let pool = database.another_pool("first build").await;
     let projector = Projector::new(
-        pool.clone(),
+        crate::support::reading::source_of(&pool),
         vec![&AWAITED as &'static dyn Projection],
         Sequencer::new(pool).head(),
     )

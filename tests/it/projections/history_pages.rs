@@ -303,13 +303,13 @@ async fn searches_stay_on_indexes() {
     assert!(older.contains("audit_history_v3_without_network"), "{older}");
     // What a person's state and who was signed in are folded from.
     let now = ::projections::replay::AsOf::Time(dawn() + TimeDelta::days(2));
-    let state = ::projections::replay::state(&pool, user(5), now).await.unwrap();
+    let state = crate::support::reading::replay::state(&pool, user(5), now).await.unwrap();
     assert_eq!((state.sessions.len(), state.account.unwrap().version), (1, 1));
     let lines = plan(&pool, "some lines of the book").await;
     assert!(lines.contains("journal_pkey") && lines.contains("events_tx_id"), "{lines}");
     assert!(!lines.contains("Seq Scan"), "{lines}");
     let then = dawn() + TimeDelta::hours(1);
-    let page = ::projections::replay::signed_in(&pool, then, None, 3).await.unwrap();
+    let page = crate::support::reading::replay::signed_in(&pool, then, None, 3).await.unwrap();
     assert!(page.more && page.rows.len() == 3, "{page:?}");
     let people = plan_of(&pool, "who may have been signed in", "may_have_been").await;
     assert!(people.contains("sessions_v2_lasted"), "{people}");

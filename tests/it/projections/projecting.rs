@@ -1,5 +1,6 @@
 //! The projector: live, fenced, stopped by what it can't apply, and never skipping.
 
+use crate::support::reading::verify;
 use std::{
     sync::{
         Arc,
@@ -10,7 +11,7 @@ use std::{
 
 use ::projections::{
     CannotApply, Generation, Line, Projection, ProjectionState, ProjectionStatus, Projector,
-    Receipt, Sequencer, StopKind, users, verify,
+    Receipt, Sequencer, StopKind, users,
 };
 use domain::{Actor, UserEvent};
 use serde_json::json;
@@ -455,7 +456,11 @@ async fn what_was_written_can_be_waited_for() {
     // A process that neither settles nor applies can wait as well.
     let bystander = {
         let sequencer = Sequencer::new(pool.clone());
-        Projector::new(pool.clone(), ::projections::all(), sequencer.head())
+        Projector::new(
+            crate::support::reading::source_of(&pool),
+            ::projections::all(),
+            sequencer.head(),
+        )
     };
     running.caught_up(receipt).await;
     for number in 2..=30 {
@@ -484,7 +489,7 @@ async fn a_follower_sees_every_line_once_and_in_order() {
                 expected += 1;
                 assert_eq!(event.position, expected);
                 assert_eq!(event.metadata().unwrap().actor, Actor::User(user(1)));
-                event.event().unwrap();
+                event.event(&crate::support::reading::older_than_any_code()).unwrap().unwrap();
             }
         }
     }

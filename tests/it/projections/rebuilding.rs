@@ -1,5 +1,6 @@
 //! A rebuild beside the live tables, and the comparison with a fold of everything.
 
+use crate::support::reading::{verify, verify_identifiers};
 use std::{
     sync::{
         Arc,
@@ -10,7 +11,7 @@ use std::{
 
 use ::projections::{
     BuildState, Options, Outcome, Phase, Progress, Projection, RebuildError, Rebuilt, StopKind,
-    builds, sessions, users, verify, verify_identifiers,
+    builds, sessions, users,
 };
 use commands::database::{acting_role, connect, migrate};
 use serde_json::json;
@@ -38,7 +39,7 @@ pub async fn rebuild(
     cancel: &CancellationToken,
     tell: &mut (dyn FnMut(&Progress) + Send),
 ) -> Result<Vec<Rebuilt>, RebuildError> {
-    let rebuilt = ::projections::rebuild(pool, chosen, options, cancel, tell).await;
+    let rebuilt = crate::support::reading::rebuild(pool, chosen, options, cancel, tell).await;
     rebuilt.map_err(|unfinished| unfinished.cause)
 }
 
@@ -379,7 +380,8 @@ async fn what_was_decided_before_a_rebuild_failed_is_told_beside_the_error() {
     sqlx::query("SELECT FROM ledger.sessions_v2 LIMIT 1").execute(&mut *reading).await.unwrap();
     let options = Options { swap_attempts: 2, ..Options::default() };
     let (all, none) = (::projections::all(), CancellationToken::new());
-    let unfinished = ::projections::rebuild(pool, &all, options, &none, &mut |_| {}).await;
+    let unfinished =
+        crate::support::reading::rebuild(pool, &all, options, &none, &mut |_| {}).await;
     let unfinished = unfinished.unwrap_err();
     let RebuildError::Busy(held) = &unfinished.cause else { panic!("{unfinished:?}") };
     assert_eq!(held.projection, "sessions");

@@ -22,8 +22,11 @@ struct Replica {
 impl Replica {
     async fn start(pool: &PgPool, now: DateTime<Utc>) -> Self {
         let sequencer = Sequencer::new(pool.clone());
-        let revocations =
-            Revocations::new(pool.clone(), sequencer.head(), Duration::from_secs(900));
+        let revocations = Revocations::new(
+            crate::support::reading::source_of(&pool),
+            sequencer.head(),
+            Duration::from_secs(900),
+        );
         assert!(!revocations.is_ready(), "not before it is loaded");
         let cancel = CancellationToken::new();
         let settling = {

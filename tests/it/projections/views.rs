@@ -1,8 +1,9 @@
 //! Each view: events in, rows out, and the same rows when they are delivered twice.
 
+use crate::support::reading::verify_identifiers;
 use ::projections::{
     audit_history::{self, ActorKind, Filter, Order},
-    sessions, users, verify_identifiers,
+    sessions, users,
 };
 use chrono::TimeDelta;
 use domain::{Actor, Change, EndReason, Index, Role, Sealed, UserEvent};

@@ -6,6 +6,7 @@ pub mod held;
 pub mod http;
 pub mod next_build;
 pub mod raw;
+pub mod reading;
 pub mod ready_proxy;
 pub mod replica;
 pub mod server;

@@ -30,7 +30,11 @@ pub struct Running {
 impl Running {
     /// A server for one test alone.
     pub async fn start(settings: &[(&str, &str)]) -> Self {
-        let database = TestDatabase::create().await;
+        Self::start_on(TestDatabase::create().await, settings).await
+    }
+
+    /// The same on a database that the test has made.
+    pub async fn start_on(database: TestDatabase, settings: &[(&str, &str)]) -> Self {
         let scratch = scratch();
         let mut setup = Setup::on(&database.url(), &scratch.path().join("data"));
         for (key, value) in settings {

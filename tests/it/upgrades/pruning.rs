@@ -17,7 +17,11 @@ use crate::support::{
 /// A server of the tests that is registered as any other.
 fn server(pool: &PgPool, id: u128, projections: &[&'static dyn Projection]) -> Heartbeat {
     let sequencer = Sequencer::new(pool.clone());
-    let projector = Projector::new(pool.clone(), projections.to_vec(), sequencer.head());
+    let projector = Projector::new(
+        crate::support::reading::source_of(&pool),
+        projections.to_vec(),
+        sequencer.head(),
+    );
     let identity =
         Identity { id: Uuid::from_u128(id), host: "host".into(), binary: "1.2.3".into() };
     Heartbeat::new(pool.clone(), projector, projections, identity)

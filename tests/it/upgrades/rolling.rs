@@ -151,7 +151,7 @@ async fn an_upgrade_and_the_way_back_fail_nobody() {
     load.stop().await;
     caught_up(pool, &[("users", 2), ("sessions", 2), ("audit_history", 3)]).await;
     for view in projections::all() {
-        let verified = projections::verify(pool, view).await.unwrap();
+        let verified = crate::support::reading::verify(pool, view).await.unwrap();
         assert!(verified.is_equal(), "{verified:?}");
     }
     tally.is_in_the_book(pool).await;
@@ -190,7 +190,7 @@ async fn an_upgrade_and_the_way_back_fail_nobody() {
     assert_eq!(tables, needed);
     sessions_have_all_lines(pool).await;
     for view in projections::all().into_iter().filter(|view| view.name() != "sessions") {
-        let verified = projections::verify(pool, view).await.unwrap();
+        let verified = crate::support::reading::verify(pool, view).await.unwrap();
         assert!(verified.is_equal(), "{verified:?}");
     }
     tally.is_in_the_book(pool).await;

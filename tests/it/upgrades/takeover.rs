@@ -94,13 +94,17 @@ async fn one_replica_advances_a_projection_and_another_takes_over_when_it_is_kil
     }
     for view in projections::all() {
         // Whoever has just started holds what it looks after for moments.
-        let verified = eventually("nobody else works on it", async || {
-            match projections::verify(database.pool(), view).await {
+        let verified =
+            eventually("nobody else works on it", async || match crate::support::reading::verify(
+                database.pool(),
+                view,
+            )
+            .await
+            {
                 Err(projections::RebuildError::UnderWay(_)) => None,
                 verified => Some(verified.unwrap()),
-            }
-        })
-        .await;
+            })
+            .await;
         assert!(verified.is_equal(), "{verified:?}");
     }
     for replica in replicas {

@@ -116,6 +116,7 @@ event-HistorySearched = History searched
 event-HistoryExported = History exported
 event-HistoryReplayed = Past state looked at
 event-HistoryFollowed = History followed live
+event-EventNotAuthentic = Not written by the service, without effect
 
 reason-signed_out = Signed out
 reason-ended_elsewhere = Ended from another session

@@ -5,8 +5,8 @@ use crate::names::Names;
 use crate::whole_line::{ERASED, open_payload};
 use chrono::{DateTime, SecondsFormat, Utc};
 use commands::CLI_ACTOR;
-use domain::{Actor, Sealed, UserId};
-use projections::audit_history::Row;
+use domain::{Actor, Metadata, Sealed, UserId};
+use projections::audit_history::{NOT_AUTHENTIC, Row};
 use projections::journal::RecordedEvent;
 use serde::Serialize;
 use serde_json::Value;
@@ -115,19 +115,36 @@ impl<'a> Opener<'a> {
     }
 
     pub(super) async fn open_whole(&mut self, recorded: RecordedEvent) -> anyhow::Result<Whole> {
-        let metadata = recorded.metadata()?;
+        // Nothing is told of what somebody else has added but what stands there.
+        let authentic = recorded.is_authentic(self.services.book.keyring().events());
+        let metadata = if authentic {
+            recorded.metadata()?
+        } else {
+            Metadata {
+                actor: Actor::Anonymous,
+                source: None,
+                request_id: String::new(),
+                at: recorded.recorded_at,
+            }
+        };
         let actor = self.who(&metadata.actor).await?;
         let sealed = metadata.source.as_ref().map(|source| &source.sealed);
         let (address, user_agent) =
             self.source(sealed, &recorded.aggregate_type, &recorded.aggregate_id).await?;
         let stream = format!("{}/{}", recorded.aggregate_type, recorded.aggregate_id);
         let mut payload = serde_json::from_str(&recorded.payload)?;
-        open_payload(&self.services.book, &mut payload, &stream).await?;
+        if authentic {
+            open_payload(&self.services.book, &mut payload, &stream).await?;
+        }
         Ok(Whole {
             position: recorded.position,
             at: moment(metadata.at),
             recorded_at: moment(recorded.recorded_at),
-            event_type: recorded.event_type,
+            event_type: if authentic {
+                recorded.event_type
+            } else {
+                format!("{NOT_AUTHENTIC}: {}", recorded.event_type)
+            },
             version: recorded.event_version,
             stream,
             sequence: recorded.sequence,

@@ -77,7 +77,7 @@ async fn one(
     let user = person(services, user).await?;
     record(services, Reading::Replayed, json!({ "user": user })).await?;
     let then = async |as_of: AsOf| -> anyhow::Result<Then> {
-        let state = projections::replay::state(&services.pool, user, as_of).await;
+        let state = projections::replay::state(&services.source(), user, as_of).await;
         Ok(replay::open(&services.book, &state.map_err(told)?).await?)
     };
     let now = AsOf::Time(services.book.clock().now());
@@ -139,14 +139,14 @@ async fn everybody(
         people.out.line(format!("Signed in at {}:", written(at)))?;
     }
     if arguments.whole_book {
-        let whole = projections::replay::whole(&services.pool, AsOf::Time(at)).await;
+        let whole = projections::replay::whole(&services.source(), AsOf::Time(at)).await;
         for state in whole.map_err(told)?.signed_in(at) {
             people.tell(replay::open(&services.book, &state).await?)?;
         }
     } else {
         let mut after = None;
         loop {
-            let page = projections::replay::signed_in(&services.pool, at, after, PEOPLE)
+            let page = projections::replay::signed_in(&services.source(), at, after, PEOPLE)
                 .await
                 .map_err(told)?;
             after = page.rows.last().map(|state| state.user_id);

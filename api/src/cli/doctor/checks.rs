@@ -12,7 +12,7 @@ use commands::keyring::{Keyring, KeyringError, MasterKeys};
 use commands::leases::Stalled;
 use commands::rights::Difference;
 use nix::sys::statvfs::statvfs;
-use projections::{ControlRow, ProjectionState, ProjectionStatus};
+use projections::{ControlRow, ProjectionState, ProjectionStatus, not_authentic};
 use sqlx::{Connection, PgConnection, PgPool};
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
@@ -152,6 +152,7 @@ async fn of_database(config: &Config, database: &Database) -> Vec<Check> {
             }
             checks.push(sequencer(&pool).await);
             checks.push(replicas(&pool).await);
+            checks.push(authenticity(&pool).await);
             checks.extend(read_tables(&pool).await);
         }
     }
@@ -465,6 +466,33 @@ async fn keyring(config: &Config, pool: &PgPool) -> Result<(String, Keyring), Ch
         )),
         Err(error) => Err(Check::broken(name, error)),
     }
+}
+
+/// What the history says of events that somebody else has added; a verification looks at each event.
+async fn authenticity(pool: &PgPool) -> Check {
+    let name = "events";
+    let found = match not_authentic::known(pool).await {
+        Ok(found) => found,
+        Err(error) => return Check::broken(name, error),
+    };
+    if found.count == 0 {
+        return Check::ok(name, "the history shows none that the service did not write");
+    }
+    let named = found.first.iter().map(|one| {
+        format!(
+            "line {} ({} number {}, {})",
+            one.position, one.stream, one.sequence, one.event_type
+        )
+    });
+    Check::fail(
+        name,
+        format!(
+            "{} were not written by the service and have no effect: {}",
+            found.count,
+            named.collect::<Vec<_>>().join("; ")
+        ),
+        "Somebody writes with the database's login: change its password, and look who had it. See docs/events.md.",
+    )
 }
 
 /// How long an event may wait for its place in the journal before somebody should look.

@@ -110,7 +110,7 @@ async fn check(
         }
     }
     if with_identifiers {
-        let found = verify_identifiers(&services.pool).await;
+        let found = verify_identifiers(&services.source()).await;
         // It has nothing to go on with.
         let found = found.map_err(|error| {
             if error.leaves_good_tables() { error.into() } else { advised(error) }

@@ -117,7 +117,7 @@ pub(super) async fn fold(
                 begun.store(true, Ordering::Relaxed);
                 telling.tell(&Step::from(progress));
             };
-            Ok(rebuild(&services.pool, chosen, options, &cancel, &mut tell).await?)
+            Ok(rebuild(&services.source(), chosen, options, &cancel, &mut tell).await?)
         };
         tokio::pin!(work);
         loop {
@@ -199,7 +199,7 @@ async fn make_ready(
         services.sequencer.drain().await?;
         for projection in chosen.iter().copied() {
             let head = services.sequencer.head();
-            let projector = Projector::new(services.background.clone(), vec![projection], head);
+            let projector = Projector::new(services.source(), vec![projection], head);
             match projector.catch_up().await {
                 // Where it stands it can be compared; the rebuild meets the same line, and names it.
                 Ok(()) | Err(ProjectorError::Stopped { .. }) => {}

@@ -290,7 +290,7 @@ pub(crate) async fn read(
     }
     app.see_own_writes(user, "audit_history").await;
     let then = async |as_of: AsOf| {
-        let state = projections::replay::state(app.pool(), user, as_of).await?;
+        let state = projections::replay::state(&app.source(), user, as_of).await?;
         ApiResult::Ok(replay::open(app.book(), &state).await?)
     };
     let other = match against {
@@ -320,7 +320,7 @@ pub(crate) async fn read_people(
     let filter = json!({ "signed_in": at.map_or(json!("now"), |at| json!(at)) });
     app.reading(auditor, &context.user(auditor.user_id), Reading::Replayed, filter).await?;
     let at = at.unwrap_or_else(|| app.now());
-    let page = projections::replay::signed_in(app.pool(), at, after, limit).await?;
+    let page = projections::replay::signed_in(&app.source(), at, after, limit).await?;
     let next = page.rows.last().filter(|_| page.more).map(|state| state.user_id);
     let mut people = Vec::with_capacity(page.rows.len());
     // What an account had just ended is over, though its session is listed.

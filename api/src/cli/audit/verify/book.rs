@@ -2,14 +2,17 @@
 
 use super::super::super::{audit, exit::Interrupted, require_database};
 use super::report::{Answer, ROTATED, Report, sort};
-use crate::bootstrap::Database;
+use crate::bootstrap::{Database, master_key_of, previous_master_key_of};
 use crate::config::Config;
 use crate::log::Refusal;
 use anyhow::Context as _;
 use chrono::TimeDelta;
 use commands::StorageError;
+use commands::clock::SystemEntropy;
+use commands::keyring::{Keyring, KeyringError, MasterKeys};
 use indicatif::HumanCount;
 use projections::book_audit::{AuditError, BookReport, CONNECTIONS, Given, Progress, audit_book};
+use projections::{BookSource, journal, not_authentic};
 use proof::Finding;
 use sqlx::PgPool;
 use std::sync::Arc;
@@ -28,7 +31,7 @@ pub(super) async fn verify(
     require_database(config)?;
     let database = Database::open_or_join(config).await?;
     let verified = async {
-        // No keys but those of the log, and nothing is brought up to date: it is looked at as it is.
+        // Nothing is brought up to date: it is looked at as it is.
         let options = database.url().options().clone();
         let pool = commands::database::connect(options, CONNECTIONS).await;
         let pool = pool.map_err(|error| match error {
@@ -38,7 +41,7 @@ pub(super) async fn verify(
             other => other.into(),
         })?;
         let verified = tokio::select! {
-            verified = trusting(&pool, Given { keys, notes }) => verified,
+            verified = with_authenticity(config, &pool, Given { keys, notes }) => verified,
             _ = tokio::signal::ctrl_c() => Err(Interrupted.into()),
         };
         pool.close().await;
@@ -48,6 +51,42 @@ pub(super) async fn verify(
     let closed = database.close().await;
     let report = verified?;
     closed?;
+    Ok(report)
+}
+
+/// Verifies, and holds each event against its code where the master key is at hand.
+async fn with_authenticity(config: &Config, pool: &PgPool, given: Given) -> anyhow::Result<Report> {
+    let mut report = trusting(pool, given).await?;
+    let Some(master) = master_key_of(config)? else {
+        report.remarks.push(
+            "Whether the service wrote each event was not checked: that needs the master key of this database \
+             (ENTRYBOOK_MASTER_KEY_FILE)."
+                .to_owned(),
+        );
+        return Ok(report);
+    };
+    let keys = MasterKeys::new(master, previous_master_key_of(config)?);
+    let keyring = match Keyring::load(pool.clone(), keys, Arc::new(SystemEntropy)).await {
+        Ok(keyring) => keyring,
+        Err(KeyringError::Database(error)) => return Err(error.into()),
+        Err(error) => {
+            report
+                .remarks
+                .push(format!("Whether the service wrote each event was not checked: {error}."));
+            return Ok(report);
+        }
+    };
+    let head = journal::head(pool).await?.position;
+    let source = BookSource::new(pool.clone(), keyring.events().clone());
+    let found = not_authentic::search(&source, head).await?;
+    for one in &found.first {
+        let says = format!(
+            "event {} of {} at line {} was not written by the service, and has no effect: it claims to be {}",
+            one.sequence, one.stream, one.position, one.event_type
+        );
+        report.integrity.wrong("not_authentic", says);
+    }
+    report.integrity.and_more(found.count.saturating_sub(found.first.len() as u64));
     Ok(report)
 }
 
