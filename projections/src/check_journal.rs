@@ -82,7 +82,7 @@ pub async fn check_journal(pool: &PgPool) -> Result<JournalReport, sqlx::Error> 
                             PARTITION BY e.aggregate_type, e.aggregate_id ORDER BY j.position
                         ) AS before
                    FROM journal j JOIN events e ON e.tx = j.tx AND e.id = j.event_id) AS lines
-          WHERE sequence <> before + 1",
+          WHERE sequence - 1 <> before",
     )
     .await?;
     snapshot.rollback().await?;

@@ -167,7 +167,9 @@ async fn what_the_database_login_adds_has_no_effect_is_named_and_stops_nobody() 
     assert_eq!(code, 6, "{verified}");
     assert_eq!(verified.matches("\"not_authentic\"").count(), 13, "{verified}");
     assert!(verified.contains("it claims to be UserErased"), "{verified}");
-    let (code, folded) = run(&running.setup, &["projections", "verify"]).await;
+    // Not `journal`: its check of the order within streams knows no codes, and counts forged numbers as damage.
+    let folds = ["projections", "verify", "users", "sessions", "audit_history", "identifiers"];
+    let (code, folded) = run(&running.setup, &folds).await;
     assert_eq!(code, 0, "{folded}");
     let (code, whole) = run(&running.setup, &["audit", "replay", "ada"]).await;
     assert_eq!(code, 0, "{whole}");
