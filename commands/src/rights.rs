@@ -19,6 +19,8 @@ pub const NEEDED: &[&str] = &[
     "cosignatures: SELECT",
     "database: CONNECT",
     "database: TEMPORARY",
+    "event_authentication(mac): UPDATE",
+    "event_authentication: SELECT",
     "events(aggregate_id): INSERT",
     "events(aggregate_type): INSERT",
     "events(event_type): INSERT",
