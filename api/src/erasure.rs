@@ -135,7 +135,7 @@ async fn receipt(
         recorded_at: event.recorded_at,
         leaf: hash,
     };
-    let note = erasure.sign(&log.signer()?).map_err(LogError::from)?;
+    let note = erasure.sign(&log.signer().await?).map_err(LogError::from)?;
     Ok(Some(ErasureReceipt {
         note,
         event: String::from_utf8_lossy(&leaf).into_owned(),

@@ -16,6 +16,7 @@ mod opener;
 mod resume;
 mod sending;
 mod table;
+mod walker;
 
 use std::{fmt, time::Duration};
 
@@ -48,6 +49,8 @@ use crate::{
     sources::Seen,
 };
 
+/// After so many pages without a line, whoever waits for the next part gets an empty one.
+const PAGES: u32 = 64;
 /// How long the history may be behind what is signed before an export begins …
 const PATIENCE: Duration = Duration::from_secs(5);
 /// … and how often it is looked at.
@@ -136,6 +139,11 @@ impl Asked {
         Self { format, filter, named, after }
     }
 
+    /// How many lines there must be where no filter leaves any out, of a book of this size.
+    fn all(&self, size: u64) -> Option<u64> {
+        walker::is_all(&self.filter).then(|| size.saturating_sub(self.after))
+    }
+
     /// The filter as it is told.
     #[must_use]
     pub fn told(&self) -> Value {
@@ -158,6 +166,10 @@ pub enum ExportError {
         "the book does not have the root that was signed of its {size} lines, so this export gets no manifest; run `entrybook audit verify`"
     )]
     OtherRoot { size: u64 },
+    #[error(
+        "this export was to have {all} lines and has {lines}, so it gets no manifest; run `entrybook audit verify`"
+    )]
+    Incomplete { lines: u64, all: u64 },
     #[error("what stands at line {position} of the history can't be read: {cause}")]
     Row { position: i64, cause: String },
     #[error(transparent)]
@@ -207,6 +219,8 @@ struct Source {
     book: Entrybook,
     pool: PgPool,
     signer: NoteSigner,
+    /// The notes by which the keys of the log have followed each other.
+    hand_overs: Vec<String>,
     /// The checkpoint that it goes up to.
     signed: Signed,
 }
@@ -255,8 +269,8 @@ impl Export {
             }
             sleep(LOOK).await;
         }
-        let signer = log.signer()?;
-        let source = Source { book: book.clone(), pool, signer, signed };
+        let (signer, hand_overs) = log.signer_and_hand_overs().await?;
+        let source = Source { book: book.clone(), pool, signer, hand_overs, signed };
         let body = match asked.format {
             Format::Jsonl => Body::Lines(Lines::new(&source, &asked)?),
             Format::Csv | Format::Ocsf => Body::Rows(Rows::new(&source, &asked)),
@@ -286,9 +300,12 @@ impl Export {
         }
     }
 
-    /// The next part of the file; nothing behind its end.
+    /// The next part of the file; nothing behind its end. It is empty where many lines were read and none of them
+    /// passes the filter.
     pub async fn next(&mut self) -> Result<Option<Vec<u8>>, ExportError> {
+        let mut pages = 0;
         loop {
+            pages += 1;
             let part = match self.step {
                 Step::Begin => {
                     self.step = Step::Lines;
@@ -315,13 +332,13 @@ impl Export {
                 Step::End => {
                     self.step = Step::Done;
                     match &mut self.body {
-                        Body::Lines(lines) => lines.end(&self.source)?,
+                        Body::Lines(lines) => lines.end(&self.source, &self.asked).await?,
                         Body::Rows(rows) => rows.end(&self.source, &self.asked).await?,
                     }
                 }
                 Step::Done => return Ok(None),
             };
-            if !part.is_empty() {
+            if !part.is_empty() || pages >= PAGES {
                 self.bytes += part.len() as u64;
                 return Ok(Some(part));
             }

@@ -11,6 +11,7 @@
 pub mod anchors;
 pub mod checkup;
 mod footing;
+mod hand_over;
 mod memory;
 mod reading;
 mod refusal;
@@ -19,7 +20,7 @@ mod status;
 
 use std::{
     path::Path,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, PoisonError, RwLock, atomic::AtomicUsize},
 };
 
 use chrono::TimeDelta;
@@ -65,6 +66,10 @@ pub enum LogError {
     Unsigned { origin: String, size: i64 },
     #[error("all keys of the transparency log are retired; make one with `entrybook log rotate`")]
     NoKey,
+    #[error(
+        "the key of the transparency log was handed over to {key}, which log_keys of this database does not have"
+    )]
+    HandedOver { key: String },
     #[error("the tree of the transparency log could not be read: {0}")]
     Tree(#[from] TransparencyError),
     #[error("a checkpoint of the transparency log can't be used: {0}")]
@@ -93,6 +98,7 @@ impl LogError {
             | Self::Memory(_)
             | Self::Unsigned { .. }
             | Self::NoKey
+            | Self::HandedOver { .. }
             | Self::Tree(_)
             | Self::Storage(_)
             | Self::Database(_) => false,
@@ -131,6 +137,7 @@ impl From<LogError> for ApiError {
             | LogError::Memory(_)
             | LogError::Unsigned { .. }
             | LogError::NoKey
+            | LogError::HandedOver { .. }
             | LogError::Tree(_)
             | LogError::Checkpoint(_)) => Self {
                 retry_after: Some(60),
@@ -162,6 +169,8 @@ struct Inner {
     recent: Recent,
     cosigned: Recent,
     readers: Arc<Semaphore>,
+    /// How many notes of the book that are no hand-overs were named.
+    ignored_hand_overs: AtomicUsize,
 }
 
 /// The keys of the present log.
@@ -204,6 +213,7 @@ impl Log {
             recent: Recent::default(),
             cosigned: Recent::default(),
             readers: Arc::new(Semaphore::new(READERS)),
+            ignored_hand_overs: AtomicUsize::new(0),
             background,
             book,
         }));
@@ -355,12 +365,6 @@ impl Log {
         let keys = LogKeys::of_all_logs(&mut connection, self.0.book.keyring()).await?;
         let line = |key: LogKey| signer_of(&key).map(|signer| (key, signer.verifier_key()));
         keys.into_iter().map(line).collect()
-    }
-
-    /// The key that signs now.
-    pub fn signer(&self) -> Result<NoteSigner, LogError> {
-        let known = self.known()?;
-        signer_of(known.keys.signer(self.0.book.clock().now()).ok_or(LogError::NoKey)?)
     }
 
     /// The newest checkpoint, with the cosignatures that it has got so far. It is as the log signed it, or

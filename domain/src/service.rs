@@ -53,10 +53,18 @@ pub enum ServiceEvent {
         origin: String,
         key: String,
     },
-    /// One more key signs the log.
+    /// A key was made that is to sign the log later. Nobody trusts it for this.
     LogKeyAdded {
         origin: String,
         key: String,
+    },
+    /// The key that signed the log until now has handed over to another, which signs from here on.
+    LogKeyHandedOver {
+        origin: String,
+        /// The verifier key that signs now.
+        key: String,
+        /// The statement, signed by both keys: a note, as docs/transparency-log.md has it.
+        hand_over: String,
     },
     /// What kept the log from signing was lifted, by who looked into it.
     LogResumed {
@@ -118,6 +126,7 @@ impl ServiceEvent {
             Self::SigningKeyAdded { .. } => "SigningKeyAdded",
             Self::LogBegun { .. } => "LogBegun",
             Self::LogKeyAdded { .. } => "LogKeyAdded",
+            Self::LogKeyHandedOver { .. } => "LogKeyHandedOver",
             Self::LogResumed { .. } => "LogResumed",
             Self::BookRestored { .. } => "BookRestored",
             Self::ProjectionsRebuildBegun { .. } => "ProjectionsRebuildBegun",
@@ -141,6 +150,7 @@ impl ServiceEvent {
             | Self::SigningKeyAdded { .. }
             | Self::LogBegun { .. }
             | Self::LogKeyAdded { .. }
+            | Self::LogKeyHandedOver { .. }
             | Self::LogResumed { .. }
             | Self::BookRestored { .. }
             | Self::ProjectionsRebuildBegun { .. }
@@ -166,6 +176,7 @@ impl StreamEvent for ServiceEvent {
             | "SigningKeyAdded"
             | "LogBegun"
             | "LogKeyAdded"
+            | "LogKeyHandedOver"
             | "LogResumed"
             | "BookRestored"
             | "ProjectionsRebuildBegun"
@@ -299,6 +310,7 @@ impl Service {
             ServiceEvent::SettingsChanged { .. }
             | ServiceEvent::LogBegun { .. }
             | ServiceEvent::LogKeyAdded { .. }
+            | ServiceEvent::LogKeyHandedOver { .. }
             | ServiceEvent::LogResumed { .. }
             | ServiceEvent::BookRestored { .. }
             | ServiceEvent::ProjectionsRebuildBegun { .. }

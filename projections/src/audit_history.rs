@@ -28,6 +28,7 @@ use crate::{
 
 mod between;
 mod page;
+mod passes;
 mod walk;
 
 pub use between::times_between;
@@ -36,6 +37,7 @@ pub use page::{
     times,
 };
 pub(crate) use page::{last_by, lines_of, lines_of_account, lines_of_sessions, time_of_line};
+pub use passes::without_erased;
 
 /// The view.
 #[derive(Debug, Clone, Copy)]
@@ -379,6 +381,7 @@ fn service_outcome(event: &ServiceEvent) -> Option<String> {
         ServiceEvent::SigningKeyAdded { algorithm, .. } => Some(algorithm.clone()),
         ServiceEvent::LogBegun { origin, .. }
         | ServiceEvent::LogKeyAdded { origin, .. }
+        | ServiceEvent::LogKeyHandedOver { origin, .. }
         | ServiceEvent::LogResumed { origin, .. } => Some(origin.clone()),
         ServiceEvent::ProjectionsRebuildBegun { projections, .. }
         | ServiceEvent::ProjectionsRebuildCancelled { projections } => Some(projections.join(", ")),

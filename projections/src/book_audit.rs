@@ -16,7 +16,7 @@ use std::{
 };
 
 use chrono::TimeDelta;
-use proof::{Finding, Verdict};
+use proof::{Finding, Followed, Trust, Verdict};
 use sqlx::{PgConnection, PgPool, Row};
 use tokio::sync::mpsc;
 
@@ -34,6 +34,8 @@ use self::{
 
 /// So many of each kind are remembered; all are counted.
 const KEPT: usize = 100;
+/// No note of a hand-over has more characters: its texts are bounded.
+const LONGEST_HAND_OVER: i32 = 4_096;
 
 /// What is believed from outside of the database.
 #[derive(Debug, Clone, Default)]
@@ -58,7 +60,11 @@ pub struct BookReport {
     pub verdict: Verdict,
     /// How many checkpoints were believed, and held against the book.
     pub checkpoints: u64,
+    /// The verifier keys that are believed: those that were given, or that the book names as the first of a log, and
+    /// those that were handed over to.
     pub keys: Vec<String>,
+    /// The hand-overs that the book names.
+    pub followed: Followed,
     /// The keys are those that the database names.
     pub trusts_database: bool,
     /// Checkpoints that are not believed: the first of them …
@@ -171,8 +177,11 @@ pub async fn audit_book(
     let mut connection = pool.acquire().await?;
     let trusts_database = given.keys.is_empty();
     let keys =
-        if trusts_database { named_keys(&mut connection).await? } else { given.keys.clone() };
-    let (holding, largest) = Holding::new(keys, &given.notes);
+        if trusts_database { first_keys(&mut connection).await? } else { given.keys.clone() };
+    let mut trust = Trust::from(keys);
+    let hand_overs = hand_overs(&mut connection).await?;
+    let followed = trust.follow(hand_overs.iter().map(String::as_str));
+    let (holding, largest) = Holding::new(trust, &given.notes);
     let extent = Extent::read(&mut connection, largest).await?;
     drop(connection);
     progress.total.store(extent.head.max(extent.hashes), Ordering::Relaxed);
@@ -184,6 +193,7 @@ pub async fn audit_book(
     let held = hashing.await?;
     reading?;
     let mut report = held.report(&extent, trusts_database);
+    report.followed = followed;
     let connection = &mut *pool.acquire().await?;
     report.misplaced = misplaced(connection).await?;
     report.unproved_for = age(connection, report.verdict.proved + 1, extent.head).await?;
@@ -214,14 +224,31 @@ pub(crate) async fn altered(pool: &PgPool) -> Result<Option<String>, sqlx::Error
     }))
 }
 
-/// The verifier keys that the book itself names.
-async fn named_keys(connection: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
+/// The verifier key that each log began with, as the book itself names it. What it says of later keys proves nothing.
+async fn first_keys(connection: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
     sqlx::query_scalar(
-        "SELECT DISTINCT payload -> event_type ->> 'key' FROM events
-          WHERE aggregate_type = $1 AND event_type IN ('LogBegun', 'LogKeyAdded')
-            AND payload -> event_type ->> 'key' IS NOT NULL",
+        "SELECT DISTINCT ON (payload #>> '{LogBegun,origin}') payload #>> '{LogBegun,key}'
+           FROM events
+          WHERE aggregate_type = $1 AND event_type = 'LogBegun'
+            AND payload #>> '{LogBegun,key}' IS NOT NULL
+          ORDER BY payload #>> '{LogBegun,origin}', id",
     )
     .bind(domain::stream::SERVICE)
+    .fetch_all(connection)
+    .await
+}
+
+/// The notes of the hand-overs from key to key, as they stand in the book, whoever has written them. Longer ones are
+/// none.
+pub async fn hand_overs(connection: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT payload #>> '{LogKeyHandedOver,hand_over}' FROM events
+          WHERE aggregate_type = $1 AND event_type = 'LogKeyHandedOver'
+            AND length(payload #>> '{LogKeyHandedOver,hand_over}') <= $2
+          ORDER BY id",
+    )
+    .bind(domain::stream::SERVICE)
+    .bind(LONGEST_HAND_OVER)
     .fetch_all(connection)
     .await
 }

@@ -23,12 +23,26 @@ pub enum CheckpointError {
     Unsigned,
     #[error("the signature of {name} does not fit")]
     Forged { name: String },
+    #[error(
+        "the key {id} has signed it, which {}",
+        turn(*first, *last)
+    )]
+    OutOfTurn { id: String, size: u64, first: u64, last: Option<u64> },
     #[error("{0:?} is not a verifier key as C2SP signed-note has them")]
     Key(String),
     #[error("{0:?} can't name a log: a name has no spaces, no plus, and at least one character")]
     Name(String),
     #[error("it could not be signed: {0}")]
     Signing(NoteError),
+}
+
+/// Which sizes a key may sign.
+fn turn(first: u64, last: Option<u64>) -> String {
+    match (first, last) {
+        (0, Some(last)) => format!("may sign checkpoints of up to {last} lines and no larger ones"),
+        (first, Some(last)) => format!("may sign checkpoints of {first} to {last} lines alone"),
+        (first, None) => format!("may sign checkpoints of {first} lines and more alone"),
+    }
 }
 
 impl Checkpoint {

@@ -11,11 +11,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use signed_note::{Note, Signer};
 
-use crate::{
-    CheckpointError, Hash, Tree,
-    checkpoint::{believe, verifiers},
-    subtrees,
-};
+use crate::{CheckpointError, Hash, Tree, subtrees};
 
 mod found;
 mod reader;
@@ -65,6 +61,9 @@ enum Control {
     End {
         manifest: String,
         checkpoint: String,
+        /// By which an older key of the log proves the one that has signed.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        hand_overs: Vec<String>,
     },
 }
 
@@ -163,8 +162,14 @@ impl Writer {
         self.control(&Control::Gap { first, last, hashes: joined(hashes) })
     }
 
-    /// Ends it: signs what was written, and adds the checkpoint that it goes up to.
-    pub fn end(mut self, signer: &dyn Signer, checkpoint: &[u8]) -> Result<Vec<u8>, WriteError> {
+    /// Ends it: signs what was written, and adds the checkpoint that it goes up to, and the notes by which the keys
+    /// of the log have handed over to each other.
+    pub fn end(
+        mut self,
+        signer: &dyn Signer,
+        checkpoint: &[u8],
+        hand_overs: &[String],
+    ) -> Result<Vec<u8>, WriteError> {
         let text = manifest(
             &self.origin,
             self.tree.size(),
@@ -176,6 +181,7 @@ impl Writer {
         self.control(&Control::End {
             manifest: text_of(&sign(&text, signer)?),
             checkpoint: text_of(checkpoint),
+            hand_overs: hand_overs.to_vec(),
         })
     }
 
@@ -225,11 +231,6 @@ pub enum Completeness {
     Altered,
     /// Nobody who may has signed its manifest.
     NotSigned(String),
-}
-
-/// The text of a note that one of the keys of a log has signed.
-pub fn signed(note: &str, origin: &str, keys: &[String]) -> Result<Vec<u8>, CheckpointError> {
-    believe(note.as_bytes(), &verifiers(origin, keys)?).map(|note| note.text().to_owned())
 }
 
 #[cfg(test)]

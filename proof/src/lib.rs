@@ -10,12 +10,14 @@ mod checkpoint;
 mod cosignature;
 mod erasure;
 pub mod export;
+mod hand_over;
 mod inclusion;
 mod leaf;
 mod prove;
 mod signer;
 pub mod tile_path;
 mod tree;
+mod trust;
 mod witness;
 
 pub use audit::{Audit, Finding, Line, REACH, Verdict};
@@ -24,6 +26,7 @@ pub use canonical::{CanonicalError, canonical_json};
 pub use checkpoint::{Checkpoint, CheckpointError, is_verifier_key};
 pub use cosignature::{Cosignature, CosignatureSigner, CosignatureVerifier};
 pub use erasure::{Erasure, ErasureReceipt, ReceiptError};
+pub use hand_over::{HandOver, HandOverError};
 pub use inclusion::{InclusionProof, ProofError};
 pub use leaf::{Leaf, LeafError, MAX_LEAF, hash_of};
 pub use prove::{Missing, Nodes, ProveError, is_consistent};
@@ -32,4 +35,5 @@ pub use tile_path::{TilePath, entry_bundle};
 pub use tree::{
     Hash, Node, TILE_WIDTH, Tree, TreeError, join, places_under, subtrees, tree_places,
 };
+pub use trust::{Followed, Trust};
 pub use witness::{Accepted, AddCheckpoint, Refusal, log_of};

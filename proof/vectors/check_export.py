@@ -92,12 +92,55 @@ def verified(note, vkey):
             if ed25519(key[1:], (text + "\n").encode(), signature[4:]):
                 return text + "\n"
             raise ValueError("a signature does not fit")
-    raise ValueError("the key has not signed it")
+    raise KeyError("the key has not signed it")
 
 
-def checkpoint(note, vkey):
-    origin, size, root = verified(note, vkey).split("\n")[:3]
-    return origin, int(size), base64.b64decode(root)
+def key_id(vkey):
+    return vkey.split("+", 2)[1]
+
+
+class Trust:
+    """The keys that are believed, each with the sizes that it may sign: from `first`, and up to `last` once it has handed over."""
+
+    def __init__(self, vkey):
+        self.keys = [[vkey, 0, None]]
+
+    def follow(self, notes):
+        for note in notes:
+            text = note.split("\n\n", 1)[0]
+            head, origin, new, old_id, at, first, last = text.split("\n")
+            assert head == "entrybook log key v1" and new.split("+", 1)[0] == origin, "a hand-over has another form"
+            datetime.datetime.strptime(at, "%Y-%m-%dT%H:%M:%S.%fZ")
+            first, last = int(first), int(last)
+            assert text.endswith(f"\n{first}\n{last}") and first <= last + 1, "a hand-over has another form"
+            for old in self.keys:
+                if key_id(old[0]) == old_id and old[0].split("+", 1)[0] == origin:
+                    verified(note, old[0])
+                    verified(note, new)
+                    assert old[2] is None and first >= old[1], "a key hands over out of its turn"
+                    assert all(new != key[0] for key in self.keys), "a key comes back"
+                    old[2] = last
+                    self.keys.append([new, first, None])
+                    break
+
+    def text(self, note, may):
+        """The text of a note that a key has signed which may."""
+        for vkey, first, last in self.keys:
+            if may(first, last):
+                try:
+                    return verified(note, vkey)
+                except KeyError:
+                    continue
+        raise ValueError("the key has not signed it")
+
+    def checkpoint(self, note):
+        size = int(note.split("\n", 2)[1])
+        text = self.text(note, lambda first, last: first <= size and (last is None or size <= last))
+        origin, size, root = text.split("\n")[:3]
+        return origin, int(size), base64.b64decode(root)
+
+    def manifest(self, note, size):
+        return self.text(note, lambda first, last: last is None or size <= last)
 
 
 # ---- Leaves and the tree (RFC 8785, RFC 9162). -----------------------------------------------------------------------------------
@@ -199,20 +242,28 @@ def main(path, vkey, *others):
                 tree.push(height, found)
         elif "end" in control:
             end = control["end"]
+            members = [name for name in ("manifest", "checkpoint", "hand_overs") if end.get(name)]
+            written = {"end": {name: end[name] for name in members}}
+            written = json.dumps(written, ensure_ascii=False, separators=(",", ":"))
+            assert written.encode() == text, "the end has another form"
             continue
         else:
             raise ValueError("a line that is none of an export")
         digest.update(line)
     assert header and end and not waiting, "the export is cut off"
 
-    origin, size, root = checkpoint(end["checkpoint"], vkey)
+    trust = Trust(vkey)
+    trust.follow(end.get("hand_overs", []))
+    origin, size, root = trust.checkpoint(end["checkpoint"])
     assert (origin, size, root) == (header["origin"], tree.size, tree.root()), "the checkpoint is of another book"
     manifest = ["entrybook export v1", origin, str(size), str(lines)]
     manifest += [base64.b64encode(part).decode() for part in (root, digest.digest())]
-    assert verified(end["manifest"], vkey) == "\n".join(manifest) + "\n", "the manifest is of another file"
+    assert trust.manifest(end["manifest"], size) == "\n".join(manifest) + "\n", "the manifest is of another file"
+    if header.get("filter") is None:
+        assert lines == size, "lines are left out, and the file names no filter"
     held = 0
     for other in others:
-        other_origin, other_size, other_root = checkpoint(pathlib.Path(other).read_text(encoding="utf-8"), vkey)
+        other_origin, other_size, other_root = trust.checkpoint(pathlib.Path(other).read_text(encoding="utf-8"))
         assert other_origin == origin and other_size <= size, "a checkpoint is of another log, or of more lines"
         if other_size in tree.roots:
             assert tree.roots[other_size] == other_root, f"the book is not the one that was signed of {other_size} lines"

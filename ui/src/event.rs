@@ -37,6 +37,7 @@ pub const EVENT_TYPES: [&str; 39] = [
     "SigningKeyAdded",
     "LogBegun",
     "LogKeyAdded",
+    "LogKeyHandedOver",
     "LogResumed",
     "BookRestored",
     "ProjectionsRebuildBegun",

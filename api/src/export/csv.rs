@@ -6,7 +6,7 @@
 
 use chrono::{DateTime, SecondsFormat, Utc};
 
-use super::opener::Opened;
+use super::{opener::Opened, table::Notes};
 
 /// The names of the columns, in their order.
 const COLUMNS: [&str; 17] = [
@@ -68,24 +68,32 @@ pub(super) fn line(line: &Opened) -> Vec<u8> {
     record(&cells.map(harmless))
 }
 
-/// The last record: the manifest and the checkpoint, in the columns behind the word.
-pub(super) fn end(manifest: &str, checkpoint: &str) -> Vec<u8> {
+/// The last record: the manifest and the checkpoint, in the columns behind the word, and behind them the notes by
+/// which the keys of the log have followed each other, as an array of JSON, if there are any.
+pub(super) fn end(
+    manifest: &str,
+    checkpoint: &str,
+    hand_overs: &[String],
+) -> serde_json::Result<Vec<u8>> {
+    let notes =
+        if hand_overs.is_empty() { String::new() } else { serde_json::to_string(hand_overs)? };
     let mut cells = [""; COLUMNS.len()];
-    for (cell, text) in cells.iter_mut().zip([END, manifest, checkpoint]) {
+    for (cell, text) in cells.iter_mut().zip([END, manifest, checkpoint, &notes]) {
         *cell = text;
     }
-    record(&cells)
+    Ok(record(&cells))
 }
 
-/// The manifest and the checkpoint, if this says that it is the last record. It is that if it is [`end`] of
-/// the two.
-pub(super) fn read_end(record: &[u8]) -> Option<(String, String)> {
+/// What stands in it, if this says that it is the last record. It is that if it is [`end`] of these.
+pub(super) fn read_end(record: &[u8]) -> Option<Notes> {
     if !record.starts_with(b"end,") {
         return None;
     }
     let mut cells = cells(record)?.into_iter();
     let (end, manifest, checkpoint) = (cells.next()?, cells.next()?, cells.next()?);
-    (end == END).then_some((manifest, checkpoint))
+    // What is no array makes another record.
+    let hand_overs = serde_json::from_str(&cells.next()?).unwrap_or_default();
+    (end == END).then_some(Notes { manifest, checkpoint, hand_overs })
 }
 
 fn moment(at: DateTime<Utc>) -> String {
@@ -216,9 +224,12 @@ mod tests {
     #[test]
     fn the_end_is_found() {
         let note = "entrybook export csv v1\na, \"b\"\n\n— x y\n";
-        let written = end(note, "checkpoint\n");
-        assert_eq!(read_end(&written).unwrap(), (note.to_owned(), "checkpoint\n".to_owned()));
-        assert_eq!(cells(&written).unwrap().len(), COLUMNS.len());
+        for hand_overs in [vec![], vec!["a\n\n— \"b\", c\n".to_owned(), "d".to_owned()]] {
+            let written = end(note, "checkpoint\n", &hand_overs).unwrap();
+            let (manifest, checkpoint) = (note.to_owned(), "checkpoint\n".to_owned());
+            assert_eq!(read_end(&written).unwrap(), Notes { manifest, checkpoint, hand_overs });
+            assert_eq!(cells(&written).unwrap().len(), COLUMNS.len());
+        }
         assert_eq!(read_end(&header()), None);
     }
 }

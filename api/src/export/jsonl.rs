@@ -1,28 +1,30 @@
 //! JSON Lines: the lines of the book as they are hashed, and hashes in place of what is left out.
 
-use projections::{
-    audit_history::{self, Filter, Order},
-    journal, transparency,
-};
+use projections::{journal, transparency};
 use proof::export::{RUN, Writer};
 
-use super::{Asked, ExportError, Source};
+use super::{
+    Asked, ExportError, Source,
+    walker::{Walker, is_all},
+};
 
 pub(super) struct Lines {
     /// Nothing once it has ended.
     writer: Option<Writer>,
     header: Vec<u8>,
     written: u64,
+    walker: Walker,
 }
 
 impl Lines {
     pub(super) fn new(source: &Source, asked: &Asked) -> Result<Self, ExportError> {
         let (writer, header) = Writer::new(&source.signed.origin, asked.named.clone())?;
-        Ok(Self { writer: Some(writer), header, written: 0 })
+        Ok(Self { writer: Some(writer), header, written: 0, walker: Walker::default() })
     }
 
     pub(super) fn resumed(writer: Writer) -> Self {
-        Self { written: writer.lines(), writer: Some(writer), header: Vec::new() }
+        let (written, walker) = (writer.lines(), Walker::default());
+        Self { written, writer: Some(writer), header: Vec::new(), walker }
     }
 
     pub(super) fn written(&self) -> u64 {
@@ -46,17 +48,12 @@ impl Lines {
         position: u64,
     ) -> Result<(Vec<u8>, u64), ExportError> {
         let size = source.signed.size;
-        let (positions, reached) = if asked.filter == Filter::default() {
+        let (positions, reached) = if is_all(&asked.filter) {
             let last = size.min(position.saturating_add(RUN as u64));
             ((position + 1..=last).map(u64::cast_signed).collect::<Vec<_>>(), last)
         } else {
-            let (after, most) = (position.cast_signed(), RUN as i64);
-            let found =
-                audit_history::page(&source.pool, &asked.filter, Order::Oldest, Some(after), most)
-                    .await?;
-            let positions = found.rows.iter().map(|row| row.position);
-            let positions = positions.filter(|position| position.unsigned_abs() <= size);
-            (positions.collect(), found.next.map_or(size, |next| size.min(next.unsigned_abs())))
+            let (rows, reached) = self.walker.next(source, &asked.filter, position).await?;
+            (rows.iter().map(|row| row.position).collect(), reached)
         };
         let Some(writer) = &mut self.writer else { return Ok((Vec::new(), size)) };
         let mut part = Vec::new();
@@ -88,13 +85,30 @@ impl Lines {
         Ok((part, reached))
     }
 
-    pub(super) fn end(&mut self, source: &Source) -> Result<Vec<u8>, ExportError> {
+    pub(super) async fn end(
+        &mut self,
+        source: &Source,
+        asked: &Asked,
+    ) -> Result<Vec<u8>, ExportError> {
         let Some(writer) = self.writer.take() else { return Ok(Vec::new()) };
         let size = source.signed.size;
         if writer.next() != size + 1 || writer.root() != source.signed.root {
             return Err(ExportError::OtherRoot { size });
         }
-        Ok(writer.end(&source.signer, &source.signed.with_cosignatures())?)
+        match asked.all(size) {
+            Some(all) if all != writer.lines() => {
+                return Err(ExportError::Incomplete { lines: writer.lines(), all });
+            }
+            // Each line proves itself.
+            Some(_) => {}
+            // Of what the filter has left out, only what was read tells that it was rightly left out.
+            None if !self.walker.is_signed(source).await? => {
+                return Err(ExportError::OtherRoot { size });
+            }
+            None => {}
+        }
+        let checkpoint = source.signed.with_cosignatures();
+        Ok(writer.end(&source.signer, &checkpoint, &source.hand_overs)?)
     }
 }
 

@@ -3,17 +3,19 @@
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use chrono::{DateTime, SecondsFormat, Utc};
-use proof::{CheckpointError, Hash, NoteSigner, export};
+use proof::{CheckpointError, Hash, NoteSigner, Trust, export};
 use serde_json::Value;
 
 use super::Format;
 
-/// The version of these files.
-const VERSION: u32 = 1;
+/// The version of these files. In version 1 the time was when the checkpoint was signed, as the database told, and
+/// nobody had signed it there.
+pub(super) const VERSION: u32 = 2;
 
 /// What is signed of a file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Manifest {
+    pub version: u32,
     pub format: Format,
     /// The name of the log.
     pub origin: String,
@@ -23,8 +25,8 @@ pub struct Manifest {
     pub lines: u64,
     /// The root of the book up to the last one.
     pub root: Hash,
-    /// When that root was signed.
-    pub signed_at: DateTime<Utc>,
+    /// When the file was made, by the clock of who made it.
+    pub made_at: DateTime<Utc>,
     /// The SHA-256 of all bytes before the manifest.
     pub digest: [u8; 32],
     /// What was asked for; nothing where it is everything.
@@ -42,13 +44,13 @@ pub enum ManifestError {
 
 impl Manifest {
     fn text(&self) -> String {
-        let Self { format, origin, range: (first, last), lines, root, signed_at, digest, filter } =
-            self;
-        let signed_at = signed_at.to_rfc3339_opts(SecondsFormat::Micros, true);
+        let Self { version, format, origin, range, lines, root, made_at, digest, filter } = self;
+        let (first, last) = range;
+        let made_at = made_at.to_rfc3339_opts(SecondsFormat::Micros, true);
         let digest = BASE64.encode(digest);
         let filter = filter.as_ref().unwrap_or(&Value::Null);
         format!(
-            "entrybook export {format} v{VERSION}\n{origin}\n{first} {last}\n{lines}\n{root}\n{signed_at}\n{digest}\n{filter}\n"
+            "entrybook export {format} v{version}\n{origin}\n{first} {last}\n{lines}\n{root}\n{made_at}\n{digest}\n{filter}\n"
         )
     }
 
@@ -57,36 +59,43 @@ impl Manifest {
         Ok(String::from_utf8_lossy(&note).into_owned())
     }
 
-    /// Reads one, and believes it if one of the keys of the log that it names has signed it.
-    pub fn verify(note: &str, keys: &[String]) -> Result<Self, ManifestError> {
-        let origin = note.split('\n').nth(1).ok_or(ManifestError::Malformed)?;
-        let text = String::from_utf8(export::signed(note, origin, keys)?);
-        let read = Self::read(&text.map_err(|_| ManifestError::Malformed)?);
-        read.ok_or(ManifestError::Malformed)
+    /// Reads one, and believes it if a key of the log that it names has signed it, whose turn was not over at its size.
+    pub fn verify(note: &str, trust: &Trust) -> Result<Self, ManifestError> {
+        let text = note.split_once("\n\n").map(|(text, _)| format!("{text}\n"));
+        let read = text.as_deref().and_then(Self::read).ok_or(ManifestError::Malformed)?;
+        let signed = trust.signed(note, &read.origin, read.range.1)?;
+        if text.is_some_and(|text| text.as_bytes() == signed) {
+            Ok(read)
+        } else {
+            Err(ManifestError::Malformed)
+        }
     }
 
     fn read(text: &str) -> Option<Self> {
         let mut lines = text.strip_suffix('\n')?.split('\n');
         let head = lines.next()?.strip_prefix("entrybook export ")?;
-        let format = match head.strip_suffix(&format!(" v{VERSION}"))? {
-            "csv" => Format::Csv,
-            "ocsf" => Format::Ocsf,
+        let (format, version) = match head {
+            "csv v1" => (Format::Csv, 1),
+            "csv v2" => (Format::Csv, 2),
+            "ocsf v1" => (Format::Ocsf, 1),
+            "ocsf v2" => (Format::Ocsf, 2),
             _ => return None,
         };
         let origin = lines.next()?.to_owned();
         let (first, last) = lines.next()?.split_once(' ')?;
         let many = lines.next()?.parse().ok()?;
         let root = Hash::parse_hash(lines.next()?).ok()?;
-        let signed_at = DateTime::parse_from_rfc3339(lines.next()?).ok()?.to_utc();
+        let made_at = DateTime::parse_from_rfc3339(lines.next()?).ok()?.to_utc();
         let digest = BASE64.decode(lines.next()?).ok()?.try_into().ok()?;
         let filter: Value = serde_json::from_str(lines.next()?).ok()?;
         lines.next().is_none().then_some(Self {
+            version,
             format,
             origin,
             range: (first.parse().ok()?, last.parse().ok()?),
             lines: many,
             root,
-            signed_at,
+            made_at,
             digest,
             filter: (!filter.is_null()).then_some(filter),
         })
@@ -101,27 +110,32 @@ mod tests {
     fn a_manifest_is_read_as_it_was_written() {
         let signer = NoteSigner::from_seed("example.org/log", &[1; 32]).unwrap();
         let manifest = Manifest {
+            version: VERSION,
             format: Format::Csv,
             origin: "example.org/log".to_owned(),
             range: (1, 42),
             lines: 7,
             root: Hash([2; 32]),
-            signed_at: "2026-01-05T08:00:00.001001Z".parse().unwrap(),
+            made_at: "2026-01-05T08:00:00.001001Z".parse().unwrap(),
             digest: [3; 32],
             filter: Some(serde_json::json!({"type": ["SignInFailed"], "text": "a\nb"})),
         };
         let note = manifest.sign(&signer).unwrap();
-        let keys = [signer.verifier_key()];
+        let keys = Trust::from(vec![signer.verifier_key()]);
         assert_eq!(Manifest::verify(&note, &keys).unwrap(), manifest);
         let everything = Manifest { filter: None, ..manifest };
         let note = everything.sign(&signer).unwrap();
         assert_eq!(Manifest::verify(&note, &keys).unwrap(), everything);
         let edited = note.replace("\n7\n", "\n8\n");
         Manifest::verify(&edited, &keys).unwrap_err();
-        Manifest::verify(&note, &[]).unwrap_err();
+        Manifest::verify(&note, &Trust::default()).unwrap_err();
+        // Files of version 1 are still read.
+        let old = Manifest { version: 1, ..everything.clone() };
+        assert_eq!(Manifest::verify(&old.sign(&signer).unwrap(), &keys).unwrap(), old);
         // Another log, whose key is given for its own files, can't sign for this one.
         let stranger = NoteSigner::from_seed("example.org/another", &[1; 32]).unwrap();
         let note = everything.sign(&stranger).unwrap();
-        Manifest::verify(&note, &[signer.verifier_key(), stranger.verifier_key()]).unwrap_err();
+        let both = Trust::from(vec![signer.verifier_key(), stranger.verifier_key()]);
+        Manifest::verify(&note, &both).unwrap_err();
     }
 }

@@ -7,7 +7,10 @@ use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::opener::{Opened, Person};
+use super::{
+    opener::{Opened, Person},
+    table::Notes,
+};
 
 const VERSION: &str = "1.3.0";
 /// How every line begins: the names of members are in their order.
@@ -15,6 +18,7 @@ const BEGIN: &[u8] = b"{\"activity_id\":";
 /// Where the manifest stands in the last line. In a text it would have backslashes before its quotes.
 const MANIFEST: &str = "entrybook_manifest";
 const CHECKPOINT: &str = "entrybook_checkpoint";
+const HAND_OVERS: &str = "entrybook_hand_overs";
 /// The activity "Other" of every class.
 const OTHER: i64 = 99;
 
@@ -229,33 +233,37 @@ pub(super) fn line(line: &Opened, origin: &str) -> serde_json::Result<Vec<u8>> {
 /// from what is signed, so that it can be told whether anything of it was changed; the version of the
 /// product, which does not, is left out.
 pub(super) fn end(
-    manifest: &str,
-    checkpoint: &str,
+    (manifest, checkpoint, hand_overs): (&str, &str, &[String]),
     origin: &str,
-    signed_at: DateTime<Utc>,
+    made_at: DateTime<Utc>,
 ) -> serde_json::Result<Vec<u8>> {
     let mut event = Meaning::NONE.event("Export ended");
     let mut metadata = metadata(origin);
     if let Some(product) = metadata.get_mut("product").and_then(Value::as_object_mut) {
         product.remove("version");
     }
-    event.insert("time".to_owned(), json!(signed_at.timestamp_millis()));
+    event.insert("time".to_owned(), json!(made_at.timestamp_millis()));
     event.insert("metadata".to_owned(), Value::Object(metadata));
-    event.insert("unmapped".to_owned(), json!({ MANIFEST: manifest, CHECKPOINT: checkpoint }));
+    let mut notes = json!({ MANIFEST: manifest, CHECKPOINT: checkpoint });
+    if let (Some(notes), false) = (notes.as_object_mut(), hand_overs.is_empty()) {
+        notes.insert(HAND_OVERS.to_owned(), json!(hand_overs));
+    }
+    event.insert("unmapped".to_owned(), notes);
     written(&event)
 }
 
-/// The manifest and the checkpoint, if this says that it is the last line. It is that if it is [`end`] of the
-/// two.
-pub(super) fn read_end(record: &[u8]) -> Option<(String, String)> {
+/// What stands in it, if this says that it is the last line. It is that if it is [`end`] of these.
+pub(super) fn read_end(record: &[u8]) -> Option<Notes> {
     #[derive(Deserialize)]
     struct Last {
-        unmapped: Notes,
+        unmapped: Unmapped,
     }
     #[derive(Deserialize)]
-    struct Notes {
+    struct Unmapped {
         entrybook_manifest: String,
         entrybook_checkpoint: String,
+        #[serde(default)]
+        entrybook_hand_overs: Vec<String>,
     }
     let mark = format!("\"{MANIFEST}\":");
     let has_mark = record.windows(mark.len()).any(|window| window == mark.as_bytes());
@@ -263,7 +271,11 @@ pub(super) fn read_end(record: &[u8]) -> Option<(String, String)> {
         return None;
     }
     let Last { unmapped } = serde_json::from_slice(record).ok()?;
-    Some((unmapped.entrybook_manifest, unmapped.entrybook_checkpoint))
+    Some(Notes {
+        manifest: unmapped.entrybook_manifest,
+        checkpoint: unmapped.entrybook_checkpoint,
+        hand_overs: unmapped.entrybook_hand_overs,
+    })
 }
 
 /// Whether a file that begins with this line is of these.

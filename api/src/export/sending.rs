@@ -96,14 +96,21 @@ struct Sending {
 impl Sending {
     async fn run(mut self, mut ready: Option<Vec<u8>>, sender: mpsc::Sender<Sent>) {
         loop {
-            let is_end = ready.is_none();
-            let sent = ready.take().map_or(Sent::End, Sent::Part);
-            match timeout(PATIENCE, sender.send(sent)).await {
-                Ok(Ok(())) if !is_end => {}
-                Ok(_) => return,
-                Err(_) => {
-                    tracing::info!("an export was broken off: its reader is too slow");
+            // Nothing to send where many lines were read and none passed; whoever waits may be gone meanwhile.
+            if ready.as_ref().is_some_and(Vec::is_empty) {
+                if sender.is_closed() {
                     return;
+                }
+            } else {
+                let is_end = ready.is_none();
+                let sent = ready.take().map_or(Sent::End, Sent::Part);
+                match timeout(PATIENCE, sender.send(sent)).await {
+                    Ok(Ok(())) if !is_end => {}
+                    Ok(_) => return,
+                    Err(_) => {
+                        tracing::info!("an export was broken off: its reader is too slow");
+                        return;
+                    }
                 }
             }
             match self.may_go_on().await {

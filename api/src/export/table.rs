@@ -1,19 +1,14 @@
 //! Files in which each line of the book is a record of its own, in the clear: CSV and OCSF. How they
 //! are written, and how it is told that they are whole.
 
-use projections::{
-    audit_history::{self, Order},
-    transparency,
-};
-use proof::{Checkpoint, export::Completeness};
+use proof::{Followed, Trust, export::Completeness};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    Asked, ExportError, Format, Manifest, ManifestError, Source, csv, ocsf, opener::Opener,
+    Asked, ExportError, Format, Manifest, ManifestError, Source, csv, manifest::VERSION, ocsf,
+    opener::Opener, walker::Walker,
 };
 
-/// So many lines are read at once.
-const PAGE: i64 = 256;
 /// No record is longer.
 const LONGEST: usize = 1 << 20;
 
@@ -21,19 +16,19 @@ const LONGEST: usize = 1 << 20;
 pub(super) struct Rows {
     format: Format,
     opener: Opener,
+    walker: Walker,
     digest: Sha256,
     written: u64,
 }
 
 impl Rows {
     pub(super) fn new(_source: &Source, asked: &Asked) -> Self {
-        let (digest, opener) = (Sha256::default(), Opener::default());
-        Self { format: asked.format, opener, digest, written: 0 }
+        Self::resumed(asked.format, Sha256::default(), 0)
     }
 
     /// Goes on behind so many lines of the book, which are in bytes of this digest.
     pub(super) fn resumed(format: Format, digest: Sha256, written: u64) -> Self {
-        Self { format, opener: Opener::default(), digest, written }
+        Self { format, opener: Opener::default(), walker: Walker::default(), digest, written }
     }
 
     pub(super) fn written(&self) -> u64 {
@@ -58,13 +53,7 @@ impl Rows {
         asked: &Asked,
         position: u64,
     ) -> Result<(Vec<u8>, u64), ExportError> {
-        let size = source.signed.size;
-        let after = Some(position.cast_signed());
-        let found =
-            audit_history::page(&source.pool, &asked.filter, Order::Oldest, after, PAGE).await?;
-        let reached = found.next.map_or(size, |next| size.min(next.unsigned_abs()));
-        let mut rows = found.rows;
-        rows.retain(|row| row.position.unsigned_abs() <= size);
+        let (rows, reached) = self.walker.next(source, &asked.filter, position).await?;
         let mut part = Vec::new();
         for line in self.opener.open(&source.book, rows).await? {
             part.extend(match self.format {
@@ -77,30 +66,37 @@ impl Rows {
         Ok((part, reached))
     }
 
-    /// The last record. There is none for a book whose kept hashes don't have the root that was signed.
+    /// The last record. There is none where the lines that were read don't have the root that was signed.
     pub(super) async fn end(
         &mut self,
         source: &Source,
         asked: &Asked,
     ) -> Result<Vec<u8>, ExportError> {
         let size = source.signed.size;
-        let root = transparency::root(&mut *source.pool.acquire().await?, size).await?;
-        if root != source.signed.root {
+        if !self.walker.is_signed(source).await? {
             return Err(ExportError::OtherRoot { size });
         }
+        let lines = self.written;
+        if let Some(all) = asked.all(size)
+            && all != lines
+        {
+            return Err(ExportError::Incomplete { lines, all });
+        }
         let manifest = Manifest {
+            version: VERSION,
             format: self.format,
             origin: source.signed.origin.clone(),
             range: (asked.after + 1, size),
             lines: self.written,
-            root,
-            signed_at: source.signed.signed_at,
+            root: source.signed.root,
+            made_at: source.book.clock().now(),
             digest: self.digest(),
             filter: asked.named.clone(),
         };
         let note = manifest.sign(&source.signer)?;
         let checkpoint = source.signed.with_cosignatures();
-        Ok(last_record(&manifest, &note, &String::from_utf8_lossy(&checkpoint))?)
+        let checkpoint = String::from_utf8_lossy(&checkpoint);
+        Ok(last_record(&manifest, &note, &checkpoint, &source.hand_overs)?)
     }
 }
 
@@ -109,11 +105,12 @@ fn last_record(
     manifest: &Manifest,
     note: &str,
     checkpoint: &str,
+    hand_overs: &[String],
 ) -> Result<Vec<u8>, serde_json::Error> {
     match manifest.format {
-        Format::Csv => Ok(csv::end(note, checkpoint)),
+        Format::Csv => csv::end(note, checkpoint, hand_overs),
         Format::Ocsf | Format::Jsonl => {
-            ocsf::end(note, checkpoint, &manifest.origin, manifest.signed_at)
+            ocsf::end((note, checkpoint, hand_overs), &manifest.origin, manifest.made_at)
         }
     }
 }
@@ -134,9 +131,16 @@ pub struct TableReader {
     too_long: bool,
 }
 
+/// What stands in the last record.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Notes {
+    pub(super) manifest: String,
+    pub(super) checkpoint: String,
+    pub(super) hand_overs: Vec<String>,
+}
+
 struct End {
-    manifest: String,
-    checkpoint: String,
+    notes: Notes,
     /// All of it.
     record: Vec<u8>,
 }
@@ -152,6 +156,10 @@ pub struct TableReport {
     pub manifest: Option<Manifest>,
     /// Why the checkpoint at its end is not believed.
     pub checkpoint: Option<String>,
+    /// What of the hand-overs in the file is believed.
+    pub followed: Followed,
+    /// The keys that are believed, with those that were handed over to.
+    pub trust: Trust,
 }
 
 impl TableReader {
@@ -203,9 +211,9 @@ impl TableReader {
             Format::Csv => csv::read_end(&self.record),
             Format::Ocsf | Format::Jsonl => ocsf::read_end(&self.record),
         };
-        if let Some((manifest, checkpoint)) = end {
+        if let Some(notes) = end {
             let record = std::mem::take(&mut self.record);
-            self.end = Some(End { manifest, checkpoint, record });
+            self.end = Some(End { notes, record });
             return;
         }
         self.digest.update(&self.record);
@@ -215,39 +223,58 @@ impl TableReader {
         }
     }
 
-    /// What it has come to; `keys` are those whose signatures are believed.
+    /// Whether the last record was read.
     #[must_use]
-    pub fn end(self, keys: &[String]) -> TableReport {
+    pub fn has_ended(&self) -> bool {
+        self.end.is_some()
+    }
+
+    /// Something stands behind the last record that is no line.
+    pub fn goes_on(&mut self) {
+        self.behind_end |= self.has_ended();
+    }
+
+    /// What it has come to; `trust` is in the keys whose signatures are believed.
+    #[must_use]
+    pub fn end(self, trust: impl Into<Trust>) -> TableReport {
         let rest = !self.record.is_empty() || self.behind_end || self.too_long;
-        let Self { format, records: lines, .. } = self;
-        let report = |completeness, manifest, checkpoint| TableReport {
-            format,
-            lines,
-            completeness,
-            manifest,
-            checkpoint,
+        let mut report = TableReport {
+            format: self.format,
+            lines: self.records,
+            completeness: Completeness::CutOff,
+            manifest: None,
+            checkpoint: None,
+            followed: Followed::default(),
+            trust: trust.into(),
         };
-        let Some(End { manifest: note, checkpoint, record }) = self.end else {
-            return report(Completeness::CutOff, None, None);
-        };
-        let manifest = match Manifest::verify(&note, keys) {
+        let Some(End { notes, record }) = self.end else { return report };
+        let Notes { manifest: note, checkpoint, hand_overs } = notes;
+        report.followed = report.trust.follow(hand_overs.iter().map(String::as_str));
+        let manifest = match Manifest::verify(&note, &report.trust) {
             Ok(manifest) => manifest,
-            Err(ManifestError::Malformed) => return report(Completeness::Altered, None, None),
+            Err(ManifestError::Malformed) => {
+                report.completeness = Completeness::Altered;
+                return report;
+            }
             Err(error) => {
-                return report(Completeness::NotSigned(error.to_string()), None, None);
+                report.completeness = Completeness::NotSigned(error.to_string());
+                return report;
             }
         };
         let digest: [u8; 32] = self.digest.finalize().into();
-        let is_so = (manifest.format, manifest.lines, manifest.digest) == (format, lines, digest);
+        let found = (report.format, report.lines, digest);
+        let is_so = (manifest.format, manifest.lines, manifest.digest) == found;
         // The last record is not in the digest. Whatever else is in it was put there by somebody.
-        let is_end = last_record(&manifest, &note, &checkpoint).is_ok_and(|end| end == record);
-        let refused = match Checkpoint::verify(checkpoint.as_bytes(), &manifest.origin, keys) {
+        let is_end =
+            last_record(&manifest, &note, &checkpoint, &hand_overs).is_ok_and(|end| end == record);
+        report.checkpoint = match report.trust.checkpoint(checkpoint.as_bytes(), &manifest.origin) {
             Ok(signed) if (signed.size, signed.root) == (manifest.range.1, manifest.root) => None,
             Ok(signed) => Some(format!("it is another one, of {} lines", signed.size)),
             Err(error) => Some(error.to_string()),
         };
-        let completeness =
+        report.completeness =
             if is_so && is_end && !rest { Completeness::Whole } else { Completeness::Altered };
-        report(completeness, Some(manifest), refused)
+        report.manifest = Some(manifest);
+        report
     }
 }

@@ -116,7 +116,17 @@ impl Log {
         }
         let mut transaction = connection.begin().await?;
         sqlx::query("SET LOCAL synchronous_commit = on").execute(&mut *transaction).await?;
-        let look = self.look_twice(&mut transaction, &known).await?;
+        let mut look = self.look_twice(&mut transaction, &known).await?;
+        // The event of a hand-over is written before the first checkpoint of the new key, and it is looked again at
+        // what is to be signed then.
+        let mut signer = None;
+        if let Look::New { .. } = look {
+            let (key, handed_over) = self.next_signer(&mut transaction, &known).await?;
+            signer = Some(key);
+            if handed_over > 0 {
+                look = self.look_twice(&mut transaction, &known).await?;
+            }
+        }
         match look {
             Look::Wrong(by, text) => {
                 transaction.rollback().await?;
@@ -134,14 +144,11 @@ impl Log {
                 Ok(Outcome::NothingNew)
             }
             Look::New { last, checkpoint } => {
-                let note = checkpoint.sign(&[&self.signer()?])?;
-                let signed = store(
-                    &mut transaction,
-                    checkpoint,
-                    note,
-                    self.0.book.keyring().permit().as_slice(),
-                )
-                .await?;
+                let signer = signer.ok_or(LogError::NoKey)?;
+                let note = checkpoint.sign(&[&signer])?;
+                let permit = self.0.book.keyring().permit();
+                let signed =
+                    store(&mut transaction, checkpoint, note, permit.as_slice()).await?;
                 stopped.lift(&mut transaction, signed.size).await?;
                 transaction.commit().await?;
                 tracing::debug!(
@@ -198,6 +205,10 @@ impl Log {
             }
             last => last?,
         };
+        if let Some(text) = self.chain(connection).await?.1.wrong(known.origin()) {
+            let text = format!("{text} {}", choices(known.origin()));
+            return Ok(Look::Wrong(Refuser::Tree, text));
+        }
         match examine(connection, known, &remembered, last).await {
             // A hash that should be there isn't, or the like.
             Err(LogError::Tree(error)) if is_damage(&error) => {

@@ -69,6 +69,7 @@ pub enum EventType {
     SigningKeyAdded,
     LogBegun,
     LogKeyAdded,
+    LogKeyHandedOver,
     LogResumed,
     BookRestored,
     ProjectionsRebuildBegun,

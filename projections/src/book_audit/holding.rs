@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::atomic::Ordering};
 
-use proof::{Audit, Checkpoint, Finding, Hash, Node, Tree};
+use proof::{Audit, Checkpoint, Finding, Followed, Hash, Node, Tree, Trust};
 use tokio::sync::mpsc;
 
 use super::{
@@ -32,7 +32,7 @@ pub(super) struct Holding {
     kept: KeptHashes,
     /// The roots that were signed of sizes to come.
     signed: BTreeMap<u64, Vec<Hash>>,
-    keys: Vec<String>,
+    trust: Trust,
     checkpoints: u64,
     refused: Vec<Refused>,
     refused_in_all: u64,
@@ -42,14 +42,14 @@ pub(super) struct Holding {
 
 impl Holding {
     /// With the checkpoints that somebody else has kept; the largest of their sizes.
-    pub(super) fn new(keys: Vec<String>, notes: &[Vec<u8>]) -> (Self, u64) {
+    pub(super) fn new(trust: Trust, notes: &[Vec<u8>]) -> (Self, u64) {
         let mut holding = Self {
             audit: Audit::new(Vec::new()),
             own: Some(OwnTree::default()),
             agrees: 0,
             kept: KeptHashes::default(),
             signed: BTreeMap::new(),
-            keys,
+            trust,
             checkpoints: 0,
             refused: Vec::new(),
             refused_in_all: 0,
@@ -60,7 +60,7 @@ impl Holding {
         for note in notes {
             let origin = note.split(|byte| *byte == b'\n').next().unwrap_or_default();
             let origin = String::from_utf8_lossy(origin).into_owned();
-            match Checkpoint::verify(note, &origin, &holding.keys) {
+            match holding.trust.checkpoint(note, &origin) {
                 Ok(checkpoint) => {
                     largest = largest.max(checkpoint.size);
                     holding.hold_against(checkpoint);
@@ -87,15 +87,14 @@ impl Holding {
     /// Holds a stored checkpoint against the book, if it is believed.
     fn look(&mut self, stored: StoredCheckpoint) {
         let StoredCheckpoint { origin, size, root, note } = stored;
-        let name = |key: &String| key.split('+').next() == Some(&origin);
-        if !self.keys.iter().any(name) {
+        if !self.trust.knows(&origin) {
             let size = u64::try_from(size).unwrap_or_default();
             let largest = self.without_key.entry(origin).or_default();
             *largest = size.max(*largest);
             return;
         }
         let size = u64::try_from(size).ok();
-        match Checkpoint::verify(&note, &origin, &self.keys) {
+        match self.trust.checkpoint(&note, &origin) {
             Ok(checkpoint)
                 if Some(checkpoint.size) == size && checkpoint.root.0.as_slice() == root =>
             {
@@ -212,7 +211,8 @@ impl Holding {
         BookReport {
             verdict,
             checkpoints: self.checkpoints,
-            keys: self.keys,
+            keys: self.trust.keys(),
+            followed: Followed::default(),
             trusts_database,
             refused: self.refused,
             refused_in_all: self.refused_in_all,

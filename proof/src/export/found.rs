@@ -9,9 +9,6 @@ use serde_json::value::RawValue;
 use super::LEAF;
 use crate::{Hash, Leaf, Line, hash_of};
 
-/// The event that names a new key of the log, and the kind of the stream that it is in.
-const KEY_ADDED: (&str, &str) = ("LogKeyAdded", "Service");
-
 /// What a line of the file is by itself. To find it is most of the work of reading an export, and needs none
 /// of the lines before it.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,8 +20,6 @@ pub(super) struct LeafLine {
     pub(super) hash: Hash,
     /// The position that it claims; nothing where it is no leaf as the documentation has them.
     pub(super) position: Option<u64>,
-    /// The log and the verifier key that it names, where it tells of a new one.
-    pub(super) key: Option<(String, String)>,
 }
 
 /// Looks at a line, with its line feed or without.
@@ -33,8 +28,7 @@ pub fn look(line: &[u8]) -> Looked {
     let text = line.strip_suffix(b"\n").unwrap_or(line);
     Looked(text.starts_with(LEAF).then(|| {
         let members = str::from_utf8(text).ok().and_then(members);
-        let key = members.as_ref().and_then(Members::key);
-        LeafLine { hash: hash_of(text), position: members.map(|leaf| leaf.position), key }
+        LeafLine { hash: hash_of(text), position: members.map(|leaf| leaf.position) }
     }))
 }
 
@@ -82,24 +76,6 @@ impl Members<'_> {
             payload: self.payload.get(),
             metadata: self.metadata.get(),
         }
-    }
-
-    fn key(&self) -> Option<(String, String)> {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "PascalCase")]
-        struct Payload {
-            log_key_added: Named,
-        }
-        #[derive(Deserialize)]
-        struct Named {
-            origin: String,
-            key: String,
-        }
-        if (&*self.event_type, &*self.stream_type) != KEY_ADDED {
-            return None;
-        }
-        let Payload { log_key_added: named } = serde_json::from_str(self.payload.get()).ok()?;
-        Some((named.origin, named.key))
     }
 }
 

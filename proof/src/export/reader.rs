@@ -5,16 +5,14 @@ use sha2::{Digest as _, Sha256};
 use super::{
     Completeness, Control, Header, Looked, MOST, RUN, VERSION,
     found::{Found, LeafLine},
-    look, manifest, signed, split,
+    look, manifest, split,
 };
-use crate::{Audit, Checkpoint, Hash, MAX_LEAF, REACH, Verdict, subtrees};
+use crate::{Audit, Checkpoint, Followed, Hash, MAX_LEAF, REACH, Trust, Verdict, subtrees};
 
 /// So many bytes of lines that are not as they were hashed are held at once …
 const HELD: usize = 1 << 22;
 /// … and so many lines of one run.
 const CROWD: usize = 4 * RUN;
-/// Of so many new keys is remembered which line names them.
-const KEYS: usize = 1_000;
 
 /// What reading an export came to.
 #[derive(Debug)]
@@ -29,9 +27,10 @@ pub struct Report {
     pub unreadable: Vec<u64>,
     /// Why the checkpoint at its end is not believed.
     pub checkpoint: Option<String>,
-    /// Keys of the log that are not among those that were given, and are named by lines which a believed
-    /// checkpoint proves: whoever trusts the given ones may trust these.
-    pub new_keys: Vec<String>,
+    /// What of the hand-overs in the file is believed.
+    pub followed: Followed,
+    /// The keys that are believed, with those that were handed over to.
+    pub trust: Trust,
 }
 
 impl Report {
@@ -48,7 +47,7 @@ impl Report {
 
 /// Reads an export, line by line.
 pub struct Reader {
-    keys: Vec<String>,
+    trust: Trust,
     audit: Audit,
     header: Option<Header>,
     /// How many lines of the book were read or left out, those of the run included.
@@ -65,10 +64,19 @@ pub struct Reader {
     digest: Sha256,
     number: u64,
     unreadable: Vec<u64>,
-    /// Keys that lines name, and their positions.
-    named: Vec<(u64, String)>,
-    end: Option<(String, String, Vec<u8>)>,
+    end: Option<End>,
     behind_end: bool,
+}
+
+/// The last line.
+struct End {
+    manifest: String,
+    checkpoint: String,
+    hand_overs: Vec<String>,
+    /// Of all that stands before it.
+    digest: Vec<u8>,
+    /// It is byte by byte what is written of these.
+    is_canonical: bool,
 }
 
 /// Lines, and the hashes that stand before them.
@@ -101,12 +109,12 @@ impl Run {
 }
 
 impl Reader {
-    /// `keys` are those whose signatures are believed; `checkpoints` come from elsewhere, and are held
+    /// `trust` is in the keys whose signatures are believed; `checkpoints` come from elsewhere, and are held
     /// against the book beside the one in the file.
     #[must_use]
-    pub fn new(keys: Vec<String>, checkpoints: Vec<Checkpoint>) -> Self {
+    pub fn new(trust: impl Into<Trust>, checkpoints: Vec<Checkpoint>) -> Self {
         Self {
-            keys,
+            trust: trust.into(),
             audit: Audit::new(checkpoints),
             header: None,
             size: 0,
@@ -119,7 +127,6 @@ impl Reader {
             digest: Sha256::default(),
             number: 0,
             unreadable: Vec::new(),
-            named: Vec::new(),
             end: None,
             behind_end: false,
         }
@@ -155,10 +162,13 @@ impl Reader {
             Ok(Control::Gap { first, last, hashes }) if first == self.size + 1 => {
                 self.gap(last, &hashes);
             }
-            Ok(Control::End { manifest, checkpoint }) if self.end.is_none() => {
-                // Of all that stands before it.
-                let digest = self.digest.clone().finalize().to_vec();
-                self.end = Some((manifest, checkpoint, digest));
+            Ok(end @ Control::End { .. }) if self.end.is_none() => {
+                let is_canonical = serde_json::to_vec(&end)
+                    .is_ok_and(|text| line.strip_suffix(b"\n") == Some(&*text));
+                if let Control::End { manifest, checkpoint, hand_overs } = end {
+                    let digest = self.digest.clone().finalize().to_vec();
+                    self.end = Some(End { manifest, checkpoint, hand_overs, digest, is_canonical });
+                }
             }
             _ => self.unreadable(),
         }
@@ -181,9 +191,7 @@ impl Reader {
             usize::try_from(index).ok().and_then(|index| self.run.hashes.get(index))
         });
         let mut kept = None;
-        if hashed == Some(&leaf.hash) {
-            self.name(position, leaf.key);
-        } else if leaf.position.is_some() && text.len() <= MAX_LEAF {
+        if hashed != Some(&leaf.hash) && leaf.position.is_some() && text.len() <= MAX_LEAF {
             self.held += text.len();
             kept = str::from_utf8(text).ok().map(Into::into);
         }
@@ -195,13 +203,15 @@ impl Reader {
         }
     }
 
-    /// A line that was hashed names a key.
-    fn name(&mut self, position: u64, named: Option<(String, String)>) {
-        let Some((origin, key)) = named else { return };
-        let is_its = self.header.as_ref().is_some_and(|header| header.origin == origin);
-        if is_its && self.named.len() < KEYS {
-            self.named.push((position, key));
-        }
+    /// Whether the last line was read.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.end.is_some()
+    }
+
+    /// Something stands behind the last line that is no line.
+    pub fn goes_on(&mut self) {
+        self.behind_end |= self.has_ended();
     }
 
     fn gap(&mut self, last: u64, hashes: &str) {
@@ -256,19 +266,20 @@ impl Reader {
         self.close_run();
         self.close_windows();
         let origin = self.header.as_ref().map(|header| header.origin.clone()).unwrap_or_default();
+        let mut followed = Followed::default();
         let (completeness, checkpoint) = match &self.end {
             None => (Completeness::CutOff, None),
-            Some((manifest_note, note, digest)) => {
-                let expected =
-                    manifest(&origin, self.size, self.lines, self.audit.tree().root(), digest);
-                let completeness = match signed(manifest_note, &origin, &self.keys) {
+            Some(end) => {
+                followed = self.trust.follow(end.hand_overs.iter().map(String::as_str));
+                let root = self.audit.tree().root();
+                let expected = manifest(&origin, self.size, self.lines, root, &end.digest);
+                let is_its_end = end.is_canonical && !self.behind_end;
+                let completeness = match self.trust.signed(&end.manifest, &origin, self.size) {
                     Err(error) => Completeness::NotSigned(error.to_string()),
-                    Ok(text) if text == expected.as_bytes() && !self.behind_end => {
-                        Completeness::Whole
-                    }
+                    Ok(text) if text == expected.as_bytes() && is_its_end => Completeness::Whole,
                     Ok(_) => Completeness::Altered,
                 };
-                let refused = match Checkpoint::verify(note.as_bytes(), &origin, &self.keys) {
+                let refused = match self.trust.checkpoint(end.checkpoint.as_bytes(), &origin) {
                     Ok(checkpoint) if checkpoint.size == self.size => {
                         self.audit.hold_against(checkpoint);
                         None
@@ -282,12 +293,8 @@ impl Reader {
                 (completeness, refused)
             }
         };
-        let Self { header, left_out, unreadable, named, keys, .. } = self;
+        let Self { header, left_out, unreadable, trust, .. } = self;
         let verdict = self.audit.end();
-        let is_new = |(position, key): &(u64, String)| {
-            *position <= verdict.proved && !keys.contains(key) && verdict.is_sound()
-        };
-        let new_keys = named.into_iter().filter(is_new).map(|(_, key)| key).collect();
-        Report { header, verdict, left_out, completeness, unreadable, checkpoint, new_keys }
+        Report { header, verdict, left_out, completeness, unreadable, checkpoint, followed, trust }
     }
 }

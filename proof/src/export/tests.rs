@@ -80,7 +80,7 @@ fn export_of(mut writer: Writer, leaves: &[Vec<u8>], wanted: impl Fn(u64) -> boo
     }
     let checkpoint = Checkpoint { origin: ORIGIN.into(), size: many, root: root_of(&hashes) };
     let note = checkpoint.sign(&[&signer]).expect("signed");
-    bytes.extend(writer.end(&signer, &note).expect("ended"));
+    bytes.extend(writer.end(&signer, &note, &[]).expect("ended"));
     bytes
 }
 
@@ -366,37 +366,74 @@ fn a_checkpoint_among_lines_that_are_left_out_is_told() {
     }
 }
 
-#[test]
-fn a_new_key_is_known_by_a_line_that_a_checkpoint_proves() {
-    let named = |origin: &str, key: &str| {
-        let payload = format!(r#"{{"LogKeyAdded":{{"key":"{key}","origin":"{origin}"}}}}"#);
-        let line = Leaf {
-            position: 10,
-            stream_type: "Service",
-            stream_id: "log",
-            sequence: 2,
-            event_type: "LogKeyAdded",
-            event_version: "1",
-            recorded_at: DateTime::UNIX_EPOCH,
-            payload: &payload,
-            metadata: "{}",
-        };
-        line.to_bytes().expect("a leaf")
+/// An export that a second key has signed, with these hand-overs.
+fn export_by_the_second(hand_overs: &[String]) -> Vec<u8> {
+    let (leaves, second) = (leaves(20), key_of(4));
+    let (mut writer, mut bytes) = Writer::new(ORIGIN, None).expect("begun");
+    let hashes: Vec<Hash> = leaves.iter().map(|leaf| hash_of(leaf)).collect();
+    bytes.extend(writer.run(&hashes, &leaves).expect("written"));
+    let checkpoint = Checkpoint { origin: ORIGIN.into(), size: 20, root: root_of(&hashes) };
+    let note = checkpoint.sign(&[&second]).expect("signed");
+    bytes.extend(writer.end(&second, &note, hand_overs).expect("ended"));
+    bytes
+}
+
+fn key_of(seed: u8) -> crate::NoteSigner {
+    crate::NoteSigner::from_seed(ORIGIN, &[seed; 32]).expect("a signer")
+}
+
+fn handed_over(old: &crate::NoteSigner, new: &crate::NoteSigner, last: u64) -> String {
+    let hand_over = crate::HandOver {
+        origin: ORIGIN.into(),
+        key: new.verifier_key(),
+        old_id: old.key_id(),
+        at: DateTime::UNIX_EPOCH,
+        first: last + 1,
+        last,
     };
-    let old = crate::NoteSigner::from_seed(ORIGIN, &[3; 32]).expect("a signer").verifier_key();
-    for (origin, size, known) in [(ORIGIN, 10, true), (ORIGIN, 9, false), ("another", 20, false)] {
-        let mut leaves = leaves(20);
-        leaves[9] = named(origin, KEY);
-        let hashes: Vec<Hash> = leaves.iter().map(|leaf| hash_of(leaf)).collect();
-        let (writer, mut bytes) = Writer::new(ORIGIN, None).expect("begun");
-        bytes.extend(export_of(writer, &leaves, |_| true));
-        // Signed by the old key, and kept by somebody.
-        let kept =
-            Checkpoint { origin: ORIGIN.into(), size, root: root_of(&hashes[..size as usize]) };
-        let mut reader = Reader::new(vec![old.clone()], vec![kept]);
+    hand_over.sign(old, new).expect("signed")
+}
+
+#[test]
+fn a_new_key_is_believed_by_the_hand_over_in_the_file_and_by_nothing_else() {
+    let (first, second) = (key_of(3), key_of(4));
+    for (hand_overs, is_sound) in [
+        (vec![handed_over(&first, &second, 10)], true),
+        (vec![handed_over(&first, &second, 19)], true),
+        (vec![], false),
+        // The new key may sign larger sizes alone.
+        (vec![handed_over(&first, &second, 20)], false),
+        (vec![handed_over(&key_of(5), &second, 10)], false),
+    ] {
+        let bytes = export_by_the_second(&hand_overs);
+        let mut reader = Reader::new(vec![first.verifier_key()], Vec::new());
         bytes.split_inclusive(|byte| *byte == b'\n').for_each(|line| reader.line(line));
         let report = reader.end();
-        assert!(matches!(report.completeness, Completeness::NotSigned(_)), "{report:?}");
-        assert_eq!(report.new_keys == [KEY], known, "{origin}, {size}: {report:?}");
+        assert_eq!(report.is_sound(), is_sound, "{report:?}");
+    }
+}
+
+#[test]
+fn the_end_line_is_as_it_was_written_byte_by_byte() {
+    let hand_overs = [handed_over(&key_of(3), &key_of(4), 10)];
+    let whole = String::from_utf8(export_by_the_second(&hand_overs)).expect("UTF-8");
+    let sound = |file: &str| {
+        let mut reader = Reader::new(vec![key_of(3).verifier_key()], Vec::new());
+        file.split_inclusive('\n').for_each(|line| reader.line(line.as_bytes()));
+        reader.end().is_sound()
+    };
+    assert!(sound(&whole));
+    let (before, end) = whole.split_at(whole.find("{\"end\"").expect("an end"));
+    for other in [
+        end.replacen(':', ": ", 1),
+        end.replacen("entrybook", "\\u0065ntrybook", 1),
+        end.replace('\n', "\r\n"),
+        end.trim_end().to_owned(),
+        end.replacen("\"hand_overs\":[", "\"hand_overs\":[ ", 1),
+        format!("{end}{end}"),
+        format!("{end}\n"),
+    ] {
+        assert_ne!(other, end);
+        assert!(!sound(&format!("{before}{other}")), "{other}");
     }
 }

@@ -3,7 +3,7 @@
 use ::proof::{Checkpoint, Hash, NoteSigner};
 use serde_json::json;
 
-use super::{Signed, audit, exported, found, text, verify};
+use super::{Signed, exported, found, text, verify};
 use crate::{
     auditing::export::nowhere,
     log::client::{all_is_signed, keys, origin_of},
@@ -72,60 +72,58 @@ async fn each_checkpoint_that_is_given_is_held_against_a_file_or_it_is_said_that
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_from_before_a_rotation_is_enough_where_it_has_signed_the_line_that_names_the_new_one()
- {
+async fn the_first_key_is_enough_after_several_rotations() {
     let (signed, server) = Signed::serving().await;
     let api = Api::new(server.url(""));
-    let (pool, old) = (signed.database.pool(), signed.key().to_owned());
-    // The new key signs a while later, and the old one the line that names it.
-    let rotated = signed.setup.command(&["log", "rotate", "--after", "60s"]).output().unwrap();
-    assert!(rotated.status.success(), "{}", String::from_utf8_lossy(&rotated.stderr));
-    let new = eventually("both keys are told", async || {
-        let keys = keys(&api).await;
-        (keys.len() == 2).then(|| keys[1].clone())
-    })
-    .await;
+    let (pool, first) = (signed.database.pool(), signed.key().to_owned());
     let by = |note: &[u8], key: &str| {
         Checkpoint::verify(note, origin_of(key), &[key.to_owned()]).is_ok()
     };
-    let (covering, _) = all_is_signed(&api, pool).await;
-    assert!(by(&covering, &old), "the old key signs for a minute more");
-    eventually("the new key signs", async || {
-        api.register(&crate::support::shared::unique("cleo")).await;
-        let (note, _) = all_is_signed(&api, pool).await;
-        by(&note, &new).then_some(())
-    })
-    .await;
-
-    // The database has both checkpoints: the line that names the new key is proved by the old one.
-    let (code, report) = verify(&signed.setup, &["--key", &old]).await;
-    assert_eq!((code, found(&report)), (0, vec![]), "{report:#}");
-    assert_eq!(report["keys"], json!([old, new]), "{report:#}");
-    assert!(report["remarks"].to_string().contains("is trusted because a line"), "{report:#}");
+    let mut newest = Vec::new();
+    for rotations in 2..=3 {
+        let rotated = signed.setup.command(&["log", "rotate", "--after", "0s"]).output().unwrap();
+        assert!(rotated.status.success(), "{}", String::from_utf8_lossy(&rotated.stderr));
+        let new = eventually("the new key is told", async || {
+            let keys = keys(&api).await;
+            (keys.len() == rotations).then(|| keys[rotations - 1].clone())
+        })
+        .await;
+        newest = eventually("the new key signs", async || {
+            api.register(&crate::support::shared::unique("cleo")).await;
+            let (note, _) = all_is_signed(&api, pool).await;
+            by(&note, &new).then_some(note)
+        })
+        .await;
+    }
+    let all = keys(&api).await;
+    for words in [&[][..], &["--key", &first]] {
+        let (code, report) = verify(&signed.setup, words).await;
+        assert_eq!((code, found(&report)), (0, vec![]), "{report:#}");
+        assert_eq!(report["keys"], json!(all), "{report:#}");
+    }
     assert!(server.stop().await.success());
 
     let (_nowhere, offline) = nowhere();
-    let kept = signed.file("kept.txt", &covering);
-    let whole = exported(&signed, "whole.jsonl", &[]).await;
-    let words = [text(&whole), "--key", &old, "--checkpoint", text(&kept)];
+    let kept = signed.file("kept.txt", &newest);
+    for format in ["jsonl", "csv", "ocsf"] {
+        let file = exported(&signed, &format!("whole.{format}"), &["--format", format]).await;
+        let (code, report) = verify(&offline, &[text(&file), "--key", &first]).await;
+        assert_eq!((code, found(&report)), (0, vec![]), "{format}: {report:#}");
+        assert_eq!(report["keys"], json!(all), "{format}: {report:#}");
+        // The last key alone, and all of them, do as well.
+        for keys in [vec![all[2].as_str()], all.iter().map(String::as_str).collect()] {
+            let mut words = vec![text(&file)];
+            keys.iter().for_each(|key| words.extend(["--key", key]));
+            let (code, report) = verify(&offline, &words).await;
+            assert_eq!((code, found(&report)), (0, vec![]), "{format}: {report:#}");
+        }
+        let (code, report) =
+            verify(&offline, &[text(&file), "--key", &all[1], "--checkpoint", text(&kept)]).await;
+        let unbelieved = json!({ "kind": "checkpoint_not_believed" });
+        assert!(!found(&report).contains(&unbelieved), "{format}, {code}: {report:#}");
+    }
+    let part = exported(&signed, "part.jsonl", &["--after", "305"]).await;
+    let words = [text(&part), "--key", &first, "--checkpoint", text(&kept)];
     let (code, report) = verify(&offline, &words).await;
-    assert_eq!((code, found(&report)), (0, vec![]), "{report:#}");
-    assert_eq!(report["keys"], json!([old, new]), "{report:#}");
-    // What the old key has signed before that line says nothing of the new one, and neither does the file
-    // itself; what to do is said.
-    let early = signed.file("early.txt", &signed.first.0);
-    for words in [&words[..3], &[&words[..3], &["--checkpoint", text(&early)]].concat()] {
-        let (code, report) = verify(&offline, words).await;
-        assert_eq!(code, 6, "{report:#}");
-        let says = report["integrity"]["findings"][0]["says"].to_string();
-        assert!(says.contains("If the log's key was rotated, give the new one"), "{says}");
-    }
-    let table = exported(&signed, "table.csv", &["--format", "csv"]).await;
-    for file in [&whole, &table] {
-        let (code, report) = verify(&offline, &[text(file), "--key", &old, "--key", &new]).await;
-        assert_eq!((code, found(&report)), (0, vec![]), "{report:#}");
-    }
-    let printed = audit(&offline, &["verify", text(&table), "--key", &old]).await;
-    let printed = String::from_utf8_lossy(&printed.stdout).into_owned();
-    assert!(printed.contains("`entrybook log key` prints them all"), "{printed}");
+    assert!(code != 6 && report["keys"] == json!(all), "{code}: {report:#}");
 }

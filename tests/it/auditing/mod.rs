@@ -1,6 +1,7 @@
 //! Proving the history: what is verified, what is exported, and what is found of what somebody did who may
 //! do anything to the database.
 
+mod believing;
 mod export;
 mod forging;
 mod independent;

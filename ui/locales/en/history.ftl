@@ -103,6 +103,7 @@ event-SchemaMigrated = Database brought up to date
 event-SigningKeyAdded = New key for access tokens
 event-LogBegun = Transparency log begun
 event-LogKeyAdded = New key for the transparency log
+event-LogKeyHandedOver = Key of the transparency log handed over
 event-LogResumed = Transparency log let go on
 event-BookRestored = Book restored into another cluster
 event-ProjectionsRebuildBegun = Rebuild of read tables asked for

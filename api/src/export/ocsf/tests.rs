@@ -182,7 +182,7 @@ fn every_line_is_an_event_as_the_schema_has_them() {
     classes.sort_unstable();
     classes.dedup();
     assert_eq!(classes, [3001, 3002, 3004, 3005]);
-    let written = end("a\n", "b\n", "example.org/log", DateTime::UNIX_EPOCH).unwrap();
+    let written = end(("a\n", "b\n", &[]), "example.org/log", DateTime::UNIX_EPOCH).unwrap();
     let event: Value = serde_json::from_slice(&written).unwrap();
     assert_eq!(schema.judge(&event), [""; 0], "{event:#}");
 }

@@ -1,7 +1,7 @@
 //! The book of a database.
 
 use super::super::super::{audit, exit::Interrupted, require_database};
-use super::report::{Answer, ROTATED, Report, sort};
+use super::report::{Answer, ROTATED, Report, followed, sort};
 use crate::bootstrap::{Database, master_key_of, previous_master_key_of};
 use crate::config::Config;
 use crate::log::Refusal;
@@ -56,7 +56,7 @@ pub(super) async fn verify(
 
 /// Verifies, and holds each event against its code where the master key is at hand.
 async fn with_authenticity(config: &Config, pool: &PgPool, given: Given) -> anyhow::Result<Report> {
-    let mut report = trusting(pool, given).await?;
+    let mut report = audited(pool, given).await?;
     let Some(master) = master_key_of(config)? else {
         report.remarks.push(
             "Whether the service wrote each event was not checked: that needs the master key of this database \
@@ -90,58 +90,22 @@ async fn with_authenticity(config: &Config, pool: &PgPool, given: Given) -> anyh
     Ok(report)
 }
 
-/// Verifies, and once more where a line that is proved names a newer key of a log whose older one is given:
-/// what the newer one has signed is then looked at with it.
-async fn trusting(pool: &PgPool, mut given: Given) -> anyhow::Result<Report> {
+async fn audited(pool: &PgPool, given: Given) -> anyhow::Result<Report> {
     let (begun, has_notes) = (Instant::now(), !given.notes.is_empty());
-    let mut trusted = Vec::new();
-    loop {
-        let audited = watched(pool, given.clone()).await?;
-        let is_open = audited.refused_in_all > 0 && !audited.trusts_database;
-        let new_keys = if is_open { new_keys(pool, &audited).await? } else { Vec::new() };
-        if new_keys.is_empty() {
-            let mut report = report(audited, has_notes, begun.elapsed());
-            if let Some(refusal) = Refusal::of_any(pool).await? {
-                let says = format!(
-                    "the log {} has signed nothing since {}: {}",
-                    refusal.origin,
-                    refusal.since.format("%Y-%m-%d %H:%M:%S UTC"),
-                    refusal.text
-                );
-                report.completeness.wrong("log_stopped", says);
-            }
-            report.remarks.extend(trusted);
-            return Ok(report);
-        }
-        trusted.extend(new_keys.iter().map(|key| {
-            format!("{key} is trusted because a line that a checkpoint proves names it.")
-        }));
-        given.keys.extend(new_keys);
+    let audited = watched(pool, given).await?;
+    let followed = followed(&audited.followed);
+    let mut report = report(audited, has_notes, begun.elapsed());
+    if let Some(refusal) = Refusal::of_any(pool).await? {
+        let says = format!(
+            "the log {} has signed nothing since {}: {}",
+            refusal.origin,
+            refusal.since.format("%Y-%m-%d %H:%M:%S UTC"),
+            refusal.text
+        );
+        report.completeness.wrong("log_stopped", says);
     }
-}
-
-/// The keys that are named by lines which a believed checkpoint proves, of logs of which a key is believed.
-async fn new_keys(pool: &PgPool, audited: &BookReport) -> Result<Vec<String>, sqlx::Error> {
-    if audited.verdict.wrong > 0 {
-        return Ok(Vec::new());
-    }
-    let named: Vec<(String, String)> = sqlx::query_as(
-        "SELECT events.payload #>> '{LogKeyAdded,origin}', events.payload #>> '{LogKeyAdded,key}'
-           FROM events JOIN journal ON (journal.tx, journal.event_id) = (events.tx, events.id)
-          WHERE events.aggregate_type = $1 AND events.event_type = 'LogKeyAdded'
-            AND journal.position <= $2 AND events.payload #>> '{LogKeyAdded,key}' IS NOT NULL
-            AND events.payload #>> '{LogKeyAdded,origin}' IS NOT NULL",
-    )
-    .bind(domain::stream::SERVICE)
-    .bind(audited.verdict.proved.cast_signed())
-    .fetch_all(pool)
-    .await?;
-    let is_known =
-        |origin: &str| audited.keys.iter().any(|key| key.split('+').next() == Some(origin));
-    let named = named.into_iter().filter(|(origin, key)| {
-        is_known(origin) && proof::is_verifier_key(key) && !audited.keys.contains(key)
-    });
-    Ok(named.map(|(_, key)| key).collect())
+    report.remarks.extend(followed);
+    Ok(report)
 }
 
 async fn watched(pool: &PgPool, given: Given) -> anyhow::Result<BookReport> {

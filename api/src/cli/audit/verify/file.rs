@@ -7,7 +7,7 @@ use crate::export::{Format, TableReader, TableReport};
 use anyhow::Context as _;
 use indicatif::HumanCount;
 use proof::export::{Completeness, Reader};
-use proof::{Checkpoint, Finding};
+use proof::{Checkpoint, Finding, Trust};
 use serde_json::json;
 use std::fs::File;
 use std::path::Path;
@@ -27,58 +27,58 @@ pub(super) async fn verify(
     tokio::task::spawn_blocking(move || verify_here(&path, keys, &notes)).await?
 }
 
-fn verify_here(path: &Path, mut keys: Vec<String>, notes: &[Vec<u8>]) -> anyhow::Result<Report> {
+fn verify_here(path: &Path, keys: Vec<String>, notes: &[Vec<u8>]) -> anyhow::Result<Report> {
     let begun = Instant::now();
-    let mut trusted = Vec::new();
-    let mut report = loop {
-        let (report, new_keys) = look_at(path, &keys, notes)?;
-        // A line that is proved names a newer key: what that has signed is looked at with it.
-        if new_keys.is_empty() || report.is_believed() || !path.is_file() {
-            break report;
-        }
-        trusted.extend(new_keys.iter().map(|key| {
-            format!("{key} is trusted because a line that a checkpoint proves names it.")
-        }));
-        keys.extend(new_keys);
-    };
-    report.keys = keys;
-    report.remarks.extend(trusted);
+    let given = Trust::from(keys);
+    let (mut report, trust) = look_at(path, &given, notes)?;
+    // The end of the file says which key follows which: the checkpoints that were given are looked at with that.
+    if trust != given && !notes.is_empty() && path.is_file() {
+        report = look_at(path, &trust, notes)?.0;
+    }
     report.seconds = begun.elapsed().as_secs_f64();
     Ok(report)
 }
 
-/// Reads the file once. Besides what it came to, keys that are named by what is proved.
-fn look_at(
-    path: &Path,
-    keys: &[String],
-    notes: &[Vec<u8>],
-) -> anyhow::Result<(Report, Vec<String>)> {
+/// Reads the file once. Besides what it came to, what is trusted with the hand-overs in the file.
+fn look_at(path: &Path, trust: &Trust, notes: &[Vec<u8>]) -> anyhow::Result<(Report, Trust)> {
     let file =
         File::open(path).with_context(|| format!("{} could not be opened", path.display()))?;
     let length = file.metadata().map(|file| file.len()).unwrap_or_default();
     let bar = audit::bar(length, "[{bar:24}] {percent:>3} %  {bytes} of {total_bytes}, {eta} left");
     let mut lines = Lines::new(file, bar);
-    let given = Given::read(notes, keys);
+    let given = Given::read(notes, trust);
     let reading = || format!("{} could not be read", path.display());
     let mut first = Vec::new();
     lines.next(&mut first).with_context(reading)?;
-    let read = if let Some(mut reader) = TableReader::of(&first) {
+    let (mut report, followed, trust) = if let Some(mut reader) = TableReader::of(&first) {
         let mut line = first;
         while !line.is_empty() {
             reader.line(&line);
             line.clear();
             lines.next(&mut line).with_context(reading)?;
         }
-        (of_table(reader.end(keys), &given, lines.cut_off), Vec::new())
+        let is_cut = lines.cut_off && !reader.has_ended();
+        if lines.cut_off {
+            reader.goes_on();
+        }
+        let mut read = reader.end(trust.clone());
+        let (followed, trust) =
+            (std::mem::take(&mut read.followed), std::mem::take(&mut read.trust));
+        (of_table(read, &given, is_cut), followed, trust)
     } else if first.starts_with(b"{\"export\":") || first.is_empty() {
-        let mut reader = Reader::new(keys.to_vec(), given.believed.clone());
+        let mut reader = Reader::new(trust.clone(), given.believed.clone());
         if !first.is_empty() {
             reader.line(&first);
         }
         read(&mut lines, &mut reader).with_context(reading)?;
-        let mut report = reader.end();
-        let new_keys = std::mem::take(&mut report.new_keys);
-        (of_lines(report, &given, lines.cut_off), new_keys)
+        let is_cut = lines.cut_off && !reader.has_ended();
+        if lines.cut_off {
+            reader.goes_on();
+        }
+        let mut read = reader.end();
+        let (followed, trust) =
+            (std::mem::take(&mut read.followed), std::mem::take(&mut read.trust));
+        (of_lines(read, &given, is_cut), followed, trust)
     } else {
         let name = path.display();
         let why = format!(
@@ -87,7 +87,9 @@ fn look_at(
         return Err(Refused(why).into());
     };
     lines.bar.finish_and_clear();
-    Ok(read)
+    report.keys = trust.keys();
+    report.remarks.extend(super::report::followed(&followed));
+    Ok((report, trust))
 }
 
 /// Checkpoints that somebody else has kept.
@@ -97,12 +99,12 @@ struct Given {
 }
 
 impl Given {
-    fn read(notes: &[Vec<u8>], keys: &[String]) -> Self {
+    fn read(notes: &[Vec<u8>], trust: &Trust) -> Self {
         let mut given = Self { believed: Vec::new(), refused: Vec::new() };
         for note in notes {
             let origin = note.split(|byte| *byte == b'\n').next().unwrap_or_default();
             let origin = String::from_utf8_lossy(origin);
-            match Checkpoint::verify(note, &origin, keys) {
+            match trust.checkpoint(note, &origin) {
                 Ok(checkpoint) => given.believed.push(checkpoint),
                 Err(error) => given.refused.push(format!(
                     "a checkpoint that was given, of the log {origin}, is not believed: {error}. {ROTATED}"
@@ -186,7 +188,19 @@ fn of_lines(read: proof::export::Report, given: &Given, cut_off: bool) -> Report
     }
     let header = read.header.as_ref();
     let (lines, left_out) = (verdict.lines, read.left_out);
-    match header.and_then(|header| header.filter.as_ref()) {
+    let filter = header.and_then(|header| header.filter.as_ref());
+    match (filter, filter.and_then(only_after)) {
+        (Some(_), Some(after)) if left_out > after => completeness.wrong(
+            "left_out",
+            format!(
+                "{} lines are left out, and the file says that only the first {} are",
+                HumanCount(left_out),
+                HumanCount(after)
+            ),
+        ),
+        _ => {}
+    }
+    match filter {
         Some(filter) => remarks
             .push(format!("It holds what passes the filter {filter}, as the server applied it.")),
         None if left_out > 0 => completeness.wrong(
@@ -211,6 +225,12 @@ fn of_lines(read: proof::export::Report, given: &Given, cut_off: bool) -> Report
         seconds: 0.0,
         remarks,
     }
+}
+
+/// The line behind which an export begins, where it leaves out nothing else.
+fn only_after(filter: &serde_json::Value) -> Option<u64> {
+    let filter = filter.as_object()?;
+    (filter.len() == 1).then(|| filter.get("after")?.as_u64())?
 }
 
 /// CSV and OCSF.
@@ -242,12 +262,31 @@ fn of_table(read: TableReport, given: &Given, cut_off: bool) -> Report {
     let mut held = 0;
     if let Some(manifest) = manifest {
         let (first, last) = manifest.range;
-        remarks.push(format!(
-            "It was made of the lines {} to {} of the book, whose root was signed at {}.",
+        let range = format!(
+            "It was made of the lines {} to {} of the book",
             HumanCount(first),
-            HumanCount(last),
-            manifest.signed_at
-        ));
+            HumanCount(last)
+        );
+        remarks.push(match manifest.version {
+            // What the database said of a checkpoint, which nobody had signed.
+            1 => format!("{range}."),
+            _ => format!("{range}, at {}.", manifest.made_at),
+        });
+        let all = last.saturating_add(1).saturating_sub(first);
+        let is_filtered =
+            manifest.filter.as_ref().is_some_and(|filter| only_after(filter).is_none());
+        if !is_filtered && read.lines != all {
+            completeness.wrong(
+                "left_out",
+                format!(
+                    "it holds {} of the {} lines from {} to {}, and names no filter",
+                    HumanCount(read.lines),
+                    HumanCount(all),
+                    HumanCount(first),
+                    HumanCount(last)
+                ),
+            );
+        }
         for Checkpoint { size, root, .. } in &given.believed {
             if *size > last {
                 let finding = json!({ "kind": "cut_tail", "lines": last, "size": size });
@@ -294,7 +333,7 @@ fn tell(told: &Completeness, is_cut: bool, integrity: &mut Answer, completeness:
         Completeness::Whole | Completeness::CutOff => {}
         Completeness::Altered => integrity.wrong(
             "file_altered",
-            "the signed manifest at its end is of other bytes: something in the file was changed, added, taken away or moved",
+            "the signed manifest at its end is of other bytes: something in the file was changed, added, taken away or moved, or stands behind its end",
         ),
         Completeness::NotSigned(why) => {
             integrity.wrong(

@@ -39,7 +39,7 @@ impl Lines {
         let before = line.len();
         let read = Read::take(&mut self.file, LONGEST).read_until(b'\n', line)?;
         if !line.ends_with(b"\n") && (read as u64) < LONGEST {
-            self.cut_off = read > 0;
+            self.cut_off |= read > 0;
             line.truncate(before);
         }
         Ok(())

@@ -4,13 +4,32 @@
 use super::super::super::Exit;
 use indicatif::HumanCount;
 use projections::book_audit::is_of_completeness;
-use proof::Finding;
+use proof::{Finding, Followed};
 use serde::Serialize;
 use serde_json::Value;
 
 /// What to do where a signature is by a key that was not given.
-pub(super) const ROTATED: &str =
-    "If the log's key was rotated, give the new one as well: `entrybook log key` prints them all";
+pub(super) const ROTATED: &str = "If the log's key was rotated, give the key that it began with, or the new one as well: `entrybook log key` prints them all";
+
+/// So many ignored hand-overs are said.
+const IGNORED: usize = 10;
+
+/// Which keys are believed because an older one has handed over to them, and what was ignored.
+pub(super) fn followed(followed: &Followed) -> Vec<String> {
+    let believed = followed.believed.iter().map(|hand_over| {
+        format!(
+            "{} is trusted from {} lines on, because the key {} has handed over to it.",
+            hand_over.key,
+            HumanCount(hand_over.first),
+            hand_over.old_id
+        )
+    });
+    let ignored =
+        followed.ignored.iter().take(IGNORED).map(|why| format!("Ignored a hand-over: {why}."));
+    let more = followed.ignored.len().saturating_sub(IGNORED);
+    let more = (more > 0).then(|| format!("Ignored {more} hand-overs more."));
+    believed.chain(ignored).chain(more).collect()
+}
 
 /// What it came to.
 #[derive(Debug, Serialize)]
@@ -106,11 +125,6 @@ pub(super) fn sort(
 }
 
 impl Report {
-    /// No signature was met that is by none of the keys.
-    pub(super) fn is_believed(&self) -> bool {
-        !["wrong_key", "checkpoint_not_believed"].iter().any(|kind| self.integrity.has(kind))
-    }
-
     pub(super) fn exit(&self) -> Exit {
         match (self.integrity.sound, self.completeness.sound) {
             (true, true) => Exit::Done,
