@@ -6,6 +6,7 @@
 //! disk before anybody is answered ([`state`]), and asked over HTTP ([`routes`]).
 
 mod key;
+mod metrics;
 mod routes;
 mod state;
 
@@ -23,7 +24,7 @@ use proof::{AddCheckpoint, Checkpoint, CheckpointError, CosignatureSigner, Cosig
 use sha2::{Digest, Sha256};
 
 pub use routes::serve;
-use state::Directory;
+use state::{Directory, Evidence};
 
 /// How often at most it is said of a log that it misbehaves: anybody can make it.
 const COMPLAINTS: Duration = Duration::from_secs(60);
@@ -102,6 +103,7 @@ pub struct Witness {
     directory: Directory,
     logs: BTreeMap<String, Watched>,
     clock: Arc<dyn Clock>,
+    metrics: metrics::Metrics,
 }
 
 impl Witness {
@@ -118,13 +120,16 @@ impl Witness {
         let directory = Directory::open(directory)?;
         let signer = key::find(&directory, name, entropy)?;
         let mut watched = BTreeMap::new();
+        let metrics = metrics::Metrics::new();
         for (origin, keys) in logs {
             let id = id_of(&origin);
             let seen = directory.remembered(&origin, &id, signer.verifier())?;
+            metrics.cosigned(&origin, seen.as_ref().map_or(0, |seen| seen.checkpoint.size));
+            metrics.fork(&origin, directory.evidence(&id, Evidence::Fork)?.is_some());
             let memory = Mutex::new(Memory { seen, complained: None });
             watched.insert(origin, Watched { keys, id, memory });
         }
-        Ok(Self { signer, directory, logs: watched, clock })
+        Ok(Self { signer, directory, logs: watched, clock, metrics })
     }
 
     /// The key of the witness in this directory, if one was made, whether or not it runs.
@@ -149,6 +154,24 @@ impl Witness {
 
     /// Answers the body of an `add-checkpoint`: the line to be added to the checkpoint. Waits for the disk.
     pub fn add(&self, body: &[u8]) -> Result<String, Declined> {
+        let answer = self.answer(body);
+        self.metrics.answered(match &answer {
+            Ok(_) => "cosigned",
+            Err(Declined::UnknownLog) => "unknown_log",
+            Err(Declined::Refused(refusal)) => match refusal {
+                proof::Refusal::Malformed(_) => "malformed",
+                proof::Refusal::Unsigned => "unsigned",
+                proof::Refusal::Forged => "forged",
+                proof::Refusal::Shrinks { .. } => "shrinks",
+                proof::Refusal::Conflict(_) => "conflict",
+                proof::Refusal::Inconsistent(_) => "inconsistent",
+            },
+            Err(Declined::Storage(_) | Declined::Cosigning(_) | Declined::Clock) => "failed",
+        });
+        answer
+    }
+
+    fn answer(&self, body: &[u8]) -> Result<String, Declined> {
         let request = AddCheckpoint::parse(body)?;
         let origin = request.origin()?;
         let log = self.logs.get(&origin).ok_or(Declined::UnknownLog)?;
@@ -157,7 +180,7 @@ impl Witness {
         let accepted = match request.judge(&log.keys, last) {
             Ok(accepted) => accepted,
             Err(refusal) => {
-                memory.complain(&origin, &refusal);
+                self.keep_evidence(&origin, log, &mut memory, &request.checkpoint, &refusal)?;
                 return Err(refusal.into());
             }
         };
@@ -168,10 +191,66 @@ impl Witness {
         if last != Some((size, root)) {
             let note = [&accepted.note[..], line.as_bytes()].concat();
             self.directory.remember(&log.id, &note)?;
+            self.metrics.cosigned(&origin, size);
             memory.seen = Some(Seen { checkpoint: accepted.checkpoint, note });
-            tracing::debug!(origin, size, "cosigned {origin} at {size} lines");
+            tracing::debug!(origin, size, %root, "cosigned {origin} at {size} lines, root {root}");
         }
         Ok(line)
+    }
+
+    /// Keeps what a log has signed that does not fit what was cosigned last. Of two roots of one size, both notes
+    /// together prove the fork to anybody; they are kept for good. Where the sizes differ, either the proof that was sent was
+    /// wrong, which anybody can send, or the log has forked: the newest of these are kept, at most once a minute.
+    fn keep_evidence(
+        &self,
+        origin: &str,
+        log: &Watched,
+        memory: &mut Memory,
+        note: &[u8],
+        refusal: &proof::Refusal,
+    ) -> Result<(), Declined> {
+        let is_signed = !matches!(
+            refusal,
+            proof::Refusal::Malformed(_) | proof::Refusal::Unsigned | proof::Refusal::Forged
+        );
+        let (Some(seen), Ok(found)) = (&memory.seen, Checkpoint::read(note)) else { return Ok(()) };
+        let is_fork = found.size == seen.checkpoint.size && found.root != seen.checkpoint.root;
+        let is_suspect = matches!(refusal, proof::Refusal::Inconsistent(_));
+        if !is_signed || !(is_fork || is_suspect) {
+            tracing::debug!(origin, "refused a checkpoint of {origin}: {refusal}");
+            return Ok(());
+        }
+        let both = [&seen.note[..], b"\n", note].concat();
+        let (size, root) = (seen.checkpoint.size, seen.checkpoint.root);
+        let is_time = memory.complained.is_none_or(|at| at.elapsed() > COMPLAINTS);
+        if is_fork && self.directory.keep(&log.id, Evidence::Fork, &both)? {
+            self.metrics.fork(origin, true);
+        } else if !is_time {
+            return Ok(());
+        } else if !is_fork {
+            self.directory.keep(&log.id, Evidence::Suspect, &both)?;
+        }
+        memory.complained = Some(Instant::now());
+        let (other_size, other_root) = (found.size, found.root);
+        tracing::error!(
+            origin, size, %root, other_size, %other_root,
+            "a checkpoint signed by {origin} was refused: {refusal}. It has {other_size} lines and the root {other_root}; cosigned last: \
+             {size} lines with the root {root}. {}",
+            if is_fork {
+                "The log has signed two histories; both checkpoints are kept, and prove it"
+            } else {
+                "Either its proof was wrong, or the log shows different people different histories; both checkpoints are kept"
+            }
+        );
+        Ok(())
+    }
+
+    /// What is kept of a log that does not fit, by its name in paths: what was cosigned last by then, and what was refused.
+    fn evidence(&self, id: &str, kind: Evidence) -> io::Result<Option<Vec<u8>>> {
+        match self.logs.values().find(|log| log.id == id) {
+            Some(log) => Ok(self.directory.kept(&log.id, kind)?),
+            None => Ok(None),
+        }
     }
 
     /// The last checkpoint of a log, by its name in paths.
@@ -180,26 +259,6 @@ impl Witness {
         let log = self.logs.values().find(|log| log.id == id)?;
         let memory = log.memory.lock().unwrap_or_else(PoisonError::into_inner);
         memory.seen.as_ref().map(|seen| seen.note.clone())
-    }
-}
-
-impl Memory {
-    /// What a log has signed and what does not fit is news, and no error of ours.
-    fn complain(&mut self, origin: &str, refusal: &proof::Refusal) {
-        let is_news = matches!(refusal, proof::Refusal::Inconsistent(_))
-            && self.complained.is_none_or(|at| at.elapsed() > COMPLAINTS);
-        if !is_news {
-            tracing::debug!(origin, "refused a checkpoint of {origin}: {refusal}");
-            return;
-        }
-        self.complained = Some(Instant::now());
-        let last = self.seen.as_ref().map_or(0, |seen| seen.checkpoint.size);
-        tracing::error!(
-            origin,
-            last,
-            "a checkpoint signed by {origin} was refused: {refusal}. Cosigned last: {last} lines. Either its proof was wrong, \
-             or the log shows different people different histories"
-        );
     }
 }
 

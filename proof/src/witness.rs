@@ -1,7 +1,7 @@
 //! What a witness is asked, and how it judges it (C2SP tlog-witness, `add-checkpoint`). What it remembers,
 //! and that it remembers before it answers, is up to whoever runs one.
 
-use signed_note::{Note, StandardVerifier, Verifier};
+use signed_note::{Note, Signature, StandardVerifier, Verifier, Verifiers};
 use tlog_tiles::{Checkpoint as Head, EMPTY_HASH, check_tree};
 
 use crate::{Checkpoint, CheckpointError, Hash, checkpoint::verifiers};
@@ -89,6 +89,11 @@ impl AddCheckpoint {
             signed_note::NoteError::InvalidSignature { .. } => Refusal::Forged,
             _ => Refusal::Unsigned,
         })?;
+        // The library looks at the first signature of each key alone. A further one that is wrong makes the note malformed
+        // as well (C2SP signed-note), wherever it stands.
+        if signs_wrongly(&note, &known) {
+            return Err(Refusal::Forged);
+        }
         let (size, root) = (head.size(), *head.hash());
         if self.old > size {
             return Err(Refusal::Shrinks { old: self.old, size });
@@ -130,6 +135,18 @@ impl Checkpoint {
 pub fn log_of(key: &str) -> Result<String, CheckpointError> {
     let verifier = StandardVerifier::new(key).map_err(|_| CheckpointError::Key(key.to_owned()))?;
     Ok(verifier.name().to_owned())
+}
+
+/// Whether any signature that names one of these keys does not fit.
+fn signs_wrongly(note: &Note, known: &impl Verifiers) -> bool {
+    let bytes = note.to_bytes();
+    let lines = bytes.get(note.text().len()..).unwrap_or_default().split(|byte| *byte == b'\n');
+    lines.filter(|line| !line.is_empty()).any(|line| {
+        // The library has read the note, so each is a signature.
+        let Ok(signature) = Signature::from_bytes(line) else { return true };
+        let verifier = known.verifier(signature.name(), signature.id());
+        verifier.is_ok_and(|verifier| !verifier.verify(note.text(), signature.signature()))
+    })
 }
 
 /// As C2SP writes sizes: in decimal, without leading zeros.
@@ -320,6 +337,17 @@ mod tests {
         let edited = text.replacen("\n5\n", "\n4\n", 1).into_bytes();
         let edited = AddCheckpoint { checkpoint: edited, ..ours.clone() };
         assert_eq!(edited.judge(&keys(), None), Err(Refusal::Forged));
+
+        // A second signature of the log's own key that does not fit, before the good one or behind it.
+        let good = text.lines().last().expect("a signature").to_owned();
+        let other = String::from_utf8(log.note(4, 1)).expect("UTF-8");
+        let wrong = other.lines().last().expect("a signature").to_owned();
+        assert_ne!(good, wrong);
+        for both in [format!("{wrong}\n{good}"), format!("{good}\n{wrong}")] {
+            let checkpoint = text.replacen(&good, &both, 1).into_bytes();
+            let twice = AddCheckpoint { checkpoint, ..ours.clone() };
+            assert_eq!(twice.judge(&keys(), None), Err(Refusal::Forged), "{both}");
+        }
 
         // A line of somebody else under it, ahead of the log's.
         let line = String::from_utf8(log.note(5, 2)).expect("UTF-8");

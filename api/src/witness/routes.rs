@@ -17,7 +17,7 @@ use proof::Refusal;
 use tokio::net::TcpListener;
 use tower_http::{set_header::SetResponseHeaderLayer, timeout::TimeoutLayer};
 
-use super::{Declined, Witness};
+use super::{Declined, Witness, state::Evidence};
 use crate::{
     connections::{Connections, Limits},
     server::{Bounds, accept_until},
@@ -56,6 +56,9 @@ pub(super) fn router(witness: Arc<Witness>) -> Router {
     Router::new()
         .route("/add-checkpoint", post(add_checkpoint))
         .route("/{log}/checkpoint", get(checkpoint))
+        .route("/{log}/fork", get(fork))
+        .route("/{log}/suspect", get(suspect))
+        .route("/metrics", get(metrics))
         .route("/healthz", get(|| async { "ok\n" }))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, REQUEST_TIMEOUT))
@@ -94,6 +97,49 @@ fn decline(declined: &Declined) -> Response {
         }
     };
     (status, format!("{declined}\n")).into_response()
+}
+
+async fn fork(State(witness): State<Arc<Witness>>, Path(log): Path<String>) -> Response {
+    kept(witness, log, Evidence::Fork).await
+}
+
+async fn suspect(State(witness): State<Arc<Witness>>, Path(log): Path<String>) -> Response {
+    kept(witness, log, Evidence::Suspect).await
+}
+
+async fn kept(witness: Arc<Witness>, log: String, kind: Evidence) -> Response {
+    let read = tokio::task::spawn_blocking(move || witness.evidence(&log, kind)).await;
+    match read {
+        Ok(Ok(Some(notes))) => {
+            let kind =
+                (header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+            let fresh = (header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+            ([kind, fresh], notes).into_response()
+        }
+        Ok(Ok(None)) => {
+            (StatusCode::NOT_FOUND, "nothing of that kind is kept here\n").into_response()
+        }
+        Ok(Err(error)) => {
+            tracing::error!("what is kept of a log could not be read: {error}");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+        Err(error) => {
+            tracing::error!("what is kept of a log could not be read: {error}");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}
+
+async fn metrics(State(witness): State<Arc<Witness>>) -> Response {
+    let kind =
+        HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+    match witness.metrics.text() {
+        Ok(text) => ([(header::CONTENT_TYPE, kind)], text).into_response(),
+        Err(error) => {
+            tracing::error!("the metrics could not be written: {error}");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
 }
 
 async fn checkpoint(State(witness): State<Arc<Witness>>, Path(log): Path<String>) -> Response {

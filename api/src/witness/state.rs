@@ -17,6 +17,24 @@ use super::{Seen, WitnessError};
 const LOCK: &str = "lock";
 const ENDING: &str = "checkpoint";
 
+/// What is kept of checkpoints that a log has signed and that don't fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Evidence {
+    /// Two roots of one size. The first that is found is kept for good.
+    Fork,
+    /// It was not proved that one continues the other. The newest is kept.
+    Suspect,
+}
+
+impl Evidence {
+    fn ending(self) -> &'static str {
+        match self {
+            Self::Fork => "fork",
+            Self::Suspect => "suspect",
+        }
+    }
+}
+
 /// The directory of a witness.
 pub(super) struct Directory {
     path: PathBuf,
@@ -89,13 +107,44 @@ impl Directory {
     /// Replaces what is remembered of a log. When this returns it outlives a power cut; when it fails,
     /// either is there, whole.
     pub(super) fn remember(&self, id: &str, note: &[u8]) -> io::Result<()> {
-        let file = self.file(id);
+        self.replace(&self.file(id), note)
+    }
+
+    /// What is kept of a log.
+    pub(super) fn kept(&self, id: &str, kind: Evidence) -> io::Result<Option<Vec<u8>>> {
+        match fs::read(self.path.join(format!("{id}.{}", kind.ending()))) {
+            Ok(notes) => Ok(Some(notes)),
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(cause) => Err(cause),
+        }
+    }
+
+    /// The same, for whoever starts.
+    pub(super) fn evidence(
+        &self,
+        id: &str,
+        kind: Evidence,
+    ) -> Result<Option<Vec<u8>>, WitnessError> {
+        self.kept(id, kind).map_err(|cause| WitnessError::Io { path: self.path.clone(), cause })
+    }
+
+    /// Keeps evidence; whether it is new. The proof of a fork is never replaced.
+    pub(super) fn keep(&self, id: &str, kind: Evidence, notes: &[u8]) -> io::Result<bool> {
+        let file = self.path.join(format!("{id}.{}", kind.ending()));
+        if kind == Evidence::Fork && file.try_exists()? {
+            return Ok(false);
+        }
+        self.replace(&file, notes)?;
+        Ok(true)
+    }
+
+    fn replace(&self, file: &Path, note: &[u8]) -> io::Result<()> {
         let new = file.with_extension("new");
         let mut options = File::options();
         let mut open = options.create(true).truncate(true).write(true).mode(0o600).open(&new)?;
         open.write_all(note)?;
         open.sync_all()?;
-        fs::rename(&new, &file)?;
+        fs::rename(&new, file)?;
         File::open(&self.path)?.sync_all()
     }
 }

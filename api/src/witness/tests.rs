@@ -289,3 +289,59 @@ async fn each_refusal_has_the_status_of_the_specification() {
     // And nothing of that has changed anything.
     assert_eq!(add(log.add(10, 20)).await.0, StatusCode::OK);
 }
+
+#[tokio::test]
+async fn the_proof_of_a_fork_is_kept_and_shown_to_anybody() {
+    let place = Place::new();
+    let (log, fork) = (Log::grown(20, 20), Log::grown(20, 3));
+    let witness = Arc::new(place.open());
+    let router = routes::router(witness.clone());
+    let get = async |path: String| {
+        let request = Request::builder().uri(path).body(Body::empty()).unwrap();
+        let (parts, body) = router.clone().oneshot(request).await.unwrap().into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        (parts.status, String::from_utf8(body.to_vec()).unwrap())
+    };
+    let id = id_of(ORIGIN);
+    let path = |kind: &str| format!("/{id}/{kind}");
+    witness.add(&log.add(0, 10)).unwrap();
+    assert_eq!(get(path("fork")).await.0, StatusCode::NOT_FOUND);
+
+    // Of another size, with a proof that does not hold: no proof of a fork, for anybody may send such a proof.
+    assert!(is_inconsistent(&witness.add(&fork.add(10, 20))));
+    assert_eq!(get(path("fork")).await.0, StatusCode::NOT_FOUND);
+    let (status, suspect) = get(path("suspect")).await;
+    assert_eq!(status, StatusCode::OK);
+    assert!(suspect.contains("\n10\n") && suspect.contains("\n20\n"), "{suspect}");
+
+    // Two roots of one size, whatever size the request goes on from.
+    assert_eq!(conflict(witness.add(&fork.add(0, 10))), 10);
+    let (status, proof) = get(path("fork")).await;
+    assert_eq!(status, StatusCode::OK);
+    let (ours, theirs) = proof.split_once("\n\nexample.org").unwrap();
+    let keys = [log_key(1).verifier_key()];
+    let one = Checkpoint::verify(format!("{ours}\n").as_bytes(), ORIGIN, &keys).unwrap();
+    let other = format!("example.org{theirs}");
+    let other = Checkpoint::verify(other.as_bytes(), ORIGIN, &keys).unwrap();
+    assert_eq!((one.size, other.size), (10, 10));
+    assert_ne!(one.root, other.root);
+
+    // It outlives a restart, and what comes later does not replace it.
+    let third = Log::grown(20, 5);
+    assert!(is_inconsistent(&witness.add(&third.add(10, 10))));
+    assert_eq!(get(path("fork")).await.1, proof);
+    assert_eq!(fs::read_to_string(place.dir().join(format!("{id}.fork"))).unwrap(), proof);
+    let metrics = get("/metrics".to_owned()).await.1;
+    for line in [
+        "entrybook_witness_checkpoints_total{answer=\"cosigned\"} 1",
+        "entrybook_witness_checkpoints_total{answer=\"inconsistent\"} 2",
+        "entrybook_witness_checkpoints_total{answer=\"conflict\"} 1",
+        "entrybook_witness_cosigned_lines{origin=\"example.org/log\"} 10",
+        "entrybook_witness_fork_kept{origin=\"example.org/log\"} 1",
+    ] {
+        assert!(metrics.contains(line), "{line}: {metrics}");
+    }
+    // A checkpoint that nobody has signed for the log leaves nothing.
+    let text = String::from_utf8(fork.add(10, 20)).unwrap().replacen("\n20\n", "\n19\n", 1);
+    assert!(witness.add(text.as_bytes()).is_err());
+}
