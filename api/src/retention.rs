@@ -18,6 +18,9 @@ const EVERY: Duration = Duration::from_secs(3_600);
 /// After a failure it is looked again sooner.
 const AGAIN: Duration = Duration::from_secs(60);
 
+/// How often it is looked whether something can go on.
+const LOOK: Duration = Duration::from_millis(50);
+
 /// Forgets the months whose retention is over, for as long as this process runs.
 pub async fn forget_months(app: &App) {
     loop {
@@ -61,6 +64,12 @@ async fn forget_all_due(book: &Entrybook, retention: TimeDelta) -> Result<(), St
 pub async fn forget_keys(app: &App) {
     let mut destroyed = app.revocations().destroyed();
     let keyring = app.book().keyring();
+    // A signing key that was retired after the keys were read at the start, and before the feed began to tell of
+    // such events, is found by reading them again now that it tells of all that follows.
+    while !app.revocations().is_ready() {
+        tokio::time::sleep(LOOK).await;
+    }
+    refresh_signing_keys(app).await;
     loop {
         match destroyed.recv().await {
             Ok(Destroyed::Person(user)) => keyring.forget(user),
@@ -69,9 +78,20 @@ pub async fn forget_keys(app: &App) {
                     keyring.forget_month(month);
                 }
             }
+            Ok(Destroyed::SigningKey(kid)) => app.book().tokens().retire(&kid).await,
             // What was missed may be any of them.
-            Err(RecvError::Lagged(_)) => keyring.forget_all(),
+            Err(RecvError::Lagged(_)) => {
+                keyring.forget_all();
+                refresh_signing_keys(app).await;
+            }
             Err(RecvError::Closed) => return,
         }
+    }
+}
+
+async fn refresh_signing_keys(app: &App) {
+    while let Err(error) = app.book().tokens().refresh_keys().await {
+        tracing::warn!("the signing keys could not be read, and are read again: {error}");
+        tokio::time::sleep(LOOK).await;
     }
 }

@@ -37,6 +37,8 @@ pub enum ServiceCommand {
     Migrated(BTreeSet<i64>),
     /// The signing keys that there are, each with its algorithm.
     SigningKeys(BTreeMap<String, String>),
+    /// The id of a signing key that is to be retired.
+    RetireSigningKey(String),
     /// What somebody else has decided.
     Post(Box<ServiceEvent>),
 }
@@ -68,6 +70,7 @@ impl Aggregate for ServiceAggregate {
             ServiceCommand::Stop(replica) => self.0.stop(replica),
             ServiceCommand::Migrated(versions) => self.0.migrated(&versions),
             ServiceCommand::SigningKeys(keys) => self.0.signing_keys_added(&keys),
+            ServiceCommand::RetireSigningKey(kid) => self.0.retire_signing_key(&kid),
             ServiceCommand::Post(event) => vec![*event],
         };
         for event in events {
@@ -82,7 +85,7 @@ impl Aggregate for ServiceAggregate {
 }
 
 impl Stream for ServiceAggregate {
-    const SHAPE: i32 = 1;
+    const SHAPE: i32 = 2;
 }
 
 impl Entrybook {
@@ -168,7 +171,7 @@ impl Entrybook {
         Ok(alive)
     }
 
-    async fn service(
+    pub(crate) async fn service(
         &self,
         stream_id: &str,
         command: ServiceCommand,

@@ -17,6 +17,7 @@ mod keys;
 mod refresh;
 
 use std::{
+    collections::BTreeSet,
     fmt,
     str::FromStr,
     sync::{Arc, PoisonError, RwLock},
@@ -53,6 +54,8 @@ const VERIFIED_TOKENS: usize = 10_000;
 /// Unknown key ids make the keys be read again, at most this often and for so long.
 const RELOAD_EVERY: Duration = Duration::from_secs(1);
 const RELOAD_WITHIN: Duration = Duration::from_secs(2);
+/// How long a retired key may wait for the next one to be read.
+const RETIRE_WITHIN: Duration = Duration::from_millis(500);
 
 /// How access tokens are signed (RFC 7518 and 8037).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -157,6 +160,19 @@ impl TokenSettings {
     }
 }
 
+/// How a signing key stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SigningKeyState {
+    pub kid: String,
+    pub algorithm: Algorithm,
+    pub signs_from: DateTime<Utc>,
+    pub is_retired: bool,
+    /// Whether tokens that it signed are accepted.
+    pub is_accepted: bool,
+    /// Whether it signs now.
+    pub signs: bool,
+}
+
 /// Why a token is not accepted. The texts are for the log and the `WWW-Authenticate` header; they
 /// never repeat the token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -214,6 +230,8 @@ pub struct Tokens {
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     keys: RwLock<Arc<KeySet>>,
+    /// Keys that were retired while this process ran: what was read a moment before brings none of them back.
+    retired: RwLock<BTreeSet<String>>,
     /// Tokens whose signature was found right, by their SHA-256. All else is checked each time.
     verified: Cache<[u8; 32], Arc<Verified>>,
     reloaded: tokio::sync::Mutex<Option<Instant>>,
@@ -252,6 +270,7 @@ impl Tokens {
             clock,
             entropy,
             keys: RwLock::default(),
+            retired: RwLock::default(),
             verified: Cache::new(VERIFIED_TOKENS),
             reloaded: tokio::sync::Mutex::default(),
         }
@@ -340,6 +359,51 @@ impl Tokens {
         self.read_and_rotate(Occasion::Routine).await
     }
 
+    /// Stops accepting a key whose retirement stands in the book. The keys are read first, so that whoever
+    /// signs in meanwhile gets a token of the next key; where that takes too long, it goes without them.
+    pub async fn retire(&self, kid: &str) {
+        match tokio::time::timeout(RETIRE_WITHIN, self.refresh_keys()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!("the signing keys could not be read again: {error}"),
+            Err(_) => tracing::warn!("the signing keys could not be read again in time"),
+        }
+        self.retired.write().unwrap_or_else(PoisonError::into_inner).insert(kid.to_owned());
+        let keys = self.keys();
+        self.use_keys(keys.without(&BTreeSet::from([kid.to_owned()])));
+        tracing::info!("the signing key {kid} was retired, and is not accepted any longer");
+    }
+
+    /// The signing keys that the database has by now, the oldest first.
+    pub async fn signing_keys(&self) -> Result<Vec<SigningKeyState>, TokensError> {
+        let keys = self.read_keys(&mut *self.pool.acquire().await?).await?;
+        let (now, lifetime) = (self.clock.now(), self.settings.access_lifetime);
+        let signer = keys.signer(now).map(|key| key.kid().to_owned());
+        let accepted: BTreeSet<&str> = keys.accepted(now, lifetime).map(|key| key.kid()).collect();
+        let states = keys.iter().map(|key| SigningKeyState {
+            kid: key.kid().to_owned(),
+            algorithm: key.algorithm(),
+            signs_from: key.signs_from(),
+            is_retired: key.is_withdrawn(now),
+            is_accepted: accepted.contains(key.kid()),
+            signs: signer.as_deref() == Some(key.kid()),
+        });
+        Ok(states.collect())
+    }
+
+    /// Makes a key that signs from now on, without the time in which it is only published.
+    pub(crate) async fn make_key_at_once(&self) -> Result<String, TokensError> {
+        let (algorithm, entropy) = (self.settings.algorithm, Arc::clone(&self.entropy));
+        let making = move || Material::generate(algorithm, entropy.as_ref());
+        let material = tokio::task::spawn_blocking(making)
+            .await
+            .map_err(|_| TokensError::Generation("its task ended early"))??;
+        let row = material.wrapped(&self.keyring, self.clock.now());
+        row.insert(&mut *self.pool.acquire().await?).await?;
+        self.refresh_keys().await?;
+        tracing::info!("made the {algorithm} signing key {}, which signs from now on", row.kid);
+        Ok(row.kid)
+    }
+
     /// A new refresh token for a session, and the hash that its event holds.
     #[must_use]
     pub fn issue_refresh(&self, session: SessionId) -> (RefreshToken, TokenHash) {
@@ -357,6 +421,8 @@ impl Tokens {
     }
 
     fn use_keys(&self, keys: KeySet) {
+        let retired = self.retired.read().unwrap_or_else(PoisonError::into_inner);
+        let keys = if retired.is_empty() { keys } else { keys.without(&retired) };
         *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
     }
 

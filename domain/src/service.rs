@@ -48,6 +48,11 @@ pub enum ServiceEvent {
         kid: String,
         algorithm: String,
     },
+    /// A key that signed access tokens signs no more, and nothing that it signed is accepted any longer. The event is in a
+    /// stream of its own, `signing_key:<kid>`, so that whoever reads keys finds it by the primary key.
+    SigningKeyRetired {
+        kid: String,
+    },
     /// A transparency log begins; `key` is its verifier key.
     LogBegun {
         origin: String,
@@ -124,6 +129,7 @@ impl ServiceEvent {
             Self::SettingsChanged { .. } => "SettingsChanged",
             Self::SchemaMigrated { .. } => "SchemaMigrated",
             Self::SigningKeyAdded { .. } => "SigningKeyAdded",
+            Self::SigningKeyRetired { .. } => "SigningKeyRetired",
             Self::LogBegun { .. } => "LogBegun",
             Self::LogKeyAdded { .. } => "LogKeyAdded",
             Self::LogKeyHandedOver { .. } => "LogKeyHandedOver",
@@ -148,6 +154,7 @@ impl ServiceEvent {
             | Self::SettingsChanged { .. }
             | Self::SchemaMigrated { .. }
             | Self::SigningKeyAdded { .. }
+            | Self::SigningKeyRetired { .. }
             | Self::LogBegun { .. }
             | Self::LogKeyAdded { .. }
             | Self::LogKeyHandedOver { .. }
@@ -174,6 +181,7 @@ impl StreamEvent for ServiceEvent {
             | "SettingsChanged"
             | "SchemaMigrated"
             | "SigningKeyAdded"
+            | "SigningKeyRetired"
             | "LogBegun"
             | "LogKeyAdded"
             | "LogKeyHandedOver"
@@ -226,6 +234,8 @@ pub struct Service {
     pub migrations: BTreeSet<i64>,
     /// The keys that sign access tokens, as far as they were told of.
     pub signing_keys: BTreeSet<String>,
+    /// The keys among them that were retired.
+    pub retired_keys: BTreeSet<String>,
 }
 
 impl Service {
@@ -290,6 +300,15 @@ impl Service {
             .collect()
     }
 
+    /// Retires a signing key, once.
+    #[must_use]
+    pub fn retire_signing_key(&self, kid: &str) -> Vec<ServiceEvent> {
+        if self.retired_keys.contains(kid) {
+            return Vec::new();
+        }
+        vec![ServiceEvent::SigningKeyRetired { kid: kid.to_owned() }]
+    }
+
     /// Folds one event in. Total: no history that `decide` can write makes it fail.
     pub fn apply(&mut self, event: ServiceEvent) {
         match event {
@@ -306,6 +325,9 @@ impl Service {
             ServiceEvent::SchemaMigrated { versions } => self.migrations.extend(versions),
             ServiceEvent::SigningKeyAdded { kid, algorithm: _ } => {
                 self.signing_keys.insert(kid);
+            }
+            ServiceEvent::SigningKeyRetired { kid } => {
+                self.retired_keys.insert(kid);
             }
             ServiceEvent::SettingsChanged { .. }
             | ServiceEvent::LogBegun { .. }
@@ -419,6 +441,15 @@ mod tests {
         assert_eq!(service.signing_keys_added(&keys(&["a"])), []);
         let added = ServiceEvent::SigningKeyAdded { kid: "b".into(), algorithm: "ES256".into() };
         assert_eq!(service.signing_keys_added(&keys(&["a", "b"])), [added]);
+    }
+
+    #[test]
+    fn a_signing_key_is_retired_once() {
+        let retired = Service::default().retire_signing_key("a");
+        assert_eq!(retired, [ServiceEvent::SigningKeyRetired { kid: "a".into() }]);
+        let service = folded(std::slice::from_ref(&retired));
+        assert_eq!(service.retire_signing_key("a"), []);
+        assert_eq!(service.retire_signing_key("b").len(), 1);
     }
 
     #[test]

@@ -379,6 +379,7 @@ fn service_outcome(event: &ServiceEvent) -> Option<String> {
             Some(versions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
         }
         ServiceEvent::SigningKeyAdded { algorithm, .. } => Some(algorithm.clone()),
+        ServiceEvent::SigningKeyRetired { kid } => Some(kid.clone()),
         ServiceEvent::LogBegun { origin, .. }
         | ServiceEvent::LogKeyAdded { origin, .. }
         | ServiceEvent::LogKeyHandedOver { origin, .. }

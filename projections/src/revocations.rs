@@ -63,6 +63,8 @@ pub enum Destroyed {
     Person(UserId),
     /// A month's, such as `2026-01`.
     Month(String),
+    /// The id of a key that signed access tokens, which was retired.
+    SigningKey(String),
 }
 
 /// So many are kept for who is slow to take them.
@@ -318,7 +320,7 @@ impl Revocations {
             "SELECT id, aggregate_type, aggregate_id, sequence, event_type, event_version,
                     payload::text, metadata::text FROM events
               WHERE (tx, id) > ($1::text::xid8, $2) AND tx < $3::text::xid8 AND id > $4
-                AND (event_type = 'SessionEnded' OR aggregate_type = 'User')",
+                AND (event_type IN ('SessionEnded', 'SigningKeyRetired') OR aggregate_type = 'User')",
         )
         .bind(tx.to_string())
         .bind(event_id)
@@ -500,6 +502,10 @@ impl Changes {
             (stream::SERVICE, "MonthForgotten") => {
                 let month = aggregate_id.strip_prefix("month:");
                 self.destroyed.extend(month.map(|month| Destroyed::Month(month.to_owned())));
+            }
+            (stream::SERVICE, "SigningKeyRetired") => {
+                let kid = aggregate_id.strip_prefix("signing_key:");
+                self.destroyed.extend(kid.map(|kid| Destroyed::SigningKey(kid.to_owned())));
             }
             _ => {}
         }

@@ -183,3 +183,77 @@ async fn a_restart_revives_no_token() {
         assert!(seen.iter().all(|status| matches!(status, 401 | 503)), "{seen:?}");
     }
 }
+
+/// The access token of a key that was retired is refused by every replica, also by one that starts afterwards, and nobody is
+/// signed out by it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_tokens_of_a_retired_key_are_refused_everywhere_and_people_stay_signed_in() {
+    let database = TestDatabase::create().await;
+    let scratch = scratch();
+    let one =
+        Setup::on(&database.url(), &scratch.path().join("one")).known_as("http://localhost:8080");
+    let two = Setup { data_dir: scratch.path().join("two"), ..one.replica() };
+    let first = one.start().await;
+    let second = two.start().await;
+    let ada = first.register("ada").await;
+    for server in [&first, &second] {
+        assert_eq!(server.get("/api/v1/auth/me", &ada.access).await.unwrap().status(), 200);
+    }
+
+    let began = Instant::now();
+    let retired = one.command(&["keys", "retire", "--all", "--json"]).output().unwrap();
+    assert!(retired.status.success(), "{}", String::from_utf8_lossy(&retired.stderr));
+    let retired: Value = serde_json::from_slice(&retired.stdout).unwrap();
+    let kid = retired["retired"][0].as_str().unwrap().to_owned();
+    let ended = Instant::now();
+    for (name, server) in [("first", &first), ("second", &second)] {
+        eventually(&format!("the {name} replica refuses it"), async || {
+            let me = server.get("/api/v1/auth/me", &ada.access).await.unwrap();
+            (me.status() == 401).then_some(())
+        })
+        .await;
+        println!(
+            "{name}: refused {:?} after the verb ended, which took {:?}",
+            ended.elapsed(),
+            ended - began
+        );
+        let keys: Value = server
+            .http
+            .get(server.url("/.well-known/jwks.json"))
+            .send()
+            .await
+            .unwrap()
+            .json()
+            .await
+            .unwrap();
+        assert!(!keys.to_string().contains(&kid), "{keys}");
+    }
+    // The refresh token is good, on either, and what it gives is accepted by both.
+    let anew = Tokens::of(second.refresh(&ada.refresh).await.unwrap(), 200).await;
+    for server in [&first, &second] {
+        assert_eq!(server.get("/api/v1/auth/me", &anew.access).await.unwrap().status(), 200);
+    }
+
+    // Nothing that is written to the table brings it back.
+    sqlx::query("UPDATE signing_keys SET retired_at = NULL")
+        .execute(database.pool())
+        .await
+        .unwrap();
+    first.kill();
+    let first = one.start().await;
+    assert_eq!(first.get("/api/v1/auth/me", &ada.access).await.unwrap().status(), 401);
+    assert_eq!(first.get("/api/v1/auth/me", &anew.access).await.unwrap().status(), 200);
+
+    let again = one.command(&["keys", "retire", &kid, "--json"]).output().unwrap();
+    let again: Value = serde_json::from_slice(&again.stdout).unwrap();
+    assert_eq!(again, json!({"retired": [], "made": null}));
+    let unknown = one.command(&["keys", "retire", "nobody"]).output().unwrap();
+    assert_eq!(unknown.status.code(), Some(4));
+    let events: Vec<String> = sqlx::query_scalar(
+        "SELECT event_type FROM events WHERE aggregate_id LIKE 'signing_key%' ORDER BY id",
+    )
+    .fetch_all(database.pool())
+    .await
+    .unwrap();
+    assert_eq!(events, ["SigningKeyAdded", "SigningKeyRetired", "SigningKeyAdded"]);
+}

@@ -35,6 +35,7 @@ pub const EVENT_TYPES: [&str; 39] = [
     "SettingsChanged",
     "SchemaMigrated",
     "SigningKeyAdded",
+    "SigningKeyRetired",
     "LogBegun",
     "LogKeyAdded",
     "LogKeyHandedOver",

@@ -1,11 +1,14 @@
 //! `entrybook keys`: the master key, and how to change it.
 
+mod signing;
+
 use super::table::table;
 use super::{Out, Refused, exit, origin, with_services};
 use crate::bootstrap::{Database, Migrate, Owner, Services, Size, owner, prepare};
 use crate::config::Config;
 use anyhow::bail;
 use commands::keyring::Keyring;
+use commands::{RetiredKeys, Which};
 use domain::ServiceEvent;
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
@@ -25,6 +28,33 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// List the keys that sign access tokens
+    #[command(after_help = "Example:\n  entrybook keys list --json")]
+    List {
+        /// Answer in JSON: [{"kid", "algorithm", "signs_from", "state"}]
+        #[arg(long)]
+        json: bool,
+    },
+    /// Retire keys that sign access tokens: what they signed is refused from then on
+    #[command(
+        long_about = "Retires keys that sign access tokens. Every server refuses what they signed within a second, and leaves them out of \
+            the published keys; if the key that signs is among them, a new one signs at once. People stay signed in: their refresh tokens \
+            are not signed by these keys. It is an event of the history, SigningKeyRetired, and can't be taken back.\n\n\
+            Do this where a signing key may be known to somebody: its private half is wrapped by the master key, so after a master key was \
+            seen by somebody, change it (entrybook keys rewrap) and then retire all signing keys.",
+        after_help = "Examples:\n  entrybook keys retire --all\n  entrybook keys retire kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k"
+    )]
+    Retire {
+        /// The ids of keys, as `entrybook keys list` prints them
+        #[arg(value_name = "KID", required_unless_present = "all")]
+        kids: Vec<String>,
+        /// All keys that there are
+        #[arg(long, conflicts_with = "kids")]
+        all: bool,
+        /// Answer in JSON: {"retired", "made"}
+        #[arg(long)]
+        json: bool,
+    },
     /// Wrap all keys by the present master key, while servers run
     #[command(
         long_about = "Changes the master key: opens each key with the one that wrapped it, and wraps it by the present one. Give the new one as \
@@ -35,7 +65,10 @@ enum Verb {
         after_help = "Example:\n  ENTRYBOOK_MASTER_KEY_FILE=new.key ENTRYBOOK_PREVIOUS_MASTER_KEY_FILE=old.key entrybook keys rewrap"
     )]
     Rewrap {
-        /// Answer in JSON: {"from", "to", "keys"}
+        /// Retire all keys that sign access tokens afterwards: where somebody may know the old master key
+        #[arg(long)]
+        retire_signing_keys: bool,
+        /// Answer in JSON: {"from", "to", "keys"}, and with --retire-signing-keys "retired" and "made"
         #[arg(long)]
         json: bool,
     },
@@ -55,7 +88,21 @@ pub(super) async fn run(
             .await?;
             status(&present, &keys, json, out)
         }
-        Verb::Rewrap { json } => rewrap(config, json, out).await,
+        Verb::List { json } => {
+            let list =
+                async |services: &Services| Ok(services.book.tokens().signing_keys().await?);
+            let keys = with_services(config, list).await?;
+            signing::list(&keys, json, out)
+        }
+        Verb::Retire { kids, all, json } => {
+            let which = if all { Which::All } else { Which::Only(kids.into_iter().collect()) };
+            let retire = async |services: &Services| signing::retire(services, &which).await;
+            let done = with_services(config, retire).await?;
+            if json { Ok(out.json(&signing::told(&done))?) } else { signing::say(&done, out) }
+        }
+        Verb::Rewrap { retire_signing_keys, json } => {
+            rewrap(config, retire_signing_keys, json, out).await
+        }
     }
 }
 
@@ -86,26 +133,41 @@ fn status(
     Ok(())
 }
 
-async fn rewrap(config: &Config, json: bool, out: &mut Out) -> anyhow::Result<()> {
+async fn rewrap(config: &Config, retire: bool, json: bool, out: &mut Out) -> anyhow::Result<()> {
     super::require_database(config)?;
     let database = Database::open_or_join(config).await?;
-    let done = rewrap_in(config, &database).await;
+    let done = rewrap_in(config, &database, retire).await;
     let closed = database.close().await;
     let done = done?;
     closed?;
-    let Done { from, to, keys } = done;
+    let (Done { from, to, keys }, retired) = done;
     if json {
-        return Ok(out.json(&serde_json::json!({ "from": from, "to": to, "keys": keys }))?);
+        let mut answer = serde_json::json!({ "from": from, "to": to, "keys": keys });
+        if let (Some(retired), Some(answer)) = (&retired, answer.as_object_mut()) {
+            answer.insert("retired".to_owned(), serde_json::json!(retired.retired));
+            answer.insert("made".to_owned(), serde_json::json!(retired.made));
+        }
+        return Ok(out.json(&answer)?);
     }
     if from.is_empty() {
-        return Ok(
-            out.line(format!("All keys are wrapped by {to} already; there was nothing to do."))?
-        );
+        out.line(format!("All keys are wrapped by {to} already; there was nothing to do."))?;
+    } else {
+        let (many, are) = match keys {
+            1 => ("1 key".to_owned(), "is"),
+            _ => (format!("{keys} keys"), "are"),
+        };
+        out.line(format!("{many} that {} wrapped {are} wrapped by {to} now.", from.join(" and ")))?;
+        out.line(
+            "Once every server runs with it, the old master key is needed no more, but for backups made before.",
+        )?;
     }
-    out.line(format!("{keys} keys that {} wrapped are wrapped by {to} now.", from.join(" and ")))?;
-    Ok(out.line(
-        "Once every server runs with it, the old master key is needed no more, but for backups made before.",
-    )?)
+    match retired {
+        Some(retired) => signing::say(&retired, out),
+        None => Ok(out.line(
+            "If somebody may know the old master key and a copy of the database, they may have the keys that sign access tokens. Retire these, \
+             which signs nobody out: entrybook keys retire --all. docs/erasure.md tells what else to do.",
+        )?),
+    }
 }
 
 /// The stream of the service in which the changes are.
@@ -117,7 +179,11 @@ struct Done {
     keys: u64,
 }
 
-async fn rewrap_in(config: &Config, database: &Database) -> anyhow::Result<Done> {
+async fn rewrap_in(
+    config: &Config,
+    database: &Database,
+    retire: bool,
+) -> anyhow::Result<(Done, Option<RetiredKeys>)> {
     if database.owner() == Owner::OtherProcess {
         return Err(Refused(
             "A server runs on this private PostgreSQL, and keeps the login that may change keys. Stop it, and run this again."
@@ -128,8 +194,15 @@ async fn rewrap_in(config: &Config, database: &Database) -> anyhow::Result<Done>
     prepare(config, database, Migrate::as_owner(database)).await?;
     let issuer = config.public_url(config.listen.port())?;
     let services = Services::open(config, database, issuer.origin(), Size::ONE_VERB).await?;
+    let both = async {
+        let done = rewrap_all(database, &services).await?;
+        // Also where nothing was left to wrap: whoever was broken off before runs it again.
+        let retired =
+            if retire { Some(signing::retire(&services, &Which::All).await?) } else { None };
+        Ok((done, retired))
+    };
     let done = tokio::select! {
-        done = rewrap_all(database, &services) => done,
+        done = both => done,
         _ = tokio::signal::ctrl_c() => Err(exit::Interrupted.into()),
     };
     services.close().await;

@@ -67,6 +67,7 @@ pub enum EventType {
     SettingsChanged,
     SchemaMigrated,
     SigningKeyAdded,
+    SigningKeyRetired,
     LogBegun,
     LogKeyAdded,
     LogKeyHandedOver,

@@ -3,8 +3,9 @@
 //! The keys form one row in time. At any moment the one that began last signs; a newer one is
 //! already published; an older one is published and accepted until the last token it can have signed
 //! has expired. That is decided from `signs_from` alone, so no replica has to write anything for a
-//! key to retire. `retired_at` is for people: set it, and that key is neither used nor accepted from
-//! then on.
+//! key to run out. A key that must not be accepted any longer is retired by an event of the book
+//! ([`crate::retiring`]), which is asked for with each row: so no change of the table brings it back. `retired_at` does
+//! the same by hand.
 //!
 //! Nothing public is read from the database: it is derived from the private half, which the master
 //! key authenticates. Who can write to the table can take keys away, and add none.
@@ -12,7 +13,11 @@
 //! The id of a key is its thumbprint (RFC 7638, SHA-256). An HMAC secret has no public half, so it
 //! gets an id derived by HKDF, and no place in the JWKS.
 
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    fmt,
+    sync::Arc,
+};
 
 use aws_lc_rs::{
     encoding::{AsDer as _, Pkcs8V1Der},
@@ -178,7 +183,12 @@ pub(super) struct KeyRow {
 impl KeyRow {
     pub(super) async fn read(connection: &mut PgConnection) -> sqlx::Result<Vec<Self>> {
         sqlx::query_as(
-            "SELECT kid, algorithm, wrapped, master_key, signs_from, retired_at FROM signing_keys",
+            "SELECT kid, algorithm, wrapped, master_key, signs_from,
+                    CASE WHEN EXISTS (SELECT FROM events
+                                       WHERE aggregate_type = 'Service' AND aggregate_id = 'signing_key:' || kid
+                                         AND event_type = 'SigningKeyRetired')
+                         THEN to_timestamp(0) ELSE retired_at END AS retired_at
+               FROM signing_keys",
         )
         .fetch_all(connection)
         .await
@@ -238,7 +248,7 @@ impl SigningKey {
         &self.material.decoding
     }
 
-    fn is_withdrawn(&self, now: DateTime<Utc>) -> bool {
+    pub(super) fn is_withdrawn(&self, now: DateTime<Utc>) -> bool {
         self.retired_at.is_some_and(|at| at <= now)
     }
 }
@@ -288,6 +298,23 @@ impl KeySet {
         }
         keys.sort_by(|a, b| (a.signs_from, a.kid()).cmp(&(b.signs_from, b.kid())));
         Ok(Self { keys })
+    }
+
+    /// The same keys, of which these are retired, whatever the rows say.
+    pub(super) fn without(&self, retired: &BTreeSet<String>) -> Self {
+        let keys = self.keys.iter().map(|key| match retired.contains(key.kid()) {
+            true => Arc::new(SigningKey {
+                material: Arc::clone(&key.material),
+                signs_from: key.signs_from,
+                retired_at: Some(DateTime::UNIX_EPOCH),
+            }),
+            false => Arc::clone(key),
+        });
+        Self { keys: keys.collect() }
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<SigningKey>> {
+        self.keys.iter()
     }
 
     fn not_withdrawn(

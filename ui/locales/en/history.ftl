@@ -101,6 +101,7 @@ event-ServerStopped = Server stopped
 event-SettingsChanged = Settings changed
 event-SchemaMigrated = Database brought up to date
 event-SigningKeyAdded = New key for access tokens
+event-SigningKeyRetired = Key for access tokens retired
 event-LogBegun = Transparency log begun
 event-LogKeyAdded = New key for the transparency log
 event-LogKeyHandedOver = Key of the transparency log handed over
