@@ -10,6 +10,7 @@ mod dev;
 mod doctor;
 mod exit;
 mod healthcheck;
+mod key_faults;
 mod keys;
 mod log;
 mod man;

@@ -91,6 +91,7 @@ pub async fn migrate(options: &PgConnectOptions) -> Result<MigrationReport, Stor
     let before = pending(&mut connection).await?;
     apply(&mut connection).await?;
     // A newer binary has granted what it needs, of tables that this one doesn't know as they are now.
+    clear_statistics(&mut connection).await?;
     let role_unavailable = if is_newer(&mut connection).await? {
         None
     } else {
@@ -98,6 +99,47 @@ pub async fn migrate(options: &PgConnectOptions) -> Result<MigrationReport, Stor
     };
     connection.close().await?;
     Ok(MigrationReport { applied: before, role_unavailable })
+}
+
+/// The columns of which PostgreSQL must keep no sample (`0010_statistics.sql`), with their types.
+const NEVER_SAMPLED: [(&str, &str, &str); 6] = [
+    ("sealing_keys", "wrapped", "bytea"),
+    ("signing_keys", "wrapped", "bytea"),
+    ("log_keys", "wrapped", "bytea"),
+    ("snapshots", "payload", "bytea"),
+    ("snapshots", "mac", "bytea"),
+    ("identifiers", "index", "text"),
+];
+
+/// Clears the statistics of columns that must have none. The migration did that once; there are some again where somebody
+/// set a target, or brought statistics back with a restore. Deleting them takes the lock of the table for a moment, so it is
+/// done only where there are any.
+async fn clear_statistics(connection: &mut PgConnection) -> Result<(), StorageError> {
+    for (table, column, kind) in NEVER_SAMPLED {
+        let there: bool = sqlx::query_scalar(
+            "SELECT EXISTS (SELECT FROM pg_stats WHERE schemaname = 'public' AND tablename = $1 AND attname = $2)",
+        )
+        .bind(table)
+        .bind(column)
+        .fetch_one(&mut *connection)
+        .await?;
+        if !there {
+            continue;
+        }
+        tracing::warn!(
+            "PostgreSQL had sampled the column {column} of {table}, which holds secrets; the sample is deleted"
+        );
+        let clear = format!(
+            "SET lock_timeout = '2s'; ALTER TABLE public.{table} ALTER COLUMN {column} SET STATISTICS 0, ALTER COLUMN {column} TYPE {kind}; \
+             RESET lock_timeout"
+        );
+        if let Err(error) = sqlx::raw_sql(&clear).execute(&mut *connection).await {
+            tracing::warn!(
+                "the sample of {table}.{column} could not be deleted, and is tried again at the next start: {error}"
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Applies what is missing. Servers run meanwhile, and what waits for a table's lock holds up who comes

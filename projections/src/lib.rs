@@ -101,6 +101,7 @@ mod check_journal;
 pub mod claims;
 mod compare;
 mod copy;
+pub mod destroyed_keys;
 mod ending;
 mod first_build;
 mod follower;

@@ -27,7 +27,7 @@ async fn sign_in(desk: &Desk, name: &str) -> Result<SignedIn, SignInError> {
     desk.book.sign_in(&Identifier::typed(name), password, false, &desk.origin()).await
 }
 
-fn admin(id: UserId) -> Origin {
+pub(super) fn admin(id: UserId) -> Origin {
     Origin {
         by: By::User(id),
         address: "203.0.113.99".parse().ok(),
@@ -531,6 +531,7 @@ async fn every_replica_learns_of_keys_that_are_destroyed() {
             assert_eq!(told, ada, "until it is settled it is told again");
             None
         }
+        Destroyed::SigningKey(told) => panic!("nobody retired {told}"),
     })
     .await;
     cancel.cancel();

@@ -5,10 +5,12 @@ mod confirming;
 mod damaged;
 mod erase;
 mod her;
+mod keys_and_events;
 mod master_key;
 mod meanwhile;
 mod over_http;
 mod retention;
+mod statistics;
 
 use ::projections::Sequencer;
 use base64::{Engine as _, engine::general_purpose::STANDARD};

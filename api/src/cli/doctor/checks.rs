@@ -146,6 +146,7 @@ async fn of_database(config: &Config, database: &Database) -> Vec<Check> {
             checks.extend(rights(&pool).await);
             let (check, keyring) = keys(config, &pool).await;
             checks.push(check);
+            checks.push(destroyed_keys(&pool).await);
             if let Some(keyring) = keyring {
                 checks.push(permit(&keyring).await);
                 checks.extend(super::log::checks(config, &pool, &keyring, SystemClock.now()).await);
@@ -412,6 +413,25 @@ async fn keys(config: &Config, pool: &PgPool) -> (Check, Option<Keyring>) {
         Err(error) => Check::broken(MASTER_KEY, error),
     };
     (check, Some(keyring))
+}
+
+/// Whether the keys that are there, and those that are gone, are what the book says.
+async fn destroyed_keys(pool: &PgPool) -> Check {
+    let name = "erased keys";
+    match projections::destroyed_keys::key_faults(pool).await {
+        Err(error) => Check::broken(name, error),
+        Ok(faults) => match faults.first.first() {
+            None => Check::ok(name, "the keys that seal are those that the book says"),
+            Some(fault) => {
+                let (_, says) = super::super::key_faults::told(fault);
+                let more = match faults.in_all {
+                    1 => String::new(),
+                    many => format!(" (and {} more)", many - 1),
+                };
+                Check::fail(name, format!("{says}{more}"), "entrybook audit verify names them all.")
+            }
+        },
+    }
 }
 
 const MASTER_KEY: &str = "master key";

@@ -1,17 +1,17 @@
 //! The book of a database.
 
 use super::super::super::{audit, exit::Interrupted, require_database};
-use super::report::{Answer, ROTATED, Report, followed, sort};
+use super::report::{Answer, ROTATED, Report, followed, lines_of, sort};
 use crate::bootstrap::{Database, master_key_of, previous_master_key_of};
 use crate::config::Config;
 use crate::log::Refusal;
-use anyhow::Context as _;
 use chrono::TimeDelta;
 use commands::StorageError;
 use commands::clock::SystemEntropy;
 use commands::keyring::{Keyring, KeyringError, MasterKeys};
 use indicatif::HumanCount;
 use projections::book_audit::{AuditError, BookReport, CONNECTIONS, Given, Progress, audit_book};
+use projections::destroyed_keys::key_faults;
 use projections::{BookSource, journal, not_authentic};
 use proof::Finding;
 use sqlx::PgPool;
@@ -104,6 +104,12 @@ async fn audited(pool: &PgPool, given: Given) -> anyhow::Result<Report> {
         );
         report.completeness.wrong("log_stopped", says);
     }
+    let faults = key_faults(pool).await?;
+    for fault in &faults.first {
+        let (kind, says) = super::super::super::key_faults::told(fault);
+        report.integrity.wrong(kind, says);
+    }
+    report.integrity.and_more(faults.in_all.saturating_sub(faults.first.len() as u64));
     report.remarks.extend(followed);
     Ok(report)
 }
@@ -125,12 +131,30 @@ async fn watched(pool: &PgPool, given: Given) -> anyhow::Result<BookReport> {
     bar.finish_and_clear();
     let audited = match audited {
         Err(AuditError::Database(error)) if is_of_an_older_version(&error) => {
-            return Err(error)
-                .context("This database has no transparency log yet. Run: entrybook migrate");
+            return Err(missing_table(pool, error).await);
         }
         other => other?,
     };
     Ok(audited)
+}
+
+/// Says what a table that is not there means: a book from before there was a log, or one that somebody has taken a table
+/// from.
+async fn missing_table(pool: &PgPool, error: sqlx::Error) -> anyhow::Error {
+    let pending = commands::database::pending_migrations(pool).await;
+    let begun = sqlx::query_scalar::<_, bool>(
+        "SELECT EXISTS (SELECT FROM projections WHERE name = 'transparency' AND position > 0)",
+    )
+    .fetch_one(pool)
+    .await;
+    if pending.is_ok_and(|pending| pending.is_empty()) && begun.unwrap_or(false) {
+        return anyhow::Error::from(error).context(
+            "A table of the transparency log is gone that this database had: somebody has dropped it. What was signed is kept, and the \
+             table can be made again from the book. Run: entrybook projections rebuild transparency --repair; then this again",
+        );
+    }
+    anyhow::Error::from(error)
+        .context("This database has no transparency log yet. Run: entrybook migrate")
 }
 
 /// A table is not there.
@@ -147,7 +171,7 @@ fn report(audited: BookReport, has_notes: bool, took: Duration) -> Report {
     for refused in &audited.refused {
         let size = refused.size.map_or_else(
             || "a checkpoint that was given".to_owned(),
-            |size| format!("the checkpoint of {} lines", HumanCount(size)),
+            |size| format!("the checkpoint of {}", lines_of(size)),
         );
         let says = format!(
             "{size} of the log {} is not believed: {}. {ROTATED}",
@@ -165,10 +189,10 @@ fn report(audited: BookReport, has_notes: bool, took: Duration) -> Report {
     }
     integrity.and_more(audited.unlisted_in_all.saturating_sub(audited.unlisted.len() as u64));
     if audited.misplaced > 0 {
-        let many = HumanCount(audited.misplaced);
-        let says = format!(
-            "{many} lines stand before the first line, or behind the last that was given out"
-        );
+        let (many, stand) =
+            (lines_of(audited.misplaced), if audited.misplaced == 1 { "stands" } else { "stand" });
+        let says =
+            format!("{many} {stand} before the first line, or behind the last that was given out");
         integrity.wrong("misplaced", says);
     }
     let kept = audited.kept;
@@ -205,8 +229,8 @@ fn report(audited: BookReport, has_notes: bool, took: Duration) -> Report {
     for (origin, size) in &audited.without_key {
         if is_proved && *size > audited.verdict.proved {
             let says = format!(
-                "no key of the log {origin} is known, and it has signed {} lines: give its key",
-                HumanCount(*size)
+                "no key of the log {origin} is known, and it has signed {}: give its key",
+                lines_of(*size)
             );
             completeness.wrong("key_not_known", says);
         }
@@ -216,9 +240,11 @@ fn report(audited: BookReport, has_notes: bool, took: Duration) -> Report {
         .collect();
     if audited.not_hashed > 0 {
         remarks.push(format!(
-            "{} lines are not in the tree yet and were not looked at: it is behind the book. `entrybook projections status` tells how far it \
+            "{} {} in the tree yet and {} not looked at: it is behind the book. `entrybook projections status` tells how far it \
              is, and why where it is stopped.",
-            HumanCount(audited.not_hashed)
+            lines_of(audited.not_hashed),
+            if audited.not_hashed == 1 { "is not" } else { "are not" },
+            if audited.not_hashed == 1 { "was" } else { "were" }
         ));
     }
     if audited.trusts_database {

@@ -2,7 +2,7 @@
 
 use super::super::super::{Refused, audit, usage};
 use super::reading::{Lines, read};
-use super::report::{Answer, NOT_KNOWN, ROTATED, Report, sort};
+use super::report::{Answer, NOT_KNOWN, ROTATED, Report, lines_of, sort};
 use crate::export::{Format, TableReader, TableReport};
 use anyhow::Context as _;
 use indicatif::HumanCount;
@@ -79,6 +79,8 @@ fn look_at(path: &Path, trust: &Trust, notes: &[Vec<u8>]) -> anyhow::Result<(Rep
         let (followed, trust) =
             (std::mem::take(&mut read.followed), std::mem::take(&mut read.trust));
         (of_lines(read, &given, is_cut), followed, trust)
+    } else if let Some((kind, why)) = spoilt_beginning(&first) {
+        (of_spoilt(kind, why), Vec::new(), trust.clone())
     } else {
         let name = path.display();
         let why = format!(
@@ -90,6 +92,53 @@ fn look_at(path: &Path, trust: &Trust, notes: &[Vec<u8>]) -> anyhow::Result<(Rep
     report.keys = trust.keys();
     report.remarks.extend(super::report::followed(&followed));
     Ok((report, trust))
+}
+
+/// What is wrong with the first line of a file that is an export behind it.
+fn spoilt_beginning(first: &[u8]) -> Option<(&'static str, &'static str)> {
+    let without_mark = first.strip_prefix(b"\xef\xbb\xbf").unwrap_or(first);
+    let is_line = ["{\"run\":", "{\"gap\":", "{\"end\":", "{\"event_type\":"]
+        .iter()
+        .any(|begins| without_mark.starts_with(begins.as_bytes()));
+    if is_line {
+        Some((
+            "header_missing",
+            "the first line of the export is missing: the file was cut at its beginning, so nothing in it can be held against what was signed",
+        ))
+    } else if without_mark.len() < first.len()
+        && (without_mark.starts_with(b"{\"export\":") || TableReader::of(without_mark).is_some())
+    {
+        Some((
+            "byte_order_mark",
+            "the file begins with a byte order mark, which no export has: a program has saved it anew. Take the file as it was exported, or \
+             take away its first three bytes and verify it again",
+        ))
+    } else {
+        None
+    }
+}
+
+/// A file of which nothing more can be said than that.
+fn of_spoilt(kind: &str, why: &str) -> Report {
+    let (mut integrity, mut completeness) = (Answer::sound(), Answer::sound());
+    integrity.wrong(kind, why);
+    completeness.wrong(NOT_KNOWN, "whether lines are missing can't be told");
+    Report {
+        of: "file".to_owned(),
+        origins: Vec::new(),
+        lines: 0,
+        left_out: 0,
+        proved: 0,
+        unproved: 0,
+        checkpoints: 0,
+        keys: Vec::new(),
+        trusts_database: false,
+        signed: false,
+        integrity,
+        completeness,
+        seconds: 0.0,
+        remarks: Vec::new(),
+    }
 }
 
 /// Checkpoints that somebody else has kept.
@@ -166,11 +215,9 @@ fn of_lines(read: proof::export::Report, given: &Given, cut_off: bool) -> Report
         integrity.wrong("unreadable", format!("line {line} of the file is none of an export"));
     }
     if verdict.unhashed > 0 {
-        let many = HumanCount(verdict.unhashed);
-        integrity.wrong(
-            "unhashed",
-            format!("{many} lines claim places in the book behind its last one"),
-        );
+        let many = lines_of(verdict.unhashed);
+        let claim = if verdict.unhashed == 1 { "claims a place" } else { "claim places" };
+        integrity.wrong("unhashed", format!("{many} {claim} in the book behind its last one"));
     }
     let mut remarks = Vec::new();
     given.tell(&mut integrity, &mut remarks);
@@ -205,7 +252,11 @@ fn of_lines(read: proof::export::Report, given: &Given, cut_off: bool) -> Report
             .push(format!("It holds what passes the filter {filter}, as the server applied it.")),
         None if left_out > 0 => completeness.wrong(
             "left_out",
-            format!("{} lines are left out, and the file names no filter", HumanCount(left_out)),
+            format!(
+                "{} {} left out, and the file names no filter",
+                lines_of(left_out),
+                if left_out == 1 { "is" } else { "are" }
+            ),
         ),
         None => {}
     }

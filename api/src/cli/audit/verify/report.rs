@@ -62,6 +62,11 @@ pub(super) struct Report {
 /// The kind of finding where the answer can't be given.
 pub(super) const NOT_KNOWN: &str = "not_known";
 
+/// A number of lines, in words.
+pub(super) fn lines_of(many: u64) -> String {
+    if many == 1 { "1 line".to_owned() } else { format!("{} lines", HumanCount(many)) }
+}
+
 /// One of the two answers.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Answer {
@@ -148,8 +153,8 @@ impl Report {
         self.integrity.say(&mut lines);
         if self.integrity.sound && !self.signed {
             lines.push(format!(
-                "  {} lines, and nothing that was signed and is believed says that they are those that were written.",
-                HumanCount(self.lines)
+                "  {}, and nothing that was signed and is believed says that they are those that were written.",
+                lines_of(self.lines)
             ));
         } else if self.integrity.sound {
             lines.push(format!("  {}", self.proof()));
@@ -166,8 +171,8 @@ impl Report {
         lines.extend(self.remarks.iter().map(|remark| format!("  {remark}")));
         let per_second = (self.lines as f64 / self.seconds.max(0.001)) as u64;
         lines.push(format!(
-            "{} lines in {:.1} s, {} a second",
-            HumanCount(self.lines),
+            "{} in {:.1} s, {} a second",
+            lines_of(self.lines),
             self.seconds,
             HumanCount(per_second)
         ));
@@ -176,7 +181,7 @@ impl Report {
 
     /// What was looked at, and what proves it.
     fn proof(&self) -> String {
-        let mut words = format!("{} lines", HumanCount(self.lines));
+        let mut words = lines_of(self.lines);
         if self.left_out > 0 {
             words = format!("{words}, of a book with {} more", HumanCount(self.left_out));
         }
