@@ -92,14 +92,12 @@ impl KeyFaults {
 /// none, and nothing further need be read.
 async fn months_without_key(pool: &PgPool) -> Result<Vec<String>, sqlx::Error> {
     sqlx::query_scalar(
-        "WITH RECURSIVE ends AS (
-             SELECT e.recorded_at FROM events AS e JOIN journal AS j ON (j.tx, j.event_id) = (e.tx, e.id)
-              WHERE j.position IN (SELECT min(position) FROM journal UNION ALL SELECT max(position) FROM journal)
+        "WITH ends AS (
+             (SELECT recorded_at FROM events ORDER BY tx, id LIMIT 1)
+             UNION ALL (SELECT recorded_at FROM events ORDER BY tx DESC, id DESC LIMIT 1)
          ), months AS (
-             SELECT to_char(month, 'YYYY-MM') AS month FROM ends_of_months
-         ), ends_of_months AS (
-             SELECT generate_series(date_trunc('month', min(recorded_at AT TIME ZONE 'UTC')),
-                                    max(recorded_at AT TIME ZONE 'UTC'), '1 month') AS month FROM ends
+             SELECT to_char(generate_series(date_trunc('month', min(recorded_at AT TIME ZONE 'UTC')),
+                                            max(recorded_at AT TIME ZONE 'UTC'), '1 month'), 'YYYY-MM') AS month FROM ends
          )
          SELECT month FROM months
           WHERE NOT EXISTS (SELECT FROM sealing_keys WHERE id = 'm:' || month)
