@@ -177,7 +177,7 @@ async fn export(book: &Book, lines: u64, file: &Path) -> Result<String> {
     }
     let checkpoint = Checkpoint { origin: origin.to_owned(), size: lines, root: writer.root() };
     let checkpoint = checkpoint.sign(&[&signer])?;
-    out.write_all(&writer.end(&signer, &checkpoint)?)?;
+    out.write_all(&writer.end(&signer, &checkpoint, &[])?)?;
     out.flush()?;
     Ok(signer.verifier_key())
 }

@@ -82,7 +82,15 @@ impl<A: Default> Loaded<A> {
     #[must_use]
     pub fn new_stream(id: String) -> Self {
         let taken = BTreeSet::new();
-        Self { aggregate: A::default(), id, sequence: 0, number: 0, taken, new_key: None, lookalikes: None }
+        Self {
+            aggregate: A::default(),
+            id,
+            sequence: 0,
+            number: 0,
+            taken,
+            new_key: None,
+            lookalikes: None,
+        }
     }
 }
 

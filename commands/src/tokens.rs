@@ -398,7 +398,8 @@ impl Tokens {
             .await
             .map_err(|_| TokensError::Generation("its task ended early"))??;
         let row = material.wrapped(&self.keyring, self.clock.now());
-        row.insert(&mut *self.pool.acquire().await?).await?;
+        let permit = self.keyring.permit();
+        row.insert(&mut *self.pool.acquire().await?, permit.as_slice()).await?;
         self.refresh_keys().await?;
         tracing::info!("made the {algorithm} signing key {}, which signs from now on", row.kid);
         Ok(row.kid)

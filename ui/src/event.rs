@@ -11,7 +11,7 @@ pub const READING_TYPES: [&str; 4] =
     ["HistorySearched", "HistoryExported", "HistoryReplayed", "HistoryFollowed"];
 
 /// Every kind of event that has a label, in the order in which filters offer them.
-pub const EVENT_TYPES: [&str; 40] = [
+pub const EVENT_TYPES: [&str; 41] = [
     "SessionStarted",
     "SessionRefreshed",
     "SessionEnded",

@@ -46,10 +46,10 @@ impl Walker {
                 let failed = |cause: String| ExportError::Row { position: event.position, cause };
                 let hash = transparency::leaf(&event).hash();
                 tree.push(hash.map_err(|cause| failed(cause.to_string()))?, |_| {});
-                if filter.event_types.is_empty() || filter.event_types.contains(&event.event_type) {
-                    let row = row_of(&event).map_err(|cause| failed(cause.to_string()))?;
-                    rows.extend(filter.passes(&row).then_some(row));
-                }
+                let authenticator = source.book.keyring().events();
+                let row =
+                    row_of(&event, authenticator).map_err(|cause| failed(cause.to_string()))?;
+                rows.extend(filter.passes(&row).then_some(row));
             }
             if tree.size() == after {
                 return Err(ExportError::OtherRoot { size: source.signed.size });

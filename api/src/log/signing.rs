@@ -147,8 +147,7 @@ impl Log {
                 let signer = signer.ok_or(LogError::NoKey)?;
                 let note = checkpoint.sign(&[&signer])?;
                 let permit = self.0.book.keyring().permit();
-                let signed =
-                    store(&mut transaction, checkpoint, note, permit.as_slice()).await?;
+                let signed = store(&mut transaction, checkpoint, note, permit.as_slice()).await?;
                 stopped.lift(&mut transaction, signed.size).await?;
                 transaction.commit().await?;
                 tracing::debug!(

@@ -128,7 +128,7 @@ impl Stand {
         let journal = projections::check_journal(self.pool()).await.unwrap();
         assert!(journal.is_sound(), "{journal:?}");
         for view in projections::all() {
-            let verified = projections::verify(self.pool(), view).await.unwrap();
+            let verified = crate::support::reading::verify(self.pool(), view).await.unwrap();
             assert!(verified.is_equal(), "{verified:?}");
         }
         let accounts: Vec<String> = sqlx::query_scalar(

@@ -80,7 +80,7 @@ fn look_at(path: &Path, trust: &Trust, notes: &[Vec<u8>]) -> anyhow::Result<(Rep
             (std::mem::take(&mut read.followed), std::mem::take(&mut read.trust));
         (of_lines(read, &given, is_cut), followed, trust)
     } else if let Some((kind, why)) = spoilt_beginning(&first) {
-        (of_spoilt(kind, why), Vec::new(), trust.clone())
+        (of_spoilt(kind, why), proof::Followed::default(), trust.clone())
     } else {
         let name = path.display();
         let why = format!(
