@@ -7,7 +7,7 @@ use domain::UserId;
 use sqlx::PgPool;
 
 use super::{count, erase::admin};
-use crate::book::Desk;
+use crate::{book::Desk, support::server::eventually};
 
 const MIGRATION: &str = include_str!("../../../migrations/0010_statistics.sql");
 
@@ -92,8 +92,12 @@ async fn a_destroyed_key_is_in_no_catalogue_and_in_no_file() {
     desk.book.erase(ada, &admin(bob)).await.unwrap().unwrap();
     sqlx::raw_sql("ANALYZE").execute(desk.owner()).await.unwrap();
     assert_eq!(catalogues_with(desk.owner(), &key).await, [""; 0]);
-    sqlx::raw_sql("VACUUM FULL sealing_keys").execute(desk.owner()).await.unwrap();
-    assert_eq!(files_with(desk.owner(), &key).await, [""; 0]);
+    // A dead row is kept for as long as a transaction is open that began before (docs/erasure.md), such as autovacuum's.
+    eventually("the key is in no file", async || {
+        sqlx::raw_sql("VACUUM FULL sealing_keys").execute(desk.owner()).await.unwrap();
+        files_with(desk.owner(), &key).await.is_empty().then_some(())
+    })
+    .await;
     // The search finds what is there.
     let there = wrapped(desk.owner(), bob).await;
     assert_eq!(files_with(desk.owner(), &there).await.len(), 1);
