@@ -18,7 +18,7 @@ pub(super) fn told(fault: &KeyFault) -> (&'static str, String) {
                 "the key {id} is there, though an event of the book destroys it: what it sealed can be read again. {}",
                 match id.strip_prefix("p:") {
                     Some(user) => format!("Run: entrybook users erase {user} --yes"),
-                    None => format!("Destroy it: SELECT destroy_key('{id}')"),
+                    None => "A server with ENTRYBOOK_RETENTION destroys it again at its start, and once an hour".to_owned(),
                 }
             ),
         ),
