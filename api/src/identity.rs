@@ -9,7 +9,7 @@ use axum::{
     http::{HeaderMap, header, request::Parts},
 };
 use commands::tokens::TokenProblem;
-use domain::{Role, Roles, SessionId, UserId};
+use domain::{Kept, Role, Roles, SessionId, UserId};
 use projections::Verdict;
 
 use crate::{
@@ -44,6 +44,12 @@ pub struct Auditor(pub Identity);
 pub struct Admin(pub Identity);
 
 impl Identity {
+    /// This session, where all others of the account are to end.
+    #[must_use]
+    pub fn kept(&self) -> Kept {
+        Kept { session: self.session_id, version: self.user_version }
+    }
+
     #[must_use]
     pub fn is(&self, role: Role) -> bool {
         self.roles.contains(&role)

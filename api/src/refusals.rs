@@ -105,6 +105,7 @@ impl From<ChangePasswordError> for ApiError {
                 Self::invalid_token("the account of this token is gone")
             }
             ChangePasswordError::Disabled => disabled(),
+            ChangePasswordError::SessionOver => session_over(),
             ChangePasswordError::Overloaded => Self::overloaded(),
             ChangePasswordError::Storage(error) => error.into(),
         }
@@ -138,6 +139,7 @@ impl From<CommandError> for ApiError {
             CommandError::Refused(refusal) => match refusal {
                 UserRefusal::NotRegistered | UserRefusal::Erased => Self::not_found(),
                 UserRefusal::Disabled => disabled(),
+                UserRefusal::SessionOver => session_over(),
                 UserRefusal::RoleKept => Self::invalid_field("revoke", refusal),
                 UserRefusal::IdentifierTaken(kind) => Self::taken(kind),
                 UserRefusal::AlreadyRegistered | UserRefusal::PasswordChangedMeanwhile => {
@@ -151,6 +153,11 @@ impl From<CommandError> for ApiError {
             CommandError::Storage(error) => error.into(),
         }
     }
+}
+
+/// As it would have been answered a moment later.
+fn session_over() -> ApiError {
+    ApiError::invalid_token("the session of this token has ended; sign in again")
 }
 
 fn disabled() -> ApiError {

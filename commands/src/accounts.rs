@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use domain::{
-    Email, FullName, GuardSubject, Identifier, IdentifierKind, Index, Password, Registration, Role,
-    Roles, SealedIdentifier, SessionId, SignInMethod, User, UserId, UserRefusal, Username,
+    Email, FullName, GuardSubject, Identifier, IdentifierKind, Index, Kept, Password, Registration,
+    Role, Roles, SealedIdentifier, SignInMethod, User, UserId, UserRefusal, Username,
 };
 
 use crate::{
@@ -76,6 +76,9 @@ pub enum ChangePasswordError {
     NotFound,
     #[error("this account is disabled")]
     Disabled,
+    /// The session that asks had ended before.
+    #[error("this session has ended")]
+    SessionOver,
     #[error("too many people are signing in at this moment")]
     Overloaded,
     #[error(transparent)]
@@ -311,7 +314,7 @@ impl Entrybook {
     pub async fn change_password(
         &self,
         id: UserId,
-        session: Option<SessionId>,
+        session: Option<Kept>,
         current: Password,
         new: Password,
         origin: &Origin,
@@ -343,7 +346,7 @@ impl Entrybook {
             let command = UserCommand::ChangePassword {
                 proved: Some(profile.password.clone()),
                 password,
-                kept_session: session,
+                kept: session,
             };
             match self.command_user(id, command, &person, origin).await {
                 Ok(done) => {
@@ -353,6 +356,9 @@ impl Entrybook {
                 Err(ExecuteError::Refused(UserRefusal::PasswordChangedMeanwhile)) => {}
                 Err(ExecuteError::Refused(UserRefusal::Disabled)) => {
                     return Err(ChangePasswordError::Disabled);
+                }
+                Err(ExecuteError::Refused(UserRefusal::SessionOver)) => {
+                    return Err(ChangePasswordError::SessionOver);
                 }
                 Err(ExecuteError::Refused(_)) => return Err(ChangePasswordError::NotFound),
                 Err(ExecuteError::Storage(error)) => return Err(error.into()),
@@ -371,7 +377,7 @@ impl Entrybook {
         let person = self.known_person(id).await?;
         let hash = self.hasher().hash(new).await.map_err(hashing(CommandError::Overloaded))?;
         let password = self.keyring().seal(&person, &password_place(id), hash.as_bytes());
-        let command = UserCommand::ChangePassword { proved: None, password, kept_session: None };
+        let command = UserCommand::ChangePassword { proved: None, password, kept: None };
         let receipt = self.command_user(id, command, &person, origin).await?.receipt;
         // A person who was locked out by somebody else's guesses gets in with the new password.
         self.clear_failures(GuardSubject::Account(id), &person, origin).await?;

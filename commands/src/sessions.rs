@@ -1,7 +1,9 @@
 //! Keeping a session, and ending it.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::{EndReason, Refresh, Session, SessionEvent, SessionId, SessionRefusal, User, UserId};
+use domain::{
+    EndReason, Kept, Refresh, Session, SessionEvent, SessionId, SessionRefusal, User, UserId,
+};
 
 use crate::{
     CommandError, Entrybook, ExecuteError, LocalChange, Origin, Receipt, SessionAggregate,
@@ -215,7 +217,7 @@ impl Entrybook {
     pub async fn end_other_sessions(
         &self,
         owner: UserId,
-        kept: SessionId,
+        kept: Kept,
         origin: &Origin,
     ) -> Result<Option<Receipt>, CommandError> {
         self.administer(owner, UserCommand::EndSessions { kept: Some(kept) }, origin).await

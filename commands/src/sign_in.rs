@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use domain::{
-    FailureReason, GuardSubject, Identifier, Password, SessionId, SignInGuard, SignInMethod, Start,
-    Throttled, User, UserId,
+    FailureReason, GuardSubject, Identifier, Kept, Password, SessionId, SignInGuard, SignInMethod,
+    Start, Throttled, User, UserId,
 };
 use uuid::Uuid;
 
@@ -36,6 +36,14 @@ pub struct SignedIn {
     pub refresh_expires_at: DateTime<Utc>,
     pub remember_me: bool,
     pub receipt: Receipt,
+}
+
+impl SignedIn {
+    /// This session, where all others of the account are to end.
+    #[must_use]
+    pub fn kept(&self) -> Kept {
+        Kept { session: self.session_id, version: self.account.version }
+    }
 }
 
 /// Why nobody was signed in.

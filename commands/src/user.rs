@@ -2,8 +2,8 @@
 
 use cqrs_es::{Aggregate, event_sink::EventSink};
 use domain::{
-    IdentifierKind, ProfileChange, Registration, Role, Sealed, SessionId, User, UserEvent,
-    UserRefusal, stream,
+    IdentifierKind, Kept, ProfileChange, Registration, Role, Sealed, User, UserEvent, UserRefusal,
+    stream,
 };
 use serde::{Deserialize, Serialize};
 
@@ -14,11 +14,11 @@ use crate::store::{Claims, Stream};
 pub enum UserCommand {
     Register(Registration),
     ChangeProfile(ProfileChange),
-    ChangePassword { proved: Option<Sealed>, password: Sealed, kept_session: Option<SessionId> },
+    ChangePassword { proved: Option<Sealed>, password: Sealed, kept: Option<Kept> },
     RehashPassword { from: Sealed, to: Sealed },
     GrantRole(Role),
     RevokeRole(Role),
-    EndSessions { kept: Option<SessionId> },
+    EndSessions { kept: Option<Kept> },
     Disable,
     Enable,
 }
@@ -45,8 +45,8 @@ impl Aggregate for UserAggregate {
         let events = match command {
             UserCommand::Register(facts) => user.register(facts),
             UserCommand::ChangeProfile(change) => user.change_profile(change),
-            UserCommand::ChangePassword { proved, password, kept_session } => {
-                user.change_password(proved.as_ref(), password, kept_session)
+            UserCommand::ChangePassword { proved, password, kept } => {
+                user.change_password(proved.as_ref(), password, kept)
             }
             UserCommand::RehashPassword { from, to } => user.rehash_password(&from, to),
             UserCommand::GrantRole(role) => user.grant_role(role),
@@ -143,7 +143,7 @@ mod tests {
         UserCommand::ChangePassword {
             proved: proved.map(sealed),
             password: sealed("second"),
-            kept_session: None,
+            kept: None,
         }
     }
 

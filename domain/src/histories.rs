@@ -57,21 +57,25 @@ fn decide_user(user: &User, n: u8, which: u8) -> Vec<UserEvent> {
             username: (n.is_multiple_of(3)).then(|| identifier(n)),
             full_name: (n.is_multiple_of(5)).then(|| (n.is_multiple_of(2)).then(|| sealed(n))),
         }),
-        2 => user.change_password(
-            None,
-            sealed(n),
-            (n.is_multiple_of(2)).then(|| SessionId(Uuid::from_u128(n.into()))),
-        ),
+        2 => user.change_password(None, sealed(n), (n.is_multiple_of(2)).then(|| kept(user, n))),
         3 => user.rehash_password(&sealed(n), sealed(n)),
         4 => user.grant_role(Role::ALL[usize::from(n) % 3]),
         5 => user.revoke_role(Role::ALL[usize::from(n) % 3]),
         6 => user.disable(),
         // Seldom, for nothing comes after it.
         8 if n < 16 => user.erase(),
-        7 => user.end_sessions(n.is_multiple_of(2).then(|| SessionId(Uuid::from_u128(n.into())))),
+        7 => user.end_sessions(n.is_multiple_of(2).then(|| kept(user, n))),
         _ => user.enable(),
     }
     .unwrap_or_default()
+}
+
+/// A session that was opened from some version of the account.
+fn kept(user: &User, n: u8) -> Kept {
+    Kept {
+        session: SessionId(Uuid::from_u128(n.into())),
+        version: u64::from(n) % (user.version + 1),
+    }
 }
 
 proptest! {

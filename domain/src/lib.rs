@@ -84,7 +84,9 @@ pub use service::{CLUSTER, ServerSettings, ServerStart, Service, ServiceEvent};
 pub use session::{
     EndReason, Refresh, Session, SessionEvent, SessionRefusal, SignInMethod, Start, Started,
 };
-pub use user::{Change, Cut, Profile, ProfileChange, Registration, User, UserEvent, UserRefusal};
+pub use user::{
+    Change, Cut, Kept, Profile, ProfileChange, Registration, User, UserEvent, UserRefusal,
+};
 pub use values::{
     Email, FullName, Identifier, IdentifierKind, InvalidValue, Password, Username, lookalikes,
 };

@@ -150,6 +150,17 @@ pub enum UserRefusal {
     /// The password that was proved is not the account's any more.
     #[error("the password was changed meanwhile")]
     PasswordChangedMeanwhile,
+    /// The session that was to be kept had ended before.
+    #[error("this session has ended")]
+    SessionOver,
+}
+
+/// The one session that stays when the others of an account end: the one that asks for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kept {
+    pub session: SessionId,
+    /// The version of the account that it was opened from.
+    pub version: u64,
 }
 
 /// The sessions that an event of the account has ended.
@@ -268,12 +279,13 @@ impl User {
         &self,
         proved: Option<&Sealed>,
         password: Sealed,
-        kept_session: Option<SessionId>,
+        kept: Option<Kept>,
     ) -> Decision {
         let profile = self.usable()?;
         if proved.is_some_and(|proved| *proved != profile.password) {
             return Err(UserRefusal::PasswordChangedMeanwhile);
         }
+        let kept_session = self.keepable(kept)?;
         Ok(vec![UserEvent::PasswordChanged { password, kept_session }])
     }
 
@@ -306,9 +318,19 @@ impl User {
     }
 
     /// Ends every session but `kept`, in one event: whatever list the caller has may be behind.
-    pub fn end_sessions(&self, kept_session: Option<SessionId>) -> Decision {
+    pub fn end_sessions(&self, kept: Option<Kept>) -> Decision {
         self.usable()?;
+        let kept_session = self.keepable(kept)?;
         Ok(vec![UserEvent::SessionsEnded { kept_session }])
+    }
+
+    /// The session that a cut may keep. Only the last cut counts, so one that kept a session which an earlier cut has
+    /// ended would bring that session back.
+    fn keepable(&self, kept: Option<Kept>) -> Result<Option<SessionId>, UserRefusal> {
+        match kept {
+            Some(kept) if !self.keeps(kept.session, kept.version) => Err(UserRefusal::SessionOver),
+            kept => Ok(kept.map(|kept| kept.session)),
+        }
     }
 
     pub fn disable(&self) -> Decision {
@@ -395,6 +417,69 @@ impl User {
     fn set_password(&mut self, password: Sealed) {
         if let Some(profile) = &mut self.profile {
             profile.password = password;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn account() -> User {
+        let mut user = User::default();
+        let sealed = |text: &str| Sealed(text.to_owned());
+        let identifier = |text: &str| SealedIdentifier {
+            sealed: sealed(text),
+            index: crate::Index(text.to_owned()),
+        };
+        let events = user.register(Registration {
+            email: identifier("e"),
+            username: identifier("u"),
+            full_name: None,
+            password: sealed("p"),
+            roles: Roles::new(),
+        });
+        events.unwrap().into_iter().for_each(|event| user.apply(event));
+        user
+    }
+
+    proptest! {
+        /// Whatever order requests of sessions come in, and from whichever version of the account these were opened.
+        #[test]
+        fn a_session_that_was_cut_never_comes_back(
+            steps in prop::collection::vec((0_u128..4, any::<bool>(), any::<bool>()), 1..40),
+        ) {
+            let mut user = account();
+            // The sessions, each with the version that it was opened from; and those that were cut once.
+            let mut sessions: Vec<(SessionId, u64)> = Vec::new();
+            let mut over = std::collections::BTreeSet::new();
+            for (which, signs_in, by_password) in steps {
+                if signs_in {
+                    let id = SessionId(uuid::Uuid::from_u128(sessions.len() as u128));
+                    sessions.push((id, user.version));
+                }
+                let asking = sessions.get(which as usize % sessions.len().max(1)).copied();
+                let kept = asking.map(|(session, version)| Kept { session, version });
+                let decided = match by_password {
+                    true => user.change_password(None, Sealed("q".to_owned()), kept),
+                    false => user.end_sessions(kept),
+                };
+                match (decided, kept) {
+                    (Ok(events), _) => events.into_iter().for_each(|event| user.apply(event)),
+                    (Err(refusal), kept) => {
+                        prop_assert_eq!(refusal, UserRefusal::SessionOver);
+                        prop_assert!(over.contains(&kept.unwrap().session));
+                    }
+                }
+                for (session, version) in &sessions {
+                    if !user.keeps(*session, *version) {
+                        over.insert(*session);
+                    }
+                    prop_assert_eq!(user.keeps(*session, *version), !over.contains(session));
+                }
+            }
         }
     }
 }

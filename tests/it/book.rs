@@ -444,7 +444,7 @@ async fn everything(pool: &PgPool) -> String {
 async fn a_session_opened_with_the_old_password_dies_with_it_however_they_race() {
     let desk = Desk::open().await;
     let ada = desk.register("ada").await;
-    let (id, kept) = (ada.account.id, ada.session_id);
+    let (id, kept) = (ada.account.id, ada.kept());
     let other = desk.sign_in("ada", "the password of ada").await.unwrap();
     let current = Password::present("the password of ada").unwrap();
     let new = Password::choose("a new password of ada").unwrap();
@@ -553,13 +553,59 @@ async fn a_login_that_may_not_take_the_role_is_told_and_the_triggers_remain() {
     sqlx::raw_sql(&gone).execute(database.pool()).await.unwrap();
 }
 
+/// Only the last cut counts: one that kept a session which an earlier cut has ended would bring it back, and end its owner's.
+#[tokio::test]
+async fn a_session_that_was_cut_keeps_itself_by_no_later_cut() {
+    let desk = Desk::open().await;
+    let thief = desk.register("ada").await;
+    let owner = desk.sign_in("ada", "the password of ada").await.unwrap();
+    let id = owner.account.id;
+    let current = || Password::present("the password of ada").unwrap();
+    let new = |text: &str| Password::choose(text).unwrap();
+    desk.book
+        .change_password(
+            id,
+            Some(owner.kept()),
+            current(),
+            new("a new password of ada"),
+            &desk.origin(),
+        )
+        .await
+        .unwrap();
+    // The thief's request was let in a moment before.
+    let refused = desk.book.end_other_sessions(id, thief.kept(), &desk.origin()).await.unwrap_err();
+    assert!(
+        matches!(refused, commands::CommandError::Refused(domain::UserRefusal::SessionOver)),
+        "{refused:?}"
+    );
+    let known = Password::present("a new password of ada").unwrap();
+    let refused = desk
+        .book
+        .change_password(
+            id,
+            Some(thief.kept()),
+            known,
+            new("the password of a thief"),
+            &desk.origin(),
+        )
+        .await
+        .unwrap_err();
+    assert!(matches!(refused, commands::ChangePasswordError::SessionOver), "{refused:?}");
+    desk.book.refresh(owner.refresh.expose(), &desk.origin()).await.unwrap();
+    let refused = desk.book.refresh(thief.refresh.expose(), &desk.origin()).await.unwrap_err();
+    assert!(matches!(refused, commands::RefreshError::Ended(_)), "{refused:?}");
+    // Whoever was kept may keep itself once more.
+    desk.book.end_other_sessions(id, owner.kept(), &desk.origin()).await.unwrap();
+    desk.book.refresh(owner.refresh.expose(), &desk.origin()).await.unwrap();
+}
+
 #[tokio::test]
 async fn ending_all_others_needs_no_read_table() {
     let desk = Desk::open().await;
     let ada = desk.register("ada").await;
     let other = desk.sign_in("ada", "the password of ada").await.unwrap();
     // Nothing is projected here: no table knows of either session.
-    desk.book.end_other_sessions(ada.account.id, ada.session_id, &desk.origin()).await.unwrap();
+    desk.book.end_other_sessions(ada.account.id, ada.kept(), &desk.origin()).await.unwrap();
     let refused = desk.book.refresh(other.refresh.expose(), &desk.origin()).await.unwrap_err();
     assert!(
         matches!(refused, commands::RefreshError::Ended(domain::EndReason::EndedOthers)),

@@ -192,7 +192,7 @@ async fn a_new_process_loads_and_appends_to_a_stream_in_which_somebody_took_numb
         if round % 5 == 4 {
             forge(&desk.pool, ("User", &id), taken + 1, "UserErased", json!({})).await;
         }
-        desk.book.end_other_sessions(ada.account.id, ada.session_id, &desk.origin()).await.unwrap();
+        desk.book.end_other_sessions(ada.account.id, ada.kept(), &desk.origin()).await.unwrap();
         taken = sqlx::query_scalar("SELECT max(sequence) + 1 FROM events WHERE aggregate_id = $1")
             .bind(&id)
             .fetch_one(&desk.pool)

@@ -188,12 +188,12 @@ pub(crate) async fn set_password(
     current: Password,
     new: Password,
 ) -> ApiResult<()> {
-    let (id, session) = (identity.user_id, identity.session_id);
+    let (id, kept) = (identity.user_id, identity.kept());
     let origin = context.user(id);
     let receipt = app
-        .command(|book| async move {
-            book.change_password(id, Some(session), current, new, &origin).await
-        })
+        .command(
+            |book| async move { book.change_password(id, Some(kept), current, new, &origin).await },
+        )
         .await??;
     app.wrote(id, receipt);
     Ok(())

@@ -134,12 +134,12 @@ pub(crate) async fn end_all_others(
     context: &Context,
     identity: &Identity,
 ) -> ApiResult<Option<usize>> {
-    let (user, current) = (identity.user_id, identity.session_id);
+    let (user, current, kept) = (identity.user_id, identity.session_id, identity.kept());
     // One event cuts them all off, also those that no table shows yet; the ends of those that are
     // listed are posted here, so that the person sees them, and the rest by the process.
     let origin = context.user(user);
     let receipt = app
-        .command(|book| async move { book.end_other_sessions(user, current, &origin).await })
+        .command(|book| async move { book.end_other_sessions(user, kept, &origin).await })
         .await??;
     app.wrote(user, receipt);
     if !app.projector().is_built("sessions").await? {

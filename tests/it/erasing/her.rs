@@ -48,7 +48,7 @@ pub async fn live(desk: &Desk) -> SignedIn {
     let current = Password::present("a first password of hers").unwrap();
     let next = Password::choose("a second password of hers").unwrap();
     let own = origin.with(By::User(id));
-    desk.book.change_password(id, Some(her.session_id), current, next, &own).await.unwrap();
+    desk.book.change_password(id, Some(her.kept()), current, next, &own).await.unwrap();
     her
 }
 

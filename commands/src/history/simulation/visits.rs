@@ -2,6 +2,7 @@
 //! and leave.
 
 use super::*;
+use domain::Kept;
 
 impl Simulation {
     /// Somebody comes to one of their devices: one who was never there registers.
@@ -263,7 +264,8 @@ impl Simulation {
             0..150 => self.change_password(person, kept, origin),
             150..350 => self.change_profile(person, origin),
             350..450 => {
-                let events = person.user.end_sessions(kept).map_err(refused)?;
+                let kept_now = kept.map(|session| Kept { session, version: person.user.version });
+                let events = person.user.end_sessions(kept_now).map_err(refused)?;
                 self.desk.user(person, events, origin, now);
                 self.end_others(person, kept, EndReason::EndedOthers)
             }
@@ -328,7 +330,10 @@ impl Simulation {
         }
         let password = self.seal_password(person);
         let proved = person.user.registered().map_err(refused)?.password.clone();
-        let events = person.user.change_password(Some(&proved), password, kept).map_err(refused)?;
+        // Sessions that were cut are closed here at once, so the one at hand is kept.
+        let kept_now = kept.map(|session| Kept { session, version: person.user.version });
+        let events =
+            person.user.change_password(Some(&proved), password, kept_now).map_err(refused)?;
         self.desk.user(person, events, origin.clone(), at);
         let events = person.proofs.guard.clear(subject.clone(), at);
         self.desk.guard(&subject, &mut person.proofs, Some(&person.key), events, origin, at);
