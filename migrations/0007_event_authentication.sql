@@ -21,6 +21,7 @@ BEGIN
         USING ERRCODE = 'restrict_violation';
 END
 $$;
+REVOKE ALL ON FUNCTION keep_event_authentication() FROM PUBLIC;
 CREATE TRIGGER signed_once BEFORE UPDATE OR DELETE ON event_authentication
     FOR EACH ROW EXECUTE FUNCTION keep_event_authentication();
 CREATE TRIGGER signed_once_truncate BEFORE TRUNCATE ON event_authentication

@@ -331,7 +331,7 @@ async fn an_unknown_name_is_throttled_alike_and_never_stored_in_the_clear() {
         desk.sign_in("MY-SECRET-TYPO", "x").await,
         Err(SignInError::Throttled { .. })
     ));
-    let text = everything(&desk.pool).await;
+    let text = everything(desk.owner()).await;
     for clear in ["my-secret-typo", "MY-SECRET-TYPO", "wrong field", "192.0.2.7", "Test/1.0"] {
         assert!(!text.contains(clear), "{clear} is in the database in the clear");
     }
@@ -399,7 +399,7 @@ async fn no_personal_data_and_no_secret_is_in_the_database_in_the_clear() {
     desk.book.change_profile(signed_in.account.id, change, current, &desk.origin()).await.unwrap();
     let cli = Origin { by: By::Cli { os_user: "operator-name".into() }, ..desk.origin() };
     desk.book.grant_role(signed_in.account.id, Role::Auditor, &cli).await.unwrap();
-    let text = everything(&desk.pool).await;
+    let text = everything(desk.owner()).await;
     assert!(text.contains("UserRegistered"), "the scan sees the events");
     let secrets = [
         "countess",

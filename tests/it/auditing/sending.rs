@@ -20,23 +20,40 @@ use crate::{
 #[tokio::test(flavor = "multi_thread")]
 async fn a_book_with_another_root_than_was_signed_gets_no_end() {
     let signed = Signed::ended().await;
-    for (format, node) in [("jsonl", 39), ("csv", 1_i64 << 56), ("ocsf", 1 << 56)] {
-        let changed = async |from: &str, to: &str| {
-            let change = format!(
-                "UPDATE ledger.transparency_v1 SET hash = {to} WHERE node = {node} AND hash = {from}"
-            );
-            sqlx::raw_sql(&change).execute(signed.database.pool()).await.unwrap();
-        };
-        let hash: String = sqlx::query_scalar(
-            "SELECT encode(hash, 'hex') FROM ledger.transparency_v1 WHERE node = $1",
+    // jsonl has the hashes that are kept of the lines; the rows of the others are made of the events themselves.
+    let of_the_tree = |hash: &str| {
+        format!("UPDATE ledger.transparency_v1 SET hash = decode('{hash}', 'hex') WHERE node = 39")
+    };
+    let hash: String = sqlx::query_scalar(
+        "SELECT encode(hash, 'hex') FROM ledger.transparency_v1 WHERE node = 39",
+    )
+    .fetch_one(signed.database.pool())
+    .await
+    .unwrap();
+    let of_the_events = |request: &str| {
+        format!(
+            "ALTER TABLE events DISABLE TRIGGER append_only;
+             UPDATE events SET metadata = metadata || jsonb_build_object('request_id', '{request}')
+              WHERE id = (SELECT event_id FROM journal WHERE position = 5);
+             ALTER TABLE events ENABLE ALWAYS TRIGGER append_only"
         )
-        .bind(node)
-        .fetch_one(signed.database.pool())
-        .await
-        .unwrap();
-        let (right, wrong) =
-            (format!("decode('{hash}', 'hex')"), "decode(repeat('07', 32), 'hex')");
-        changed(&right, wrong).await;
+    };
+    let request: String = sqlx::query_scalar(
+        "SELECT metadata ->> 'request_id' FROM events
+          WHERE id = (SELECT event_id FROM journal WHERE position = 5)",
+    )
+    .fetch_one(signed.database.pool())
+    .await
+    .unwrap();
+    let (there, back) = (of_the_events("another"), of_the_events(&request));
+    let (wrong, right) = (of_the_tree(&"07".repeat(32)), of_the_tree(&hash));
+    for (format, spoil, mend) in
+        [("jsonl", &wrong, &right), ("csv", &there, &back), ("ocsf", &there, &back)]
+    {
+        let change = async |change: &str| {
+            sqlx::raw_sql(change).execute(signed.database.pool()).await.unwrap();
+        };
+        change(spoil).await;
         let output = audit(&signed.setup, &["export", "--format", format]).await;
         let error = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success(), "{format}");
@@ -46,7 +63,7 @@ async fn a_book_with_another_root_than_was_signed_gets_no_end() {
         let (code, report) = verify(&offline, &[text(&file), "--key", signed.key()]).await;
         let kinds: Vec<_> = found(&report).iter().map(|found| found["kind"].clone()).collect();
         assert!(code != 0 && kinds.contains(&"file_cut_off".into()), "{format}: {report:#}");
-        changed(wrong, &right).await;
+        change(mend).await;
         exported(&signed, &format!("right.{format}"), &["--format", format]).await;
     }
 }

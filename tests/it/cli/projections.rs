@@ -418,7 +418,7 @@ async fn who_was_turned_away_has_done_nothing_before() {
         .unwrap();
     let waits = "SELECT true FROM pg_stat_activity
                   WHERE datname = current_database() AND wait_event_type = 'Lock'
-                    AND query LIKE 'SELECT position, tx::text AS tx, event_id, settled_event_id%'";
+                    AND query LIKE '%FROM settle_events(%'";
     eventually("it waits", async || {
         sqlx::query_scalar::<_, bool>(waits).fetch_optional(kept.pool()).await.unwrap()
     })
