@@ -41,7 +41,7 @@ impl Entrybook {
         let (stream_id, key) = (month_stream(month), Keyring::month_key_id(month));
         for attempt in 0..ATTEMPTS {
             let loaded = self.store().load::<ServiceAggregate>(&stream_id).await?;
-            if loaded.sequence() > 0 {
+            if loaded.events() > 0 {
                 self.keyring().destroy_month(month).await?;
                 return Ok(());
             }

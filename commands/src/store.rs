@@ -8,17 +8,15 @@
 //! after it, at most [`SNAPSHOT_EVERY`] of them. A snapshot bears a MAC, because unlike the book it
 //! may be rewritten by whoever has the application's rights; one that doesn't fit is not used.
 
+mod cqrs;
 mod lookalikes;
+mod statements;
 
 use std::collections::{BTreeSet, HashMap};
 
-use cqrs_es::{
-    Aggregate, AggregateContext, AggregateError, DomainEvent, EventEnvelope, EventStore,
-    persist::{PersistedEventRepository, PersistenceError, SerializedEvent},
-};
+use cqrs_es::{Aggregate, AggregateContext, DomainEvent};
 use domain::{IdentifierKind, Index, StreamEvent, UnreadableEvent, UserId};
 use hmac::{Hmac, KeyInit, Mac};
-use postgres_es::PostgresEventRepository;
 use proof::{EventAuthenticator, EventFields, MAC, NUMBER, number_in_stream};
 use serde_json::Value;
 use sha2::Sha256;
@@ -26,6 +24,7 @@ use sqlx::{PgPool, Row, postgres::PgRow, types::Json};
 use zeroize::Zeroizing;
 
 use self::lookalikes::texts;
+use self::statements::{APPEND, APPEND_DESTROYING, APPEND_ONE, APPEND_WITH, LOAD};
 use crate::{StorageError, connections::Connections, keyring::NewKey, provable::provable};
 
 /// A stream gets a snapshot whenever it has grown by so many events.
@@ -110,9 +109,14 @@ impl<A> Loaded<A> {
         &self.id
     }
 
-    /// How many events the stream had.
-    pub fn sequence(&self) -> u64 {
+    /// How many events the stream had that the service wrote.
+    pub fn events(&self) -> u64 {
         self.number
+    }
+
+    /// The sequence number of the last of them.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
     }
 
     /// The sequence numbers and the numbers that its next events get.
@@ -148,83 +152,6 @@ pub struct Store {
     permit: Zeroizing<[u8; 32]>,
     events: EventAuthenticator,
 }
-
-const LOAD: &str = "
-WITH snapshot AS (
-    SELECT sequence, payload, mac FROM snapshots
-     WHERE aggregate_type = $1 AND aggregate_id = $2 AND shape = $3 AND $4
-)
-SELECT id, sequence, event_type, event_version, payload, metadata, snapshot, mac FROM (
-    SELECT NULL::bigint AS id, sequence, NULL::text AS event_type, NULL::text AS event_version,
-           NULL::text AS payload, NULL::text AS metadata, payload AS snapshot, mac FROM snapshot
-    UNION ALL
-    SELECT id, sequence, event_type, event_version, payload::text, metadata::text, NULL, NULL FROM events
-     WHERE aggregate_type = $1 AND aggregate_id = $2
-       AND sequence > coalesce((SELECT sequence FROM snapshot), 0)
-) AS stream
-ORDER BY sequence";
-
-const APPEND: &str = "
-INSERT INTO events (aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata)
-SELECT $1, $2, e.sequence, e.event_type, e.event_version, e.payload, e.metadata
-  FROM unnest($4::bigint[], $5::text[], $6::text[], $7::jsonb[], $3::jsonb[])
-    AS e (sequence, event_type, event_version, payload, metadata)
- ORDER BY e.sequence
-RETURNING tx::text AS tx, id";
-
-/// The same for one event, which most commits have: there is nothing to unnest and to sort.
-const APPEND_ONE: &str = "
-INSERT INTO events (aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata)
-VALUES ($1, $2, $4, $5, $6, $7, $3)
-RETURNING tx::text AS tx, id";
-
-/// The same, with what must never disagree with the events.
-const APPEND_WITH: &str = "
-WITH appended AS (
-    INSERT INTO events (aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata)
-    SELECT $1, $2, e.sequence, e.event_type, e.event_version, e.payload, e.metadata
-      FROM unnest($4::bigint[], $5::text[], $6::text[], $7::jsonb[], $3::jsonb[])
-        AS e (sequence, event_type, event_version, payload, metadata)
-     ORDER BY e.sequence
-    RETURNING tx, id
-), claimed AS (
-    INSERT INTO identifiers (kind, index, user_id, permit)
-    SELECT c.kind, c.index, $10, $21 FROM unnest($11::text[], $12::text[]) AS c (kind, index)
-), keyed AS (
-    INSERT INTO sealing_keys (id, wrapped, master_key, permit)
-    SELECT $13, $14, $15, $21 WHERE $13 IS NOT NULL
-), snapshot AS (
-    INSERT INTO snapshots (aggregate_type, aggregate_id, sequence, shape, payload, mac)
-    SELECT $1, $2, $16, $17, $18, $19 WHERE $18 IS NOT NULL
-    ON CONFLICT (aggregate_type, aggregate_id) DO UPDATE
-       SET sequence = excluded.sequence, shape = excluded.shape,
-           payload = excluded.payload, mac = excluded.mac
-), unlike AS (
-    DELETE FROM username_lookalikes
-     WHERE $20::text[] IS NOT NULL AND user_id = $10 AND look <> ALL ($20)
-), alike AS (
-    INSERT INTO username_lookalikes (look, user_id)
-    SELECT claimed.look, $10 FROM unnest($20::text[]) AS claimed (look)
-     WHERE NOT EXISTS (SELECT FROM username_lookalikes AS held
-                        WHERE held.look = claimed.look AND held.user_id = $10)
-)
-SELECT tx::text AS tx, id,
-       CASE WHEN cardinality($8::text[]) > 0 THEN release_identifiers($21, $10, $8, $9) END
-  FROM appended";
-
-/// An event that destroys a key, with all that goes with it. The database does it because of the event
-/// (`migrations/0008_rights.sql`): neither is there without the other.
-const APPEND_DESTROYING: &str = "
-WITH appended AS (
-    INSERT INTO events (aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata)
-    VALUES ($1, $2, $4, $5, $6, $7, $3)
-    RETURNING tx, id
-), unlike AS (
-    DELETE FROM username_lookalikes WHERE user_id = $10
-), dropped AS (
-    DELETE FROM snapshots WHERE aggregate_type = $1 AND aggregate_id = $2
-)
-SELECT tx::text AS tx, id, release_identifiers($12, $10, $8, $9), destroy_key($11, $12) FROM appended";
 
 impl Store {
     /// It opens at most `connections` of its own, to where those of the pool lead. What it writes beside events
@@ -671,101 +598,4 @@ fn receipt(rows: &[PgRow]) -> Result<Receipt, sqlx::Error> {
         last = last.max(Receipt { tx, event_id: row.try_get("id")? });
     }
     Ok(last)
-}
-
-impl<A: Stream> EventStore<A> for Store {
-    type AC = Loaded<A>;
-
-    /// The whole stream, through the repository of postgres-es.
-    async fn load_events(
-        &self,
-        id: &str,
-    ) -> Result<Vec<EventEnvelope<A>>, AggregateError<A::Error>> {
-        let stored = PostgresEventRepository::new(self.pool.clone()).get_events::<A>(id).await?;
-        // The repository reads no ids, and those of older events tell that they need no code.
-        let ids: HashMap<i64, i64> = sqlx::query_as(
-            "SELECT sequence, id FROM events WHERE aggregate_type = $1 AND aggregate_id = $2",
-        )
-        .bind(A::TYPE)
-        .bind(id)
-        .fetch_all(&self.pool)
-        .await
-        .map_err(|error| PersistenceError::UnknownError(Box::new(error)))?
-        .into_iter()
-        .collect();
-        let is_authentic = |event: &SerializedEvent| {
-            let sequence = i64::try_from(event.sequence).unwrap_or(i64::MAX);
-            let fields = EventFields {
-                stream_type: A::TYPE,
-                stream_id: id,
-                sequence,
-                event_type: &event.event_type,
-                event_version: &event.event_version,
-                payload: &event.payload.to_string(),
-            };
-            let stored = ids.get(&sequence).copied().unwrap_or(i64::MAX);
-            self.events.is_authentic(stored, &fields, &event.metadata.to_string())
-        };
-        let unreadable = |cause: UnreadableEvent| {
-            AggregateError::from(PersistenceError::DeserializationError(Box::new(cause)))
-        };
-        let read = |event: SerializedEvent| {
-            Ok(EventEnvelope {
-                payload: domain::read_stored(
-                    &event.event_type,
-                    &event.event_version,
-                    event.payload,
-                )
-                .map_err(unreadable)?,
-                aggregate_id: event.aggregate_id,
-                sequence: event.sequence,
-                metadata: serde_json::from_value(event.metadata).map_err(PersistenceError::from)?,
-            })
-        };
-        stored.into_iter().filter(is_authentic).map(read).collect()
-    }
-
-    async fn load_aggregate(&self, id: &str) -> Result<Loaded<A>, AggregateError<A::Error>> {
-        self.load(id).await.map_err(|error| AppendError::from(error).into_aggregate_error::<A>())
-    }
-
-    async fn commit(
-        &self,
-        events: Vec<A::Event>,
-        context: Loaded<A>,
-        metadata: HashMap<String, String>,
-    ) -> Result<Vec<EventEnvelope<A>>, AggregateError<A::Error>> {
-        if events.is_empty() {
-            return Ok(Vec::new());
-        }
-        let (id, places) = (context.id.clone(), context.next(events.len()));
-        self.append(&context, &events, &metadata)
-            .await
-            .map_err(AppendError::into_aggregate_error::<A>)?;
-        let numbered = places.into_iter().zip(events);
-        Ok(numbered
-            .map(|((sequence, _), payload)| EventEnvelope {
-                aggregate_id: id.clone(),
-                sequence: usize::try_from(sequence).unwrap_or(usize::MAX),
-                payload,
-                metadata: metadata.clone(),
-            })
-            .collect())
-    }
-}
-
-impl AppendError {
-    fn into_aggregate_error<A: Stream>(self) -> AggregateError<A::Error> {
-        match self {
-            Self::Conflict => AggregateError::AggregateConflict,
-            Self::Taken(kind) => match A::taken(kind) {
-                Some(refusal) => AggregateError::UserError(refusal),
-                None => AggregateError::AggregateConflict,
-            },
-            Self::Storage(error) if error.is_temporary() => {
-                PersistenceError::ConnectionError(Box::new(error)).into()
-            }
-            Self::Storage(error) => AggregateError::UnexpectedError(Box::new(error)),
-        }
-    }
 }

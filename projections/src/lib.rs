@@ -123,6 +123,7 @@ mod restore;
 mod revocations;
 mod sequencer;
 pub mod sessions;
+mod sqlstate;
 mod status;
 mod stored;
 mod tables;

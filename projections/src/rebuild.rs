@@ -21,6 +21,7 @@ use crate::{
     journal::{self, JournalError},
     projection::{ApplyError, CannotApply, Entry, Generation, Projection, Start},
     projector::about_rows,
+    sqlstate::{is_corrupt, lock_timed_out},
     tables,
 };
 
@@ -634,18 +635,4 @@ async fn lock_checkpoint(
             .await?
             .ok_or(RebuildError::NotRegistered(projection.name()))?;
     Ok(row.try_get("position")?)
-}
-
-/// SQLSTATE class XX: internal error, data corrupted, index corrupted.
-fn is_corrupt(cause: &sqlx::Error) -> bool {
-    let code = cause.as_database_error().and_then(|error| error.code());
-    code.is_some_and(|code| code.starts_with("XX"))
-}
-
-fn lock_timed_out(cause: &sqlx::Error) -> bool {
-    // lock_not_available, deadlock_detected
-    cause
-        .as_database_error()
-        .and_then(|error| error.code())
-        .is_some_and(|code| code == "55P03" || code == "40P01")
 }

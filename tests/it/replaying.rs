@@ -68,7 +68,7 @@ impl Tables {
 async fn tables_piece_by_piece(pool: &PgPool, pieces: &[i64]) -> Vec<(i64, Tables)> {
     let sequencer = Sequencer::new(pool.clone());
     let projector =
-        Projector::new(crate::support::reading::source_of(&pool), all(), sequencer.head());
+        Projector::new(crate::support::reading::source_of(pool), all(), sequencer.head());
     projector.ensure().await.unwrap();
     let events: i64 =
         sqlx::query_scalar("SELECT count(*) FROM events").fetch_one(pool).await.unwrap();

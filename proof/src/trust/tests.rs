@@ -152,7 +152,6 @@ fn what_is_no_hand_over_of_a_trusted_key_is_ignored_and_said() {
         let followed = trust.follow([note.as_str()]);
         assert_eq!((followed.believed.len(), followed.ignored.len()), (0, 1), "{name}");
         assert_eq!(trust, self::trust(&first), "{name}");
-        println!("{name}: {}", followed.ignored[0]);
     }
 }
 

@@ -307,7 +307,7 @@ impl Reader {
     pub async fn of(pool: &PgPool, all: Vec<&'static dyn Projection>) -> Self {
         let sequencer = Sequencer::new(pool.clone());
         let projector =
-            Projector::new(crate::support::reading::source_of(&pool), all, sequencer.head())
+            Projector::new(crate::support::reading::source_of(pool), all, sequencer.head())
                 .trying_again_after(Duration::from_millis(50));
         projector.ensure().await.unwrap();
         Self { pool: pool.clone(), sequencer, projector }

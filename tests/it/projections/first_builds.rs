@@ -73,7 +73,7 @@ struct Replica {
 impl Replica {
     async fn start(pool: &PgPool) -> Self {
         let projector = Projector::new(
-            crate::support::reading::source_of(&pool),
+            crate::support::reading::source_of(pool),
             vec![&LINES as &'static dyn Projection],
             Sequencer::new(pool.clone()).head(),
         )

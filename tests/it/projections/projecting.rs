@@ -457,7 +457,7 @@ async fn what_was_written_can_be_waited_for() {
     let bystander = {
         let sequencer = Sequencer::new(pool.clone());
         Projector::new(
-            crate::support::reading::source_of(&pool),
+            crate::support::reading::source_of(pool),
             ::projections::all(),
             sequencer.head(),
         )

@@ -23,7 +23,7 @@ impl Replica {
     async fn start(pool: &PgPool, now: DateTime<Utc>) -> Self {
         let sequencer = Sequencer::new(pool.clone());
         let revocations = Revocations::new(
-            crate::support::reading::source_of(&pool),
+            crate::support::reading::source_of(pool),
             sequencer.head(),
             Duration::from_secs(900),
         );

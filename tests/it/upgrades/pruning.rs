@@ -18,7 +18,7 @@ use crate::support::{
 fn server(pool: &PgPool, id: u128, projections: &[&'static dyn Projection]) -> Heartbeat {
     let sequencer = Sequencer::new(pool.clone());
     let projector = Projector::new(
-        crate::support::reading::source_of(&pool),
+        crate::support::reading::source_of(pool),
         projections.to_vec(),
         sequencer.head(),
     );
