@@ -492,7 +492,7 @@ impl Tokens {
     }
 
     async fn read_keys(&self, connection: &mut PgConnection) -> Result<KeySet, TokensError> {
-        let rows = KeyRow::read(connection).await?;
+        let rows = KeyRow::read(connection, self.keyring.events()).await?;
         KeySet::of(rows, &self.keyring, &self.keys())
     }
 }

@@ -235,3 +235,24 @@ async fn the_boundary_is_signed_once_and_a_moved_one_stops_the_start() {
     }
     owner.close().await.unwrap();
 }
+
+/// Whoever could retire the keys that sign would have every token refused.
+#[tokio::test]
+async fn a_retirement_that_somebody_else_wrote_retires_no_key() {
+    let master = MasterKey::parse(&"0123456789abcdef".repeat(4)).unwrap();
+    let desk = Desk::open_on(TestDatabase::authenticated().await, master).await;
+    let tokens = desk.book.tokens();
+    tokens.refresh_keys().await.unwrap();
+    let kid = tokens.signing_keys().await.unwrap()[0].kid.clone();
+    let body = json!({"kid": kid});
+    forge(&desk.pool, ("Service", &format!("signing_key:{kid}")), 1, "SigningKeyRetired", body)
+        .await;
+    tokens.refresh_keys().await.unwrap();
+    let keys = tokens.signing_keys().await.unwrap();
+    assert!(keys.iter().any(|key| key.kid == kid && key.is_accepted && !key.is_retired));
+    // Its owner still can.
+    let which = commands::Which::Only([kid.clone()].into());
+    desk.book.retire_signing_keys(&which, &desk.origin()).await.unwrap();
+    let keys = tokens.signing_keys().await.unwrap();
+    assert!(keys.iter().any(|key| key.kid == kid && !key.is_accepted && key.is_retired));
+}

@@ -29,12 +29,14 @@ use base64::{
     engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
 };
 use chrono::{DateTime, TimeDelta, Utc};
+use domain::stream;
 use jsonwebtoken::{
     DecodingKey, EncodingKey,
     jwk::{Jwk, PublicKeyUse, ThumbprintHash},
 };
+use proof::{EventAuthenticator, EventFields};
 use serde_json::{Value, json};
-use sqlx::PgConnection;
+use sqlx::{PgConnection, Row};
 use zeroize::Zeroizing;
 
 use super::{Algorithm, TokensError};
@@ -181,17 +183,44 @@ pub(super) struct KeyRow {
 }
 
 impl KeyRow {
-    pub(super) async fn read(connection: &mut PgConnection) -> sqlx::Result<Vec<Self>> {
-        sqlx::query_as(
-            "SELECT kid, algorithm, wrapped, master_key, signs_from,
-                    CASE WHEN EXISTS (SELECT FROM events
-                                       WHERE aggregate_type = 'Service' AND aggregate_id = 'signing_key:' || kid
-                                         AND event_type = 'SigningKeyRetired')
-                         THEN to_timestamp(0) ELSE retired_at END AS retired_at
-               FROM signing_keys",
+    /// All keys, the retirements that events say included: whatever stands in the table, a key that was retired stays so.
+    /// Events that the service didn't write retire nothing.
+    pub(super) async fn read(
+        connection: &mut PgConnection,
+        authenticator: &EventAuthenticator,
+    ) -> sqlx::Result<Vec<Self>> {
+        let mut keys: Vec<Self> = sqlx::query_as(
+            "SELECT kid, algorithm, wrapped, master_key, signs_from, retired_at FROM signing_keys",
+        )
+        .fetch_all(&mut *connection)
+        .await?;
+        let retirements = sqlx::query(
+            "SELECT k.kid, e.id, e.aggregate_id, e.sequence, e.event_type, e.event_version,
+                    e.payload::text AS payload, e.metadata::text AS metadata
+               FROM signing_keys k
+               JOIN events e ON e.aggregate_type = 'Service' AND e.aggregate_id = 'signing_key:' || k.kid
+                            AND e.event_type = 'SigningKeyRetired'",
         )
         .fetch_all(connection)
-        .await
+        .await?;
+        for row in retirements {
+            let fields = EventFields {
+                stream_type: stream::SERVICE,
+                stream_id: row.try_get("aggregate_id")?,
+                sequence: row.try_get("sequence")?,
+                event_type: row.try_get("event_type")?,
+                event_version: row.try_get("event_version")?,
+                payload: row.try_get("payload")?,
+            };
+            if !authenticator.is_authentic(row.try_get("id")?, &fields, row.try_get("metadata")?) {
+                continue;
+            }
+            let kid: &str = row.try_get("kid")?;
+            for key in keys.iter_mut().filter(|key| key.kid == kid) {
+                key.retired_at = Some(DateTime::UNIX_EPOCH);
+            }
+        }
+        Ok(keys)
     }
 
     pub(super) async fn insert(
