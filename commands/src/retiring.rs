@@ -6,6 +6,8 @@
 
 use std::collections::BTreeSet;
 
+use domain::stream;
+
 use crate::{Entrybook, Origin, StorageError, service_events::ServiceCommand, tokens::TokensError};
 
 /// Which signing keys are to be retired.
@@ -67,7 +69,7 @@ impl Entrybook {
         let mut retired = Vec::with_capacity(chosen.len());
         for key in chosen {
             let command = ServiceCommand::RetireSigningKey(key.kid.clone());
-            self.service(&format!("signing_key:{}", key.kid), command, origin).await?;
+            self.service(&stream::of_signing_key(&key.kid), command, origin).await?;
             self.tokens().retire(&key.kid).await;
             retired.push(key.kid.clone());
         }

@@ -17,6 +17,18 @@ pub mod stream {
     pub const SIGN_IN_GUARD: &str = "SignInGuard";
     pub const SERVICE: &str = "Service";
     pub const READING: &str = "Reading";
+
+    const SIGNING_KEY: &str = "signing_key:";
+
+    /// The service stream of a key that signs access tokens.
+    pub fn of_signing_key(kid: &str) -> String {
+        format!("{SIGNING_KEY}{kid}")
+    }
+
+    /// The key that a service stream is about; nothing for another stream.
+    pub fn signing_key_of(stream_id: &str) -> Option<&str> {
+        stream_id.strip_prefix(SIGNING_KEY)
+    }
 }
 
 /// An event of any stream.

@@ -504,7 +504,7 @@ impl Changes {
                 self.destroyed.extend(month.map(|month| Destroyed::Month(month.to_owned())));
             }
             (stream::SERVICE, "SigningKeyRetired") => {
-                let kid = aggregate_id.strip_prefix("signing_key:");
+                let kid = stream::signing_key_of(aggregate_id);
                 self.destroyed.extend(kid.map(|kid| Destroyed::SigningKey(kid.to_owned())));
             }
             _ => {}

@@ -194,13 +194,16 @@ impl KeyRow {
         )
         .fetch_all(&mut *connection)
         .await?;
+        // The streams are named and not joined: without statistics PostgreSQL may plan a join as a scan of all events.
+        let streams: Vec<String> =
+            keys.iter().map(|key| stream::of_signing_key(&key.kid)).collect();
         let retirements = sqlx::query(
-            "SELECT k.kid, e.id, e.aggregate_id, e.sequence, e.event_type, e.event_version,
-                    e.payload::text AS payload, e.metadata::text AS metadata
-               FROM signing_keys k
-               JOIN events e ON e.aggregate_type = 'Service' AND e.aggregate_id = 'signing_key:' || k.kid
-                            AND e.event_type = 'SigningKeyRetired'",
+            "SELECT id, aggregate_id, sequence, event_type, event_version,
+                    payload::text AS payload, metadata::text AS metadata
+               FROM events
+              WHERE aggregate_type = 'Service' AND aggregate_id = ANY ($1) AND event_type = 'SigningKeyRetired'",
         )
+        .bind(&streams)
         .fetch_all(connection)
         .await?;
         for row in retirements {
@@ -215,7 +218,7 @@ impl KeyRow {
             if !authenticator.is_authentic(row.try_get("id")?, &fields, row.try_get("metadata")?) {
                 continue;
             }
-            let kid: &str = row.try_get("kid")?;
+            let kid = stream::signing_key_of(fields.stream_id).unwrap_or_default();
             for key in keys.iter_mut().filter(|key| key.kid == kid) {
                 key.retired_at = Some(DateTime::UNIX_EPOCH);
             }

@@ -94,8 +94,8 @@ impl Stand {
         let behind = async || {
             sqlx::query_as::<_, (i64, i64, i64, i64)>(
                 "SELECT (SELECT count(*) FROM events),
-                        (SELECT max(position) FROM journal),
-                        (SELECT min(position) FROM projections WHERE name NOT LIKE 'process:%'),
+                        (SELECT coalesce(max(position), 0) FROM journal),
+                        (SELECT coalesce(min(position), 0) FROM projections WHERE name NOT LIKE 'process:%'),
                         (SELECT coalesce(max(size), 0) FROM checkpoints)",
             )
             .fetch_one(self.pool())
