@@ -67,7 +67,10 @@ impl Identity {
             })
         })?;
         if !app.revocations().is_ready() {
-            return Err(ApiError::unavailable("the ends of sessions are not known at this moment"));
+            return Err(ApiError::token_not_known(
+                "Which sessions have ended is not known at this moment, because the database cannot be reached or what \
+                 happened meanwhile is still being read. Try again in a moment.",
+            ));
         }
         match app.revocations().check(claims.sid, claims.sub, claims.uv) {
             Verdict::Valid { roles } => {
@@ -84,6 +87,9 @@ impl Identity {
             Verdict::Revoked => {
                 Err(ApiError::invalid_token("the session of this token has ended; sign in again"))
             }
+            Verdict::Unknown => Err(ApiError::token_not_known(
+                "The account has changed, and how it stands now is still being read. Try again in a moment.",
+            )),
         }
     }
 

@@ -237,6 +237,11 @@ impl ApiError {
         }
     }
 
+    /// Whether a token still counts is not known at this moment. Nothing was looked at nor changed.
+    pub fn token_not_known(detail: &'static str) -> Self {
+        Self { retry_after: Some(2), ..Self::new(Kind::Unavailable, detail) }
+    }
+
     pub fn overloaded() -> Self {
         let detail = "More is asked of the server than it can do at once. Nothing was changed; try again in a moment.";
         Self { retry_after: Some(1), ..Self::new(Kind::Overloaded, detail) }

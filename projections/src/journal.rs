@@ -71,15 +71,20 @@ impl RecordedEvent {
     /// Whether the service wrote it. An event that somebody else has added has no effect.
     #[must_use]
     pub fn is_authentic(&self, authenticator: &EventAuthenticator) -> bool {
-        let fields = EventFields {
+        authenticator.is_authentic(self.id, &self.fields(), &self.metadata)
+    }
+
+    /// What the code of an event covers.
+    #[must_use]
+    pub fn fields(&self) -> EventFields<'_> {
+        EventFields {
             stream_type: &self.aggregate_type,
             stream_id: &self.aggregate_id,
             sequence: self.sequence,
             event_type: &self.event_type,
             event_version: &self.event_version,
             payload: &self.payload,
-        };
-        authenticator.is_authentic(self.id, &fields, &self.metadata)
+        }
     }
 
     /// Its number among those events of its stream that the service wrote, if it is one of them: of a

@@ -7,6 +7,9 @@
 //! The order of the book does not matter here, and lateness does: events that wait for the sequencer
 //! behind somebody's open transaction count as soon as they are committed.
 
+mod folds;
+mod unsettled;
+
 use std::{
     collections::{HashMap, HashSet},
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
@@ -14,17 +17,18 @@ use std::{
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::{Cut, EndReason, Event, Roles, SessionId, User, UserId, stream};
+use domain::{Cut, Roles, SessionId, User, UserId, stream};
 use proof::EventFields;
 use sqlx::Row;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use self::{folds::Folds, unsettled::Look};
 use crate::{
     book_source::BookSource,
     follower::Follower,
-    head::{Frontier, Head, HeadWatch},
+    head::{Frontier, HeadWatch},
     journal::JournalError,
     sequencer::back_off,
     sessions::{self, Sessions},
@@ -41,8 +45,6 @@ const OUT_OF_ORDER: Duration = Duration::from_secs(600);
 const NOT_SEARCHED: i64 = 1_000;
 /// A feed that was silent for so long may have missed an end.
 const SILENT: Duration = Duration::from_secs(10);
-/// How many accounts are folded in one go.
-const FOLDED_AT_ONCE: usize = 500;
 /// How often entries that no token can outlive are dropped.
 const PRUNE_EVERY: Duration = Duration::from_secs(60);
 
@@ -54,6 +56,8 @@ pub enum Verdict {
         roles: Option<Roles>,
     },
     Revoked,
+    /// The account has changed, and how it stands has not been found for too long: its tokens are neither good nor bad.
+    Unknown,
 }
 
 /// A key that the book says is destroyed: who remembers it must not.
@@ -84,6 +88,8 @@ pub struct Revocations {
 struct Known {
     ended: HashMap<SessionId, Instant>,
     users: HashMap<UserId, (Standing, Instant)>,
+    /// Accounts whose streams are not read to the end yet, and from when on that is too long.
+    behind: HashMap<UserId, Instant>,
     /// The last line that was taken in; `None` until the first load is done.
     caught_up: Option<i64>,
     /// When the feed was last found complete.
@@ -136,6 +142,9 @@ impl Revocations {
         if known.ended.contains_key(&session) {
             return Verdict::Revoked;
         }
+        if known.behind.get(&user).is_some_and(|stale_from| *stale_from <= Instant::now()) {
+            return Verdict::Unknown;
+        }
         let Some((standing, _)) = known.users.get(&user) else {
             return Verdict::Valid { roles: None };
         };
@@ -158,8 +167,8 @@ impl Revocations {
         self.known_mut().note(user, state.into());
     }
 
-    /// Whether this replica knows every end that is older than a moment. If not, it should not
-    /// answer for tokens.
+    /// Whether this replica knows every end that is older than a moment, but for accounts whose tokens are
+    /// [`Verdict::Unknown`]. If not, it should not answer for tokens.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         let known = self.known();
@@ -183,8 +192,9 @@ impl Revocations {
 
     async fn feed(&self, now: DateTime<Utc>) {
         let mut failures = 0;
+        let mut folds = Folds::default();
         let position = loop {
-            match self.load(now).await {
+            match self.load(now, &mut folds).await {
                 Ok(position) => break position,
                 Err(cause) => {
                     tracing::error!(%cause, "the revoked sessions could not be loaded: {cause}");
@@ -195,16 +205,20 @@ impl Revocations {
         };
         failures = 0;
         let mut follower = Follower::new(self.pool.pool().clone(), self.head.clone(), position);
+        let mut looked = None;
         loop {
-            match self.follow(&mut follower).await {
+            match self.follow(&mut follower, &mut folds, &mut looked).await {
                 Ok(()) => {
                     failures = 0;
-                    self.prune();
-                    follower.wait().await;
+                    self.prune(&mut folds);
+                    if folds.are_up_to_date() {
+                        follower.wait().await;
+                    }
                 }
                 Err(cause) => {
                     tracing::error!(%cause, "the journal could not be followed for revocations: {cause}");
                     failures += 1;
+                    looked = None;
                     tokio::time::sleep(back_off(failures)).await;
                 }
             }
@@ -212,7 +226,7 @@ impl Revocations {
     }
 
     /// What the views know of the window, and the position from which the journal tells the rest.
-    async fn load(&self, now: DateTime<Utc>) -> Result<i64, JournalError> {
+    async fn load(&self, now: DateTime<Utc>, folds: &mut Folds) -> Result<i64, JournalError> {
         let window = TimeDelta::from_std(self.lifetime + SLACK).unwrap_or(TimeDelta::MAX);
         let since = now.checked_sub_signed(window).unwrap_or(DateTime::<Utc>::MIN_UTC);
         let ended =
@@ -222,8 +236,11 @@ impl Revocations {
             let mut known = self.known_mut();
             let now = Instant::now();
             known.ended.extend(ended.ids.into_iter().map(|id| (SessionId(id), now)));
+            for user in changed.ids.into_iter().map(UserId) {
+                folds.want_all(user);
+                known.behind.insert(user, now);
+            }
         }
-        self.fold_users(changed.ids.into_iter().map(UserId).collect()).await?;
         self.before_window(ended.position.min(changed.position), now).await
     }
 
@@ -283,131 +300,71 @@ impl Revocations {
         Ok(found)
     }
 
-    /// Takes in all that is committed by now.
-    async fn follow(&self, follower: &mut Follower) -> Result<(), JournalError> {
+    /// Takes in all that is committed by now, and reads on in the streams of accounts that changed. How long that
+    /// takes depends on what is new, and on no account's stream: these are read in pieces.
+    async fn follow(
+        &self,
+        follower: &mut Follower,
+        folds: &mut Folds,
+        looked: &mut Option<Look>,
+    ) -> Result<(), JournalError> {
         let begun = Instant::now();
+        // What is found now may have been there since shortly after the feed was last complete. An account that changed
+        // stands as it did for as long as everything else may be out of date.
+        let stale_from = self.known().heard.map_or(begun, |heard| heard + SILENT);
         let frontier = Frontier::read(&mut *self.pool.acquire().await?).await?;
         while follower.position() < frontier.head.position {
             let events = follower.read().await?;
-            let mut changes = Changes::default();
-            for event in &events {
-                let authentic = || event.is_authentic(self.pool.authenticator());
-                changes.add_if(
-                    &event.aggregate_type,
-                    &event.aggregate_id,
-                    &event.event_type,
-                    authentic,
-                );
-            }
             if events.is_empty() {
                 break;
             }
-            self.take_in(changes).await?;
+            let mut changes = Changes::default();
+            for event in &events {
+                let authentic = || event.is_authentic(self.pool.authenticator());
+                changes.add_if(&event.fields(), authentic);
+            }
+            self.take_in(changes, folds, stale_from);
         }
-        let waiting = self.unsettled(&frontier).await?;
-        self.take_in(waiting).await?;
+        let (waiting, look) = unsettled::look(&self.pool, &frontier, looked.as_ref()).await?;
+        self.take_in(waiting, folds, stale_from);
+        *looked = look;
+        self.fold(folds).await?;
         let mut known = self.known_mut();
         known.caught_up = Some(follower.position());
         known.heard = Some(begun);
         Ok(())
     }
 
-    /// What is committed beyond the frontier.
-    async fn unsettled(&self, frontier: &Frontier) -> Result<Changes, JournalError> {
-        let Head { tx, event_id, .. } = frontier.head;
-        type Unsettled = (i64, String, String, i64, String, String, String, String);
-        let rows: Vec<Unsettled> = sqlx::query_as(
-            "SELECT id, aggregate_type, aggregate_id, sequence, event_type, event_version,
-                    payload::text, metadata::text FROM events
-              WHERE (tx, id) > ($1::text::xid8, $2) AND tx < $3::text::xid8 AND id > $4
-                AND (event_type IN ('SessionEnded', 'SigningKeyRetired') OR aggregate_type = 'User')",
-        )
-        .bind(tx.to_string())
-        .bind(event_id)
-        .bind(frontier.ceiling.to_string())
-        .bind(frontier.settled_event_id)
-        .fetch_all(self.pool.pool())
-        .await?;
-        let mut changes = Changes::default();
-        for (id, stream_type, stream_id, sequence, event_type, event_version, payload, metadata) in
-            &rows
-        {
-            let fields = EventFields {
-                stream_type,
-                stream_id,
-                sequence: *sequence,
-                event_type,
-                event_version,
-                payload,
-            };
-            let authentic = || self.pool.authenticator().is_authentic(*id, &fields, metadata);
-            changes.add_if(stream_type, stream_id, event_type, authentic);
-        }
-        Ok(changes)
-    }
-
-    async fn take_in(&self, changes: Changes) -> Result<(), JournalError> {
+    fn take_in(&self, changes: Changes, folds: &mut Folds, stale_from: Instant) {
         for destroyed in changes.destroyed {
             // Nobody listening is no fault.
             let _ = self.destroyed.send(destroyed);
         }
-        if !changes.ended.is_empty() {
-            let now = Instant::now();
-            let mut known = self.known_mut();
-            known.ended.extend(changes.ended.into_iter().map(|session| (session, now)));
+        if changes.ended.is_empty() && changes.users.is_empty() {
+            return;
         }
-        self.fold_users(changes.users).await
-    }
-
-    /// Folds accounts from their own streams: these are short, and newer than any view.
-    async fn fold_users(&self, users: HashSet<UserId>) -> Result<(), JournalError> {
-        let ids: Vec<String> = users.iter().map(ToString::to_string).collect();
-        for some in ids.chunks(FOLDED_AT_ONCE) {
-            self.fold_some_users(some).await?;
-        }
-        Ok(())
-    }
-
-    async fn fold_some_users(&self, ids: &[String]) -> Result<(), JournalError> {
-        let rows = sqlx::query(
-            "SELECT id, aggregate_id, sequence, event_type, event_version, payload::text AS payload,
-                    metadata::text AS metadata FROM events
-              WHERE aggregate_type = $1 AND aggregate_id = ANY($2)
-              ORDER BY aggregate_id, sequence",
-        )
-        .bind(stream::USER)
-        .bind(ids)
-        .fetch_all(self.pool.pool())
-        .await?;
-        let mut folded: HashMap<UserId, Folded> = HashMap::with_capacity(ids.len());
-        for row in rows {
-            let id: String = row.try_get("aggregate_id")?;
-            let Ok(user) = id.parse::<UserId>() else { continue };
-            let fields = EventFields {
-                stream_type: stream::USER,
-                stream_id: &id,
-                sequence: row.try_get("sequence")?,
-                event_type: row.try_get("event_type")?,
-                event_version: row.try_get("event_version")?,
-                payload: row.try_get("payload")?,
-            };
-            let (event_id, metadata) = (row.try_get("id")?, row.try_get("metadata")?);
-            if !self.pool.authenticator().is_authentic(event_id, &fields, metadata) {
-                continue;
-            }
-            let EventFields { event_type, event_version, payload, sequence, .. } = fields;
-            let event = Event::from_stored_text(stream::USER, event_type, event_version, payload)
-                .map_err(|cause| cause.to_string());
-            folded.entry(user).or_default().apply(user, sequence, event);
-        }
+        let now = Instant::now();
         let mut known = self.known_mut();
-        for (user, folded) in folded {
-            known.note(user, folded.standing());
+        known.ended.extend(changes.ended.into_iter().map(|session| (session, now)));
+        for (user, sequence) in changes.users {
+            if folds.want(user, sequence) {
+                known.behind.entry(user).or_insert(stale_from);
+            }
+        }
+    }
+
+    /// Reads on in the streams of accounts that changed, a bounded piece.
+    async fn fold(&self, folds: &mut Folds) -> Result<(), JournalError> {
+        let up_to_date = folds.read_on(&self.pool).await?;
+        let mut known = self.known_mut();
+        for (user, standing) in up_to_date {
+            known.note(user, standing);
+            known.behind.remove(&user);
         }
         Ok(())
     }
 
-    fn prune(&self) {
+    fn prune(&self, folds: &mut Folds) {
         let mut known = self.known_mut();
         let now = Instant::now();
         if known.pruned.is_some_and(|pruned| now - pruned < PRUNE_EVERY) {
@@ -417,6 +374,7 @@ impl Revocations {
         let keep = self.lifetime + SLACK;
         known.ended.retain(|_, since| now - *since < keep);
         known.users.retain(|_, (_, since)| now - *since < keep);
+        folds.retain(|user| known.users.contains_key(&user));
     }
 
     // A panic elsewhere can't leave these maps half changed in a way that matters.
@@ -459,92 +417,55 @@ struct Since {
 }
 
 /// What some events change for tokens.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Changes {
     ended: HashSet<SessionId>,
-    users: HashSet<UserId>,
+    /// With the number of the last event of each.
+    users: HashMap<UserId, i64>,
     destroyed: Vec<Destroyed>,
 }
 
 impl Changes {
     /// Adds an event if the service wrote it, which is asked of those alone that change something.
-    fn add_if(
-        &mut self,
-        aggregate_type: &str,
-        aggregate_id: &str,
-        event_type: &str,
-        is_authentic: impl FnOnce() -> bool,
-    ) {
+    fn add_if(&mut self, event: &EventFields<'_>, is_authentic: impl FnOnce() -> bool) {
         let mut one = Self::default();
-        one.add(aggregate_type, aggregate_id, event_type);
+        one.add(event);
         let is_empty = one.ended.is_empty() && one.users.is_empty() && one.destroyed.is_empty();
         if !is_empty && is_authentic() {
             self.ended.extend(one.ended);
-            self.users.extend(one.users);
+            for (user, sequence) in one.users {
+                let last = self.users.entry(user).or_default();
+                *last = sequence.max(*last);
+            }
             self.destroyed.extend(one.destroyed);
         }
     }
 
     /// By names alone: an end that a newer binary wrote in a form unknown here is an end as well.
-    fn add(&mut self, aggregate_type: &str, aggregate_id: &str, event_type: &str) {
-        match (aggregate_type, event_type) {
+    fn add(&mut self, event: &EventFields<'_>) {
+        let user = || event.stream_id.parse::<UserId>().ok();
+        match (event.stream_type, event.event_type) {
             (stream::SESSION, "SessionEnded") => {
-                self.ended.extend(aggregate_id.parse::<SessionId>())
+                self.ended.extend(event.stream_id.parse::<SessionId>())
             }
             // New accounts and new hashes of the same password change nothing for tokens.
             (stream::USER, "UserRegistered" | "UserPasswordRehashed" | "UserProfileChanged") => {}
-            (stream::USER, "UserErased") => {
-                let user = aggregate_id.parse::<UserId>();
-                self.destroyed.extend(user.iter().copied().map(Destroyed::Person));
-                self.users.extend(user);
+            (stream::USER, name) => {
+                self.users.extend(user().map(|user| (user, event.sequence)));
+                if name == "UserErased" {
+                    self.destroyed.extend(user().map(Destroyed::Person));
+                }
             }
-            (stream::USER, _) => self.users.extend(aggregate_id.parse::<UserId>()),
             (stream::SERVICE, "MonthForgotten") => {
-                let month = aggregate_id.strip_prefix("month:");
+                let month = event.stream_id.strip_prefix("month:");
                 self.destroyed.extend(month.map(|month| Destroyed::Month(month.to_owned())));
             }
             (stream::SERVICE, "SigningKeyRetired") => {
-                let kid = stream::signing_key_of(aggregate_id);
+                let kid = stream::signing_key_of(event.stream_id);
                 self.destroyed.extend(kid.map(|kid| Destroyed::SigningKey(kid.to_owned())));
             }
             _ => {}
         }
-    }
-}
-
-/// An account on its way through its stream.
-#[derive(Default)]
-struct Folded {
-    user: User,
-    /// An event that can't be read here: nothing is known for certain from it on.
-    unreadable: Option<u64>,
-}
-
-impl Folded {
-    fn apply(&mut self, id: UserId, sequence: i64, event: Result<Event, String>) {
-        match event {
-            Ok(Event::User(event)) => self.user.apply(event),
-            Ok(
-                Event::Session(_) | Event::SignInGuard(_) | Event::Service(_) | Event::Reading(_),
-            ) => {}
-            Err(cause) => {
-                tracing::error!(
-                    user = %id, sequence, %cause,
-                    "number {sequence} of account {id} can't be read, so its older tokens are \
-                     refused here: {cause}"
-                );
-                self.user.version += 1;
-                self.unreadable = Some(self.user.version);
-            }
-        }
-    }
-
-    fn standing(&self) -> Standing {
-        let mut standing = Standing::from(&self.user);
-        if let Some(version) = self.unreadable {
-            standing.cut = Some(Cut { version, kept: None, reason: EndReason::EndedByAdmin });
-        }
-        standing
     }
 }
 

@@ -219,11 +219,14 @@ impl Sequencer {
         if frontier.head.tx >= frontier.ceiling {
             return Err(SequencerError::Restored);
         }
+        // The first in order, and not any (`EXISTS`): without statistics the planner believes that one is found soon by
+        // reading all events.
         let waiting = sqlx::query_scalar(
-            "SELECT EXISTS (SELECT FROM events
-                             WHERE (tx, id) > ($1::text::xid8, $2)
-                               AND tx < $3::text::xid8
-                               AND id > $4)",
+            "SELECT (SELECT id FROM events
+                      WHERE (tx, id) > ($1::text::xid8, $2)
+                        AND tx < $3::text::xid8
+                        AND id > $4
+                      ORDER BY tx, id LIMIT 1) IS NOT NULL",
         )
         .bind(frontier.head.tx.to_string())
         .bind(frontier.head.event_id)

@@ -149,7 +149,8 @@ impl Sending {
             Verdict::Valid { roles: Some(roles) } if !roles.contains(&Role::Auditor) => {
                 return Ok(false);
             }
-            Verdict::Valid { .. } => {}
+            // How the account stands is asked below, at intervals.
+            Verdict::Valid { .. } | Verdict::Unknown => {}
         }
         if self.checked.elapsed() < CHECK {
             return Ok(true);

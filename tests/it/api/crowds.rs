@@ -1,4 +1,4 @@
-//! Many connections and bodies that never come: issue 10, number 12. Whoever opens them keeps nobody out.
+//! Many connections, bodies that never come, and accounts that change without end: who does that keeps nobody out.
 
 use std::net::SocketAddr;
 
@@ -182,4 +182,58 @@ async fn one_address_takes_no_more_than_its_share() {
     assert_eq!(answered("127.0.0.1").await, 200);
     let _proxied = followers(port, &admin, "127.0.0.3", 8).await;
     assert_eq!(answered("127.0.0.3").await, 200);
+}
+
+/// The worst that accounts can have done before there were budgets: streams of many thousand events that change again
+/// and again. The tokens of everybody else are answered for all the time, in bounded memory.
+#[tokio::test(flavor = "multi_thread")]
+async fn accounts_that_have_changed_without_end_keep_nobody_out() {
+    const CHANGES: i64 = 40_000;
+    const MEMORY: u64 = 96 << 20;
+    let running = start(&[("ENTRYBOOK_PUBLIC_URL", "http://localhost:8080")]).await;
+    let api = running.api();
+    let bystander = api.register("bystander").await;
+    let mut attackers = Vec::new();
+    for name in ["eve", "mallory", "trudy"] {
+        attackers.push(api.register(name).await);
+    }
+    for attacker in &attackers {
+        running.many_changes(&attacker.user_id, CHANGES).await;
+    }
+    running.database.settled().await;
+    // A replica that is new reads these streams from their beginning.
+    let replica = running.setup.replica().start().await;
+    let api = Api::new(replica.url(""));
+    eventually("it answers for tokens", async || {
+        (api.get("/api/v1/auth/verify").bearer(&bystander.access).send().await.status == 204)
+            .then_some(())
+    })
+    .await;
+    let attack = async {
+        for _ in 0..30 {
+            for attacker in &attackers {
+                running.many_changes(&attacker.user_id, 0).await;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+        for attacker in &attackers {
+            eventually("they are cut off", async || {
+                let answer = api.get("/api/v1/auth/verify").bearer(&attacker.access).send().await;
+                assert!([204, 401, 503].contains(&answer.status), "{answer:?}");
+                (answer.status == 401).then_some(())
+            })
+            .await;
+        }
+    };
+    let checking = async {
+        loop {
+            is_served(&api, &bystander).await;
+        }
+    };
+    tokio::select! {
+        () = attack => {}
+        () = checking => {}
+    }
+    let peak = replica.peak_memory();
+    assert!(peak < MEMORY, "{} MiB", peak >> 20);
 }

@@ -129,6 +129,13 @@ impl Book {
         Receipt { tx: row.get::<String, _>("tx").parse().unwrap(), event_id: row.get("id") }
     }
 
+    /// Leaves so many numbers of a stream to somebody else's writing; returns the last number before them.
+    pub fn leave_numbers(&mut self, stream: &str, id: &str, count: i64) -> i64 {
+        let last = self.sequences.entry((stream.to_owned(), id.to_owned())).or_insert(0);
+        *last += count;
+        *last - count
+    }
+
     /// From now on events are held, until they are written all at once. Their receipts say nothing.
     pub fn hold(&mut self) {
         self.held = Some(Held::default());

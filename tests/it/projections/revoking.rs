@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use ::projections::{Revocations, Sequencer, Verdict};
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::{EndReason, GuardSubject, Index, Role, Roles, Sealed, User, UserEvent};
+use domain::{EndReason, GuardSubject, Index, Role, Roles, Sealed, User, UserEvent, stream};
 use sqlx::{Connection, Executor, PgPool};
 use tokio::{sync::Notify, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -249,5 +249,117 @@ async fn a_feed_that_broke_is_not_ready() {
     eventually("it says so", || async { !replica.revocations.is_ready() }).await;
     sqlx::raw_sql("ALTER TABLE gone RENAME TO sequencer").execute(database.pool()).await.unwrap();
     eventually("it recovers", || async { replica.revocations.is_ready() }).await;
+    replica.stop().await;
+}
+
+/// So many changes that bear on no token, in one go.
+async fn change_name_often(pool: &PgPool, book: &mut Book, number: u128, times: i64) {
+    let id = user(number);
+    let first = book.leave_numbers(stream::USER, &id.to_string(), times) + 1;
+    sqlx::query(
+        "INSERT INTO events (aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata)
+         SELECT 'User', $1, sequence, 'UserProfileChanged', '1',
+                '{\"UserProfileChanged\": {\"full_name\": {\"from\": null, \"to\": null}}}',
+                '{\"actor\": \"system\", \"request_id\": \"r\", \"at\": \"2026-03-01T10:00:00Z\"}'
+           FROM generate_series($2::bigint, $3::bigint) AS sequence",
+    )
+    .bind(id.to_string())
+    .bind(first)
+    .bind(first + times - 1)
+    .execute(pool)
+    .await
+    .unwrap();
+}
+
+/// What was read of the events so far, by whatever way. A session's own share is counted a second late.
+async fn events_read(pool: &PgPool) -> i64 {
+    let read = "SELECT seq_tup_read + coalesce(idx_tup_fetch, 0) FROM pg_stat_user_tables WHERE relname = 'events'";
+    sqlx::query_scalar(read).fetch_one(pool).await.unwrap()
+}
+
+/// Accounts with long streams that change again and again: everybody else's tokens are answered for, and their
+/// streams are read once.
+#[tokio::test(flavor = "multi_thread")]
+async fn long_streams_are_read_once_and_hold_nobody_up() {
+    const LONG: i64 = 20_000;
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let mut book = Book::new(pool);
+    book.fill().await;
+    Reader::new(pool).await;
+    let replica = Replica::start(&database.another_pool("replica").await, book.now).await;
+    let revocations = &replica.revocations;
+    for number in 1..=2 {
+        change_name_often(pool, &mut book, number, LONG).await;
+    }
+    let before = events_read(pool).await;
+    for round in 0..20 {
+        for number in 1..=2 {
+            book.user(user(number), UserEvent::SessionsEnded { kept_session: None }).await;
+        }
+        let version = u64::try_from(LONG).unwrap() + round;
+        eventually("both are cut off", || async {
+            assert_ne!(revocations.check(session(4), user(4), 1), Verdict::Unknown);
+            (1..=2).all(|number| {
+                revocations.check(session(number), user(number), version) == Verdict::Revoked
+            })
+        })
+        .await;
+    }
+    // All that was read was counted when later reading is.
+    eventually("what was read is counted", || async {
+        events_read(pool).await - before >= 2 * LONG
+    })
+    .await;
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    let read = events_read(pool).await - before;
+    // Some five times: as they come, to be put in order, along the journal and as streams, with a little for each
+    // change. Read anew for each change, it would be twenty times more.
+    println!("{read} events were read");
+    assert!(
+        read < 16 * LONG,
+        "{read} events were read for two streams of {LONG} that changed 20 times"
+    );
+    replica.stop().await;
+}
+
+/// What waits for an open transaction is read when it comes, and not again at every look.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_an_open_transaction_is_read_once() {
+    const WAITING: i64 = 5_000;
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let mut book = Book::new(pool);
+    book.fill().await;
+    Reader::new(pool).await;
+    let replica = Replica::start(&database.another_pool("replica").await, book.now).await;
+    let revocations = &replica.revocations;
+    let mut conn = pool.acquire().await.unwrap();
+    let mut holding = conn.begin().await.unwrap();
+    // It is open while others look, and ends a session itself.
+    let end = "INSERT INTO events (aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata)
+               VALUES ('Session', $1, 1000, 'SessionEnded', '1', '{}', '{}')";
+    sqlx::query(end).bind(session(22).to_string()).execute(&mut *holding).await.unwrap();
+    change_name_often(pool, &mut book, 1, WAITING).await;
+    let ended = |number| {
+        let revocations = revocations.clone();
+        async move { revocations.check(session(number), user(2), 2) == Verdict::Revoked }
+    };
+    book.end(session(2), user(2), EndReason::SignedOut).await;
+    eventually("an end among them is known", || ended(2)).await;
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    let before = events_read(pool).await;
+    // Each change wakes nobody up, because nothing gets a line: ten polls.
+    for number in 0..10 {
+        book.end(session(100 + number), user(2), EndReason::SignedOut).await;
+        eventually("the next one is known", || ended(100 + number)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    let read = events_read(pool).await - before;
+    println!("{read} events were read");
+    assert!(read < 2 * WAITING, "{read} events were read in ten looks at {WAITING} that wait");
+    assert!(!ended(22).await, "it is not committed");
+    holding.commit().await.unwrap();
+    eventually("what was open at the last look is seen", || ended(22)).await;
     replica.stop().await;
 }

@@ -92,6 +92,28 @@ impl Running {
         count
     }
 
+    /// So many changes of an account's profile, and after them one end of all its sessions, in one go.
+    pub async fn many_changes(&self, user: &str, changes: i64) {
+        let mut connection = self.database.connect_options().connect().await.unwrap();
+        sqlx::query(
+            "INSERT INTO events (aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata)
+             SELECT 'User', $1, last + n, name, '1', jsonb_build_object(name, payload),
+                    '{\"actor\": \"system\", \"request_id\": \"r\", \"at\": \"2026-03-01T10:00:00Z\"}'
+               FROM (SELECT max(sequence) AS last FROM events WHERE aggregate_type = 'User' AND aggregate_id = $1) AS s,
+                    generate_series(1, $2::bigint + 1) AS n,
+                    LATERAL (SELECT CASE WHEN n <= $2 THEN 'UserProfileChanged' ELSE 'UserSessionsEnded' END AS name,
+                                    CASE WHEN n <= $2 THEN '{\"full_name\": {\"from\": null, \"to\": null}}'::jsonb
+                                         ELSE '{\"kept_session\": null}' END AS payload) AS event
+              ORDER BY n",
+        )
+        .bind(user)
+        .bind(changes)
+        .execute(&mut connection)
+        .await
+        .unwrap();
+        connection.close().await.unwrap();
+    }
+
     /// So many lines about one session, in one go.
     pub async fn many_lines(&self, user: &str, lines: i64) {
         let mut connection = self.database.connect_options().connect().await.unwrap();
