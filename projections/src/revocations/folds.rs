@@ -63,7 +63,8 @@ impl Folds {
             return Ok(Vec::new());
         }
         let each = EVENTS / turn.len();
-        let after: Vec<i64> = turn.iter().map(|user| self.accounts[user].read).collect();
+        let read = |user| self.accounts.get(user).map_or(0, |fold| fold.read);
+        let after: Vec<i64> = turn.iter().map(read).collect();
         let mut found: HashMap<UserId, usize> = HashMap::with_capacity(turn.len());
         let mut rows = sqlx::query(
             "SELECT e.*
