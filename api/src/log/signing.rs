@@ -11,7 +11,7 @@ use commands::log_keys::next_name;
 use projections::transparency;
 use proof::Checkpoint;
 use sqlx::{Connection, PgConnection};
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, sleep};
 
 use super::{
     Known, Log, LogError, Refusal, Refuser, Signed, anchors,
@@ -26,6 +26,9 @@ use crate::{processes, state::App};
 pub(super) const NAME: &str = "process:sign_log";
 /// How long it waits before it asks for the lock again, or begins again.
 const TURN: Duration = Duration::from_secs(2);
+/// How often a replica looks that has just got the lock, until it has signed for the first time. What is to be signed may still
+/// be on its way into the tree, which another process built as well, and a whole interval would be lost.
+const FIRST_LOOKS: Duration = Duration::from_millis(200);
 /// What looks wrong is looked at once more after that: tables may just have been swapped.
 pub(super) const AGAIN: Duration = Duration::from_millis(500);
 
@@ -62,7 +65,12 @@ async fn take_turn(app: &App) {
 
 /// Signs what is new, as long as the lock is held.
 async fn follow(app: &App, lock: &mut PgConnection) -> Result<(), LogError> {
-    let mut next = interval(app.settings().log_interval);
+    let pause = app.settings().log_interval;
+    let began = Instant::now();
+    while began.elapsed() < pause && matches!(app.log().sign(lock).await?, Outcome::NothingNew) {
+        sleep(FIRST_LOOKS.min(pause)).await;
+    }
+    let mut next = interval_at(Instant::now() + pause, pause);
     next.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         next.tick().await;
