@@ -42,6 +42,10 @@ const LAST_QUESTION: Duration = Duration::from_secs(1);
 const STALLED_AFTER: Duration = Duration::from_secs(3);
 /// A lease is reported from the second on in which it was not renewed. It must be seen unchanged so often.
 const SIGHTINGS: u32 = 5;
+/// A session that was told to end has ended after that, and what it held is free …
+const ENDS_WITHIN: Duration = Duration::from_secs(5);
+/// … which is looked for so often.
+const SOON: Duration = Duration::from_millis(200);
 /// How long giving a lease back may keep a process that ends.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -96,13 +100,17 @@ pub struct Lease {
 /// What whoever keeps the lease has found out.
 #[derive(Debug, Clone)]
 pub struct News {
-    taken: watch::Receiver<u64>,
+    /// When sessions of another process were last ended.
+    taken: watch::Receiver<Option<Instant>>,
     cut_off: watch::Receiver<u64>,
 }
 
 impl News {
-    /// Waits for a while, or until sessions of a process that stood still are ended: what they held is to be had.
+    /// Waits for a while, or until sessions of a process that stood still are ended: what they held is to be had. A
+    /// session that is told to end does so a little later, so that for some seconds each wait is short.
     pub async fn takeover_or(&self, pause: Duration) {
+        let taken = self.taken.borrow().is_some_and(|at| at.elapsed() < ENDS_WITHIN);
+        let pause = if taken { pause.min(SOON) } else { pause };
         let _ = timeout(pause, next(&self.taken)).await;
     }
 
@@ -113,7 +121,7 @@ impl News {
     }
 }
 
-async fn next(news: &watch::Receiver<u64>) {
+async fn next<T>(news: &watch::Receiver<T>) {
     let mut news = news.clone();
     news.mark_unchanged();
     if news.changed().await.is_err() {
@@ -127,7 +135,7 @@ impl Lease {
     pub fn keep(options: &PgConnectOptions, holder: Holder) -> std::io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (stop, stopped) = watch::channel(false);
-        let (tell_taken, taken) = watch::channel(0);
+        let (tell_taken, taken) = watch::channel(None);
         let (tell_cut_off, cut_off) = watch::channel(0);
         let only_looks = Arc::new(AtomicBool::new(false));
         let keeper = Keeper {
@@ -184,7 +192,7 @@ struct Keeper {
     options: PgConnectOptions,
     holder: Holder,
     only_looks: Arc<AtomicBool>,
-    taken: watch::Sender<u64>,
+    taken: watch::Sender<Option<Instant>>,
     cut_off: watch::Sender<u64>,
     /// A connection that was asked and didn't answer.
     unanswered: Option<PgConnection>,
@@ -301,7 +309,7 @@ impl Keeper {
             {
                 let ended = end(connection, other).await?;
                 if ended > 0 {
-                    self.taken.send_modify(|taken| *taken += 1);
+                    self.taken.send_replace(Some(Instant::now()));
                 }
             }
         }
