@@ -232,6 +232,7 @@ fn service_settings(config: &Config) -> commands::Settings {
         throttle: config.throttle,
         address_throttle: config.address_throttle,
         registrations_per_hour: config.registrations_per_hour,
+        changes_per_hour: config.changes_per_hour,
         refresh_lifetime: config.refresh_lifetime,
         remember_lifetime: config.remember_lifetime,
         session_lifetime: config.session_lifetime,

@@ -19,8 +19,8 @@ pub use values::{DatabaseUrl, Secret, short};
 use crate::log::anchors::AnchorSettings;
 use crate::settings::{HttpSettings, PublicUrl};
 use chrono::TimeDelta;
-use commands::log_keys::check_origin;
 use commands::tokens::Algorithm;
+use commands::{Hourly, log_keys::check_origin};
 use domain::{Email, Password, ServerSettings, ThrottlePolicy, Username};
 use ipnet::IpNet;
 use std::net::SocketAddr;
@@ -86,6 +86,7 @@ pub struct Config {
     pub throttle: ThrottlePolicy,
     pub address_throttle: ThrottlePolicy,
     pub registrations_per_hour: u32,
+    pub changes_per_hour: Hourly,
     pub max_connections: usize,
     pub connections_per_address: usize,
     pub max_requests: usize,
@@ -241,6 +242,10 @@ impl Reader<'_> {
         let address_throttle = self.throttle("address_throttle", 10 * MINUTE, 30 * DAY);
         let registrations_per_hour =
             self.one("registrations_per_hour", |text| values::count(text, 1, u32::MAX));
+        let changes_per_hour =
+            self.one("changes_per_hour", |text| values::count(text, 6, u32::MAX));
+        let address_changes_per_hour =
+            self.one("address_changes_per_hour", |text| values::count(text, 6, u32::MAX));
 
         let max_connections = self.one("max_connections", |text| values::count(text, 1, 1_000_000));
         let connections_per_address =
@@ -315,6 +320,10 @@ impl Reader<'_> {
             throttle: throttle?,
             address_throttle: address_throttle?,
             registrations_per_hour: registrations_per_hour?,
+            changes_per_hour: Hourly {
+                person: changes_per_hour?,
+                address: address_changes_per_hour?,
+            },
             max_connections: max_connections?,
             connections_per_address: connections_per_address?,
             max_requests: max_requests?,
@@ -341,6 +350,13 @@ impl Reader<'_> {
 
     /// What each is right alone, and not together.
     fn agree(&mut self, config: &Config) {
+        if config.changes_per_hour.address < config.changes_per_hour.person {
+            self.problems.push(
+                "ENTRYBOOK_ADDRESS_CHANGES_PER_HOUR is less than ENTRYBOOK_CHANGES_PER_HOUR: one person would use up what all at their \
+                 address have. Make it many times as much."
+                    .to_owned(),
+            );
+        }
         if config.owner_database_url.is_some() && config.database_url.is_none() {
             self.problems.push(
                 "ENTRYBOOK_OWNER_DATABASE_URL is given without DATABASE_URL. Give both: a private PostgreSQL has an owner of its own."

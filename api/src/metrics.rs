@@ -146,6 +146,16 @@ fn sampled(app: &App, order: Option<&Order>) -> Registry {
         outcomes.get_or_create(&vec![("outcome", outcome.to_owned())]).inc_by(read(counter));
     }
     registry.register("sign_ins", "Attempts to sign in", outcomes);
+    let refusals = Family::<Labels, Counter>::default();
+    for (budget, spender, count) in book.budgets().refusals() {
+        let labels = vec![("budget", budget.name().to_owned()), ("of", spender.name().to_owned())];
+        refusals.get_or_create(&labels).inc_by(count);
+    }
+    registry.register(
+        "over_budget",
+        "Requests refused because a person, an address or a stream had appended too much of a kind",
+        refusals,
+    );
     let connections = app.connections().counts();
     for (name, help, value) in [
         ("registrations", "Accounts registered", read(&counters.registrations)),

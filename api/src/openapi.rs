@@ -197,11 +197,11 @@ mod tests {
         POST /api/v1/admin/projections/{name}/verify: 202 401 403 404 409 500 503
         GET /api/v1/admin/users: 200 400 401 403 422 500 503
         GET /api/v1/admin/users/{id}: 200 401 403 404 500 503
-        POST /api/v1/admin/users/{id}/disable: 200 401 403 404 409 500 503
-        POST /api/v1/admin/users/{id}/enable: 200 401 403 404 500 503
+        POST /api/v1/admin/users/{id}/disable: 200 401 403 404 409 429 500 503
+        POST /api/v1/admin/users/{id}/enable: 200 401 403 404 429 500 503
         POST /api/v1/admin/users/{id}/erase: 200 400 401 403 404 408 409 413 415 422 500 503
         GET /api/v1/admin/users/{id}/erasure: 200 401 403 404 500 503
-        POST /api/v1/admin/users/{id}/roles: 200 400 401 403 404 408 409 413 415 422 500 503
+        POST /api/v1/admin/users/{id}/roles: 200 400 401 403 404 408 409 413 415 422 429 500 503
         GET /api/v1/audit: 200 400 401 403 422 429 500 503
         GET /api/v1/audit/export: 200 400 401 403 422 429 500 503
         POST /api/v1/audit/export: 200 400 401 403 408 413 415 422 429 500 503
@@ -221,7 +221,7 @@ mod tests {
         GET /api/v1/auth/verify: 204 401 500 503
         GET /api/v1/health: 200 500 503
         GET /api/v1/sessions: 200 401 500 503
-        DELETE /api/v1/sessions: 200 401 403 500 503
+        DELETE /api/v1/sessions: 200 401 403 429 500 503
         DELETE /api/v1/sessions/{id}: 204 401 403 404 500 503
         GET /healthz: 200 500 503
         GET /log/checkpoint: 200 404 500 503

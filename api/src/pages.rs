@@ -447,7 +447,7 @@ pub(crate) fn error_page(
     };
     let detail = match error.kind {
         // The texts of `ui` know no more than the status; these know better.
-        Kind::CrossSite | Kind::RegistrationClosed | Kind::ProjectionBehind => {
+        Kind::CrossSite | Kind::RegistrationClosed | Kind::ProjectionBehind | Kind::OverBudget => {
             Some(error.detail.clone().into_owned())
         }
         _ => None,
@@ -473,6 +473,9 @@ fn form_problem(error: &ApiError) -> Option<FormProblem> {
         Kind::WrongCredentials => Some(FormProblem::WrongCredentials),
         Kind::TooManyAttempts => {
             Some(FormProblem::Throttled { wait_seconds: error.retry_after.unwrap_or(1) })
+        }
+        Kind::OverBudget => {
+            Some(FormProblem::OverBudget { wait_seconds: error.retry_after.unwrap_or(1) })
         }
         Kind::Overloaded => Some(FormProblem::Unavailable),
         Kind::AccountDisabled => Some(FormProblem::AccountDisabled),

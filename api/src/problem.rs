@@ -11,7 +11,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use commands::StorageError;
+use commands::{Budget, OverBudget, Spender, StorageError};
 use domain::{IdentifierKind, InvalidValue};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -45,6 +45,7 @@ pub enum Kind {
     InvalidInput,
     WrongPassword,
     TooManyAttempts,
+    OverBudget,
     Internal,
     Unavailable,
     ProjectionBuilding,
@@ -134,6 +135,7 @@ impl Kind {
             Self::TooManyAttempts => {
                 (StatusCode::TOO_MANY_REQUESTS, "too-many-attempts", "Too many attempts")
             }
+            Self::OverBudget => (StatusCode::TOO_MANY_REQUESTS, "over-budget", "Too many changes"),
             Self::Internal => {
                 (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Something went wrong on our side")
             }
@@ -281,9 +283,31 @@ impl ApiError {
         Self::new(Kind::InvalidToken, detail)
     }
 
+    /// Somebody, or an address, has made the history grow faster than people do.
+    pub fn over_budget(over: OverBudget) -> Self {
+        let OverBudget { budget, spender, retry_after } = over;
+        let what = match budget {
+            Budget::Changes => "profile changes",
+            Budget::SignIns => "sign-ins",
+            Budget::Refreshes => "refreshes",
+            Budget::SessionCuts => "requests to end all other sessions",
+            Budget::Passwords => "password changes",
+            Budget::Administration => "changes of other accounts",
+        };
+        let whose = match spender {
+            Spender::Person | Spender::Stream => "by this account",
+            Spender::Address => "from your address",
+        };
+        let seconds = whole_seconds(retry_after);
+        let detail = format!(
+            "There were too many {what} {whose} within the hour, so nothing was changed. Wait {seconds} seconds, then try again. Sessions that are \
+             open already go on, and they can be ended."
+        );
+        Self { retry_after: Some(seconds), ..Self::new(Kind::OverBudget, detail) }
+    }
+
     pub fn throttled(retry_after: Duration) -> Self {
-        let seconds = retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0);
-        let seconds = seconds.max(1);
+        let seconds = whole_seconds(retry_after);
         let detail = format!(
             "Wait {seconds} seconds, then try again. Sessions that are open already go on."
         );
@@ -394,6 +418,11 @@ impl IntoResponse for ApiError {
     }
 }
 
+/// Rounded up, and never none: a client that waits so long is let in.
+fn whole_seconds(wait: Duration) -> u64 {
+    (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)
+}
+
 /// While servers are being upgraded, a request may reach a newer one next. In seconds.
 const NEWER_RETRY: u64 = 5;
 
@@ -409,6 +438,7 @@ pub fn field<T>(
 impl From<StorageError> for ApiError {
     fn from(error: StorageError) -> Self {
         match error {
+            StorageError::OverBudget(over) => Self::over_budget(over),
             StorageError::Contended => Self {
                 retry_after: Some(1),
                 ..Self::new(
@@ -485,6 +515,28 @@ mod tests {
             challenge(ApiError::new(Kind::WrongCredentials, "x")),
             r#"Bearer realm="entrybook""#
         );
+    }
+
+    #[test]
+    fn a_budget_that_is_used_up_says_whose_and_until_when() {
+        let error = ApiError::from(StorageError::from(OverBudget {
+            budget: Budget::Changes,
+            spender: Spender::Person,
+            retry_after: Duration::from_millis(9_200),
+        }));
+        assert_eq!(error.retry_after, Some(10));
+        insta::assert_json_snapshot!(error.body("r-1"), @r#"
+        {
+          "type": "/problems/over-budget",
+          "title": "Too many changes",
+          "status": 429,
+          "detail": "There were too many profile changes by this account within the hour, so nothing was changed. Wait 10 seconds, then try again. Sessions that are open already go on, and they can be ended.",
+          "request_id": "r-1"
+        }
+        "#);
+        let response = error.into_problem("r");
+        assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(response.headers()[header::RETRY_AFTER], "10");
     }
 
     #[test]

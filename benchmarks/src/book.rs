@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use chrono::{DateTime, Utc};
 use commands::{
-    Entrybook, Settings,
+    Entrybook, Hourly, Settings,
     clock::{Clock, Entropy, ManualClock, SystemEntropy},
     hashing::{HashPool, HashSettings},
     history::{self, Plan, Written},
@@ -75,7 +75,7 @@ impl Book {
             hasher,
             shared,
             entropy,
-            Settings::default(),
+            Settings { changes_per_hour: Hourly::UNBOUNDED, ..Settings::default() },
         );
         let sequencer = Sequencer::new(pool.clone());
         let source = BookSource::new(pool.clone(), entrybook.keyring().events().clone());

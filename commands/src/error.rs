@@ -1,6 +1,6 @@
 //! Storage failures. Refusals of the domain are other types: they are answers, these are faults.
 
-use crate::{hashing::HashError, keyring::KeyringError};
+use crate::{budgets::OverBudget, hashing::HashError, keyring::KeyringError};
 
 /// The database didn't do what was asked of it.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +26,9 @@ pub enum StorageError {
     Unprovable { stream: String, cause: String },
     #[error("the database can't be brought up to date: {0}")]
     Migration(String),
+    /// The book takes no more from whoever asks for a while. Nothing was written.
+    #[error(transparent)]
+    OverBudget(#[from] OverBudget),
     #[error("the key ring failed: {0}")]
     Keyring(#[from] KeyringError),
     #[error("an access token could not be signed: {0}")]
@@ -45,6 +48,7 @@ impl StorageError {
             Self::Keyring(KeyringError::Database(error)) => is_temporary(error),
             Self::Tokens(error) => error.is_temporary(),
             Self::Keyring(_)
+            | Self::OverBudget(_)
             | Self::Hashing(_)
             | Self::Unreadable { .. }
             | Self::Newer { .. }

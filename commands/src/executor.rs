@@ -8,8 +8,9 @@ use domain::Index;
 
 use crate::{
     Entrybook, Origin, StorageError,
+    budgets::{Budget, Spender},
     keyring::{NewKey, PersonKey},
-    store::{AppendError, Receipt, Stream},
+    store::{AppendError, Loaded, Receipt, Stream},
 };
 
 /// How often a command is decided anew when others came first.
@@ -85,6 +86,12 @@ impl Entrybook {
             if events.is_empty() {
                 return Ok(Executed { aggregate: loaded.aggregate, events, receipt: None });
             }
+            // Whatever follows, it was an attempt, and is counted once.
+            if attempt == 0
+                && let Some(budget) = A::budget(&events)
+            {
+                self.afford(budget, &loaded, &order).await?;
+            }
             if let Some(key) = order.new_key {
                 loaded.with_key(key.clone());
             }
@@ -119,6 +126,24 @@ impl Entrybook {
             }
         }
         Err(StorageError::Contended.into())
+    }
+
+    /// Takes what is to be appended from the budgets of who asks, or refuses it.
+    async fn afford<A: Stream>(
+        &self,
+        budget: Budget,
+        loaded: &Loaded<A>,
+        order: &Order<'_>,
+    ) -> Result<(), StorageError> {
+        self.budgets().take(budget, order.origin, order.at)?;
+        // Each replica counts for itself; the stream is the same for all of them.
+        if budget.is_shared()
+            && let Some(wait) =
+                self.store().wait_of(loaded, self.budgets().most_in_an_hour()).await?
+        {
+            return Err(self.budgets().refuse(budget, Spender::Stream, wait).into());
+        }
+        Ok(())
     }
 
     /// Waits a little, at random and longer each time, so that writers to one stream take turns.

@@ -7,7 +7,7 @@ use domain::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::store::Stream;
+use crate::{Budget, store::Stream};
 
 /// What may be asked of a guard.
 #[derive(Debug, Clone)]
@@ -92,6 +92,11 @@ impl Aggregate for GuardAggregate {
 
 impl Stream for GuardAggregate {
     const SHAPE: i32 = 1;
+
+    /// Failures are what the throttles are about: they are not punished twice.
+    fn budget(_events: &[SignInGuardEvent]) -> Option<Budget> {
+        None
+    }
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@
 //! disabled a millisecond ago counts.
 
 mod accounts;
+mod budgets;
 pub mod clock;
 mod connections;
 mod damage;
@@ -41,6 +42,7 @@ pub mod tokens;
 mod user;
 
 pub use accounts::{Account, ChangePasswordError, CommandError, NewAccount, RegisterError};
+pub use budgets::{Budget, Budgets, Hourly, OverBudget, Spender};
 pub use damage::DAMAGED;
 pub use error::{StorageError, is_temporary};
 pub use executor::{ExecuteError, Executed};

@@ -6,7 +6,7 @@ use proof::EventFields;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Entrybook, ExecuteError, Origin, Receipt, StorageError, executor::Order, store::Stream,
+    Budget, Entrybook, ExecuteError, Origin, Receipt, StorageError, executor::Order, store::Stream,
 };
 
 /// The stream of what is read from the command line.
@@ -47,6 +47,11 @@ impl Aggregate for ReadingAggregate {
 
 impl Stream for ReadingAggregate {
     const SHAPE: i32 = 1;
+
+    /// Who answers readings counts them by the hour.
+    fn budget(_events: &[ReadingEvent]) -> Option<Budget> {
+        None
+    }
 }
 
 /// Where the sealed filter of a reading stands.

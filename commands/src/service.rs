@@ -15,6 +15,7 @@ use tokio::sync::{Notify, broadcast};
 
 use crate::{
     Source, StorageError, UserAggregate,
+    budgets::{Budgets, Hourly},
     clock::{Clock, Entropy, Ids},
     damage::{DAMAGED, Damage},
     hashing::HashPool,
@@ -34,6 +35,8 @@ pub struct Settings {
     pub address_throttle: ThrottlePolicy,
     /// Accounts that may be registered from one address in an hour.
     pub registrations_per_hour: u32,
+    /// What one person, and one address, may append of each kind in an hour.
+    pub changes_per_hour: Hourly,
     /// How long a refresh token is good for.
     pub refresh_lifetime: TimeDelta,
     /// The same with "remember me".
@@ -64,6 +67,7 @@ impl Default for Settings {
                 forgotten_after: TimeDelta::minutes(30),
             },
             registrations_per_hour: 1_000,
+            changes_per_hour: Hourly { person: 360, address: 36_000 },
             refresh_lifetime: TimeDelta::hours(24),
             remember_lifetime: TimeDelta::days(30),
             session_lifetime: TimeDelta::days(90),
@@ -130,6 +134,7 @@ struct Inner {
     names: Turns,
     address_failures: AddressFailures,
     registrations: Registrations,
+    budgets: Budgets,
     blocked: BlockedAttempts,
     damage: Damage,
 }
@@ -164,6 +169,7 @@ impl Entrybook {
             names: Turns::new(1),
             address_failures: AddressFailures::new(settings.address_throttle),
             registrations: Registrations::new(settings.registrations_per_hour),
+            budgets: Budgets::new(settings.changes_per_hour),
             blocked: BlockedAttempts::default(),
             damage: Damage::default(),
             pool,
@@ -253,6 +259,12 @@ impl Entrybook {
 
     pub(crate) fn registrations(&self) -> &Registrations {
         &self.0.registrations
+    }
+
+    /// What of the book people and addresses may still fill.
+    #[must_use]
+    pub fn budgets(&self) -> &Budgets {
+        &self.0.budgets
     }
 
     pub(crate) fn blocked(&self) -> &BlockedAttempts {

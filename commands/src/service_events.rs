@@ -12,7 +12,7 @@ use tokio::time::{Duration, sleep};
 use uuid::Uuid;
 
 use crate::{
-    Entrybook, ExecuteError, Executed, Origin, Receipt, StorageError, executor::Order,
+    Budget, Entrybook, ExecuteError, Executed, Origin, Receipt, StorageError, executor::Order,
     store::Stream,
 };
 
@@ -86,6 +86,11 @@ impl Aggregate for ServiceAggregate {
 
 impl Stream for ServiceAggregate {
     const SHAPE: i32 = 2;
+
+    /// What the service itself does, and its operators.
+    fn budget(_events: &[ServiceEvent]) -> Option<Budget> {
+        None
+    }
 }
 
 impl Entrybook {

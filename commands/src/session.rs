@@ -2,10 +2,12 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use cqrs_es::{Aggregate, event_sink::EventSink};
-use domain::{EndReason, Refresh, Session, SessionEvent, SessionRefusal, Start, stream};
+use domain::{
+    EndReason, Refresh, Session, SessionEvent, SessionRefusal, SignInMethod, Start, stream,
+};
 use serde::{Deserialize, Serialize};
 
-use crate::store::Stream;
+use crate::{Budget, store::Stream};
 
 /// What may be asked of a session.
 #[derive(Debug, Clone)]
@@ -60,6 +62,21 @@ impl Aggregate for SessionAggregate {
 
 impl Stream for SessionAggregate {
     const SHAPE: i32 = 1;
+
+    fn budget(events: &[SessionEvent]) -> Option<Budget> {
+        events.iter().find_map(|event| match event {
+            // A registration opens one, and is counted itself.
+            SessionEvent::Started { methods, .. }
+                if methods.contains(&SignInMethod::Registration) =>
+            {
+                None
+            }
+            SessionEvent::Started { .. } => Some(Budget::SignIns),
+            SessionEvent::Refreshed { .. } => Some(Budget::Refreshes),
+            // A session ends once.
+            SessionEvent::Ended { .. } => None,
+        })
+    }
 }
 
 #[cfg(test)]

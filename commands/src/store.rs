@@ -12,7 +12,10 @@ mod cqrs;
 mod lookalikes;
 mod statements;
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
 
 use cqrs_es::{Aggregate, AggregateContext, DomainEvent};
 use domain::{IdentifierKind, Index, StreamEvent, UnreadableEvent, UserId};
@@ -25,7 +28,7 @@ use zeroize::Zeroizing;
 
 use self::lookalikes::texts;
 use self::statements::{APPEND, APPEND_DESTROYING, APPEND_ONE, APPEND_WITH, LOAD};
-use crate::{StorageError, connections::Connections, keyring::NewKey, provable::provable};
+use crate::{Budget, StorageError, connections::Connections, keyring::NewKey, provable::provable};
 
 /// A stream gets a snapshot whenever it has grown by so many events.
 pub const SNAPSHOT_EVERY: u64 = 32;
@@ -34,6 +37,10 @@ pub const SNAPSHOT_EVERY: u64 = 32;
 pub trait Stream: Aggregate<Event: StreamEvent> {
     /// The shape of its stored state. Change it with the state, and old snapshots are passed over.
     const SHAPE: i32;
+
+    /// The budget that appending these events is counted in ([`crate::Budget`]); none, where something else bounds how
+    /// many there can be.
+    fn budget(events: &[Self::Event]) -> Option<Budget>;
 
     /// The identifiers that the events claim and release.
     fn claims(_events: &[Self::Event]) -> Claims {
@@ -327,6 +334,30 @@ impl Store {
                 Err(self.explain(error, &claims, looks, owner).await)
             }
         }
+    }
+
+    /// How long it takes until the stream has taken fewer than so many events within an hour, whichever replicas
+    /// appended them; nothing, if it has. A stream that never had as many is not looked at.
+    pub async fn wait_of<A: Stream>(
+        &self,
+        loaded: &Loaded<A>,
+        most: u64,
+    ) -> Result<Option<Duration>, StorageError> {
+        let Some(first) = (loaded.sequence + 1).checked_sub(most).filter(|first| *first > 0) else {
+            return Ok(None);
+        };
+        let query = sqlx::query(
+            "SELECT extract(epoch FROM recorded_at + interval '1 hour' - clock_timestamp())::float8 AS wait
+               FROM events WHERE aggregate_type = $1 AND aggregate_id = $2 AND sequence <= $3
+              ORDER BY sequence DESC LIMIT 1",
+        )
+        .bind(A::TYPE)
+        .bind(&loaded.id)
+        .bind(first as i64);
+        let rows = self.connections.fetch_all(query).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        let wait = Duration::try_from_secs_f64(row.try_get("wait")?);
+        Ok(wait.ok().filter(|wait| !wait.is_zero()))
     }
 
     /// Appends an event that ends a key to the stream as it was loaded, destroys the key, gives back the

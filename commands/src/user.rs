@@ -7,7 +7,10 @@ use domain::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::store::{Claims, Stream};
+use crate::{
+    Budget,
+    store::{Claims, Stream},
+};
 
 /// What may be asked of an account. The facts come with it: hashed, sealed and indexed before.
 #[derive(Debug, Clone)]
@@ -68,6 +71,23 @@ impl Aggregate for UserAggregate {
 
 impl Stream for UserAggregate {
     const SHAPE: i32 = 2;
+
+    fn budget(events: &[UserEvent]) -> Option<Budget> {
+        events.iter().find_map(|event| match event {
+            UserEvent::ProfileChanged { .. } => Some(Budget::Changes),
+            UserEvent::PasswordChanged { .. } => Some(Budget::Passwords),
+            UserEvent::SessionsEnded { .. } => Some(Budget::SessionCuts),
+            UserEvent::RoleGranted { .. }
+            | UserEvent::RoleRevoked { .. }
+            | UserEvent::Disabled {}
+            | UserEvent::Enabled {} => Some(Budget::Administration),
+            // Registrations are counted by the hour, a password is rehashed once for new parameters, and nobody
+            // is erased twice.
+            UserEvent::Registered { .. }
+            | UserEvent::PasswordRehashed { .. }
+            | UserEvent::Erased {} => None,
+        })
+    }
 
     fn claims(events: &[UserEvent]) -> Claims {
         let mut claims = Claims::default();

@@ -252,6 +252,49 @@ pub async fn live_of_user(
     rows.iter().map(read).collect()
 }
 
+/// So many events that the view does not show yet are looked through; where there are more, nothing is certain.
+const LOOKED_THROUGH: i64 = 1_000;
+
+/// Whether a person has surely no session but one, of those that were opened from `version` of the account or later.
+/// It is certain where the view shows none that has not ended, whether or not it has expired, and none is opened by
+/// what the view does not show: lines behind it, and events that have no line yet. One statement, so all of it is as
+/// of one moment.
+pub async fn has_surely_no_other(
+    pool: &PgPool,
+    user: UserId,
+    session: SessionId,
+    version: u64,
+) -> Result<bool, sqlx::Error> {
+    let certain: Option<bool> = sqlx::query_scalar(&format!(
+        "SELECT p.built AND p.state = 'live'
+            AND NOT EXISTS (SELECT FROM {} WHERE user_id = $1 AND ended_at IS NULL
+                               AND session_id <> $2 AND user_version >= $3)
+            AND (SELECT count(*) <= $4 AND NOT coalesce(bool_or(event_type = 'SessionStarted'
+                            AND payload -> 'SessionStarted' ->> 'user_id' = $1::text), false)
+                   FROM (SELECT e.event_type, e.payload
+                           FROM (SELECT tx, event_id FROM journal WHERE position > p.position
+                                  ORDER BY position LIMIT $4 + 1) AS behind
+                           JOIN events AS e ON e.tx = behind.tx AND e.id = behind.event_id
+                         UNION ALL
+                         (SELECT event_type, payload FROM events
+                           WHERE (tx, id) > (s.tx, s.event_id)
+                             AND tx < pg_snapshot_xmax(pg_current_snapshot())
+                             AND id > s.settled_event_id
+                           LIMIT $4 + 1)) AS unseen)
+           FROM sequencer AS s JOIN projections AS p ON p.name = $5 AND p.version = $6",
+        live()
+    ))
+    .bind(user.0)
+    .bind(session.0)
+    .bind(stored::bigint(version))
+    .bind(LOOKED_THROUGH)
+    .bind(Sessions::NAME)
+    .bind(Sessions::VERSION)
+    .fetch_optional(pool)
+    .await?;
+    Ok(certain == Some(true))
+}
+
 /// Sessions that have expired and that nobody has ended yet, the oldest first.
 pub async fn expired(
     pool: &PgPool,

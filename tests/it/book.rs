@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use commands::{
-    By, Entrybook, NewAccount, Origin, RegisterError, Settings, SignInError,
+    By, Entrybook, Hourly, NewAccount, Origin, RegisterError, Settings, SignInError,
     clock::{ManualClock, SystemEntropy},
     database,
     hashing::{HashPool, HashSettings},
@@ -40,6 +40,22 @@ impl Desk {
         let pool = database::connect(database.connect_options(), 20).await.unwrap();
         let clock =
             Arc::new(ManualClock::new(chrono::DateTime::from_timestamp(1_760_000_000, 0).unwrap()));
+        let settings = Settings { changes_per_hour: Hourly::UNBOUNDED, ..Settings::default() };
+        let book = Self::sit_down(&pool, master, &clock, settings).await;
+        Self { book, clock, pool, _database: database }
+    }
+
+    /// The write side as another replica has it, with the settings that are the default.
+    pub async fn replica(&self, master: impl Into<MasterKeys>) -> Entrybook {
+        Self::sit_down(&self.pool, master, &self.clock, Settings::default()).await
+    }
+
+    async fn sit_down(
+        pool: &PgPool,
+        master: impl Into<MasterKeys>,
+        clock: &Arc<ManualClock>,
+        settings: Settings,
+    ) -> Entrybook {
         let entropy = Arc::new(SystemEntropy);
         let keyring = Arc::new(Keyring::load(pool.clone(), master, entropy.clone()).await.unwrap());
         let tokens = Tokens::load(
@@ -54,8 +70,7 @@ impl Desk {
         // Weak hashes: what is tested here is what happens around them.
         let hashing = HashSettings { memory_kib: 64, passes: 1, threads: 2, queue: 1_000 };
         let hasher = Arc::new(HashPool::start(hashing, entropy.clone()).unwrap());
-        let settings = Settings::default();
-        let book = Entrybook::new(
+        Entrybook::new(
             pool.clone(),
             keyring,
             Arc::new(tokens),
@@ -63,8 +78,7 @@ impl Desk {
             clock.clone(),
             entropy,
             settings,
-        );
-        Self { book, clock, pool, _database: database }
+        )
     }
 
     /// A pool of the database's owner.

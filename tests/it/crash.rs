@@ -220,7 +220,10 @@ async fn no_name_is_held_by_nobody(server: &Server, unanswered: &[String]) {
 
 fn load_settings(setup: Setup) -> Setup {
     // Every client comes from one address here, and hashing is not what is tested.
-    setup.with("ENTRYBOOK_REGISTRATIONS_PER_HOUR", "1000000")
+    setup
+        .with("ENTRYBOOK_REGISTRATIONS_PER_HOUR", "1000000")
+        .with("ENTRYBOOK_CHANGES_PER_HOUR", "1000000")
+        .with("ENTRYBOOK_ADDRESS_CHANGES_PER_HOUR", "1000000")
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,6 +3,7 @@
 mod api;
 mod auditing;
 mod book;
+mod budgets;
 mod cli;
 mod crash;
 mod erasing;

@@ -16,6 +16,11 @@ pub enum FormProblem {
         /// Until the next attempt is taken; the same as `Retry-After`.
         wait_seconds: u64,
     },
+    /// More was changed within the hour than people change.
+    OverBudget {
+        /// The same as `Retry-After`.
+        wait_seconds: u64,
+    },
     /// The csrf token was not the one of this visit.
     Expired,
     /// Another request changed the same thing first.
@@ -31,6 +36,9 @@ impl FormProblem {
             Self::AccountDisabled => chrome.t("form-account-disabled"),
             Self::Throttled { wait_seconds } => {
                 chrome.t_with("form-throttled", "wait", &moment::wait(chrome, wait_seconds))
+            }
+            Self::OverBudget { wait_seconds } => {
+                chrome.t_with("form-over-budget", "wait", &moment::wait(chrome, wait_seconds))
             }
             Self::Expired => chrome.t("form-expired"),
             Self::Conflict => chrome.t("form-conflict"),

@@ -138,6 +138,13 @@ keys! {
         "An address's failures count no more when none came for so long.";
     GUARD Serve "registrations_per_hour" "ENTRYBOOK_REGISTRATIONS_PER_HOUR" "COUNT" = "1000",
         "How many accounts may be registered from one address in an hour.";
+    GUARD Serve "changes_per_hour" "ENTRYBOOK_CHANGES_PER_HOUR" "COUNT" = "360",
+        "How many changes of their profile one person may make in an hour, a sixth of them at once; more get 429 and Retry-After. As many sign-ins, \
+         refreshes, changes of the password and endings of all other sessions, each counted apart; of other accounts, an admin may change ten times \
+         as many. At least 6.";
+    GUARD Serve "address_changes_per_hour" "ENTRYBOOK_ADDRESS_CHANGES_PER_HOUR" "COUNT" = "36000",
+        "How many changes of profiles, sign-ins and refreshes, each counted apart, may come from one address (IPv6: one /64) in an hour, \
+         whoever makes them.";
 
     GUARD Serve "max_connections" "ENTRYBOOK_MAX_CONNECTIONS" "COUNT" = "4096",
         "How many connections are open at most. Who comes when there are so many takes the place of the one that has waited for its client for longest; \

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 const LONGEST: usize = 1000;
 
 /// Told as they were written.
-const TOLD: [&str; 27] = [
+const TOLD: [&str; 29] = [
     "listen",
     "public_url",
     "registration",
@@ -33,6 +33,8 @@ const TOLD: [&str; 27] = [
     "address_throttle_longest_delay",
     "address_throttle_forget",
     "registrations_per_hour",
+    "changes_per_hour",
+    "address_changes_per_hour",
     "trusted_proxies",
     "log_origin",
     "log_interval",

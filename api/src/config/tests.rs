@@ -43,6 +43,7 @@ fn the_defaults_are_those_of_the_help() {
         (service.throttle, service.address_throttle)
     );
     assert_eq!(config.registrations_per_hour, service.registrations_per_hour);
+    assert_eq!(config.changes_per_hour, service.changes_per_hour);
     assert_eq!(config.refresh_grace, service.refresh_grace);
     assert_eq!(config.refresh_lifetime, service.refresh_lifetime);
 }

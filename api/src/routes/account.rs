@@ -77,7 +77,7 @@ pub struct ProfileChange {
         (status = 413, description = "The body is larger than 64 KiB"),
         (status = 415, description = "The body is not application/json"),
         (status = 422, description = "Some values cannot be taken, or the current password is missing or another one; `errors` names them"),
-        (status = 429, description = "Too many wrong passwords"),
+        (status = 429, description = "Too many wrong passwords, or too many changes within the hour"),
     )
 )]
 async fn change_me(
@@ -158,7 +158,7 @@ pub struct PasswordChange {
         (status = 413, description = "The body is larger than 64 KiB"),
         (status = 415, description = "The body is not application/json"),
         (status = 422, description = "The current password is another one, or the new one cannot be taken"),
-        (status = 429, description = "Too many wrong passwords"),
+        (status = 429, description = "Too many wrong passwords, or too many changes within the hour"),
     )
 )]
 async fn change_password(

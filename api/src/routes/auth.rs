@@ -275,7 +275,7 @@ impl LoginRequest {
         (status = 413, description = "The body is larger than 64 KiB"),
         (status = 415, description = "The body is of another type"),
         (status = 422, description = "Some values cannot be taken; `errors` names them"),
-        (status = 429, description = "Too many failed attempts"),
+        (status = 429, description = "Too many failed attempts, or too many sessions were opened within the hour"),
     )
 )]
 pub(crate) async fn login(
@@ -364,7 +364,7 @@ impl Presented {
         (status = 413, description = "The body is larger than 64 KiB"),
         (status = 415, description = "The body is not application/json"),
         (status = 422, description = "Some values cannot be taken; `errors` names them"),
-        (status = 429, description = "The token is being used too many times at once"),
+        (status = 429, description = "The token is being used too many times at once, or too much was refreshed within the hour"),
     )
 )]
 async fn refresh(

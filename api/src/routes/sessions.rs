@@ -118,6 +118,7 @@ async fn view(app: &App, identity: &Identity, row: Row) -> ApiResult<SessionView
         (status = 200, description = "They have ended", body = EndedSessions),
         (status = 401, description = "Not signed in"),
         (status = 403, description = "By cookie, and from another site"),
+        (status = 429, description = "It was done too often within the hour"),
     )
 )]
 async fn end_other_sessions(
@@ -137,11 +138,13 @@ pub(crate) async fn end_all_others(
     let (user, current, kept) = (identity.user_id, identity.session_id, identity.kept());
     // One event cuts them all off, also those that no table shows yet; the ends of those that are
     // listed are posted here, so that the person sees them, and the rest by the process.
-    let origin = context.user(user);
-    let receipt = app
-        .command(|book| async move { book.end_other_sessions(user, kept, &origin).await })
-        .await??;
-    app.wrote(user, receipt);
+    if !are_over_already(app, identity).await? {
+        let origin = context.user(user);
+        let receipt = app
+            .command(|book| async move { book.end_other_sessions(user, kept, &origin).await })
+            .await??;
+        app.wrote(user, receipt);
+    }
     if !app.projector().is_built("sessions").await? {
         return Ok(None);
     }
@@ -158,6 +161,20 @@ pub(crate) async fn end_all_others(
         .await??;
     app.wrote(user, receipt);
     Ok(Some(ended))
+}
+
+/// Whether ending all other sessions would end none, so that there is nothing to append.
+///
+/// The read table alone is never believed here: a session whose row is not there, for whatever reason, must end too.
+/// So the account's own events must tell that all others were cut off before and this one kept, and the table only
+/// that none was opened since; the line is left out where both are certain.
+async fn are_over_already(app: &App, identity: &Identity) -> ApiResult<bool> {
+    let (user, session) = (identity.user_id, identity.session_id);
+    let account = app.book().user(user).await?;
+    let Some(cut) = account.cut.filter(|cut| cut.kept == Some(session)) else { return Ok(false) };
+    Ok(!account.disabled
+        && app.projector().is_built("sessions").await?
+        && sessions::has_surely_no_other(app.pool(), user, session, cut.version).await?)
 }
 
 /// Ends one session. One that has ended already stays so.

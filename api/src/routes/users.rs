@@ -247,6 +247,7 @@ async fn account(app: &App, id: UserId) -> ApiResult<Account> {
         (status = 403, description = "Not an admin, or by cookie from another site"),
         (status = 404, description = "There is no such account"),
         (status = 409, description = "It is one's own account"),
+        (status = 429, description = "Too many accounts were changed within the hour"),
     )
 )]
 async fn disable_user(
@@ -268,6 +269,7 @@ async fn disable_user(
         (status = 401, description = "Not signed in"),
         (status = 403, description = "Not an admin, or by cookie from another site"),
         (status = 404, description = "There is no such account"),
+        (status = 429, description = "Too many accounts were changed within the hour"),
     )
 )]
 async fn enable_user(
@@ -295,6 +297,7 @@ async fn enable_user(
         (status = 413, description = "The body is larger than 64 KiB"),
         (status = 415, description = "The body is not application/json"),
         (status = 422, description = "Some values cannot be taken; `errors` names them"),
+        (status = 429, description = "Too many accounts were changed within the hour"),
     )
 )]
 async fn change_roles(

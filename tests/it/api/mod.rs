@@ -4,6 +4,7 @@ mod accounts;
 mod addresses;
 mod admins;
 mod bad_input;
+mod budgets;
 mod crowds;
 mod documents;
 mod history;

@@ -14,10 +14,12 @@ use crate::support::{
 };
 
 /// Nothing waits longer for a signature than a test has patience.
-pub const FAST: [(&str, &str); 3] = [
+pub const FAST: [(&str, &str); 5] = [
     ("ENTRYBOOK_LOG_INTERVAL", "100ms"),
     ("ENTRYBOOK_ADDRESS_THROTTLE_FREE_FAILURES", "1000000"),
     ("ENTRYBOOK_REGISTRATIONS_PER_HOUR", "1000000"),
+    ("ENTRYBOOK_CHANGES_PER_HOUR", "1000000"),
+    ("ENTRYBOOK_ADDRESS_CHANGES_PER_HOUR", "1000000"),
 ];
 
 /// The same for a server that is started by hand.

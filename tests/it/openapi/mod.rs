@@ -15,8 +15,10 @@ use crate::support::{
 };
 
 /// Nothing may be throttled, or most answers would be 429; tokens must outlast the run.
-const SETTINGS: [(&str, &str); 5] = [
+const SETTINGS: [(&str, &str); 7] = [
     ("ENTRYBOOK_REGISTRATIONS_PER_HOUR", "1000000"),
+    ("ENTRYBOOK_CHANGES_PER_HOUR", "1000000"),
+    ("ENTRYBOOK_ADDRESS_CHANGES_PER_HOUR", "1000000"),
     ("ENTRYBOOK_THROTTLE_FREE_FAILURES", "1000000"),
     ("ENTRYBOOK_ADDRESS_THROTTLE_FREE_FAILURES", "1000000"),
     ("ENTRYBOOK_ACCESS_TOKEN_LIFETIME", "8h"),

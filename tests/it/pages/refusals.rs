@@ -36,6 +36,23 @@ async fn wrong_passwords_and_too_many_of_them() {
 }
 
 #[tokio::test]
+async fn what_was_done_too_often_is_said_above_the_form() {
+    if !tools::with("browser") {
+        return;
+    }
+    let running = Running::start(&[("ENTRYBOOK_CHANGES_PER_HOUR", "6")]).await;
+    let api = running.api();
+    api.register("ada").await;
+    api.sign_in("ada").await;
+    let browser = super::browser(&running, JavaScript::Off).await;
+    browser.open("/sign-in").await;
+    browser.sign_in("ada", &password_of("ada")).await;
+    let notice = browser.notice().await;
+    assert!(notice.contains("too often") && notice.contains("10 minutes"), "{notice}");
+    browser.close().await;
+}
+
+#[tokio::test]
 async fn what_is_wrong_is_said_beside_its_field() {
     if !tools::with("browser") {
         return;

@@ -49,6 +49,8 @@ impl Stand {
                 .known_as("http://localhost:8080")
                 .with("ENTRYBOOK_OWNER_DATABASE_URL", &database.url())
                 .with("ENTRYBOOK_REGISTRATIONS_PER_HOUR", "100000")
+                .with("ENTRYBOOK_CHANGES_PER_HOUR", "1000000")
+                .with("ENTRYBOOK_ADDRESS_CHANGES_PER_HOUR", "1000000")
         };
         let (one, two) = (setup(through, "one"), setup(&logins.remove(0), "two"));
         let servers = [one.start().await, two.start().await];

@@ -144,9 +144,11 @@ impl Running {
 }
 
 /// All requests of a test come from one address.
-pub const UNTHROTTLED: [(&str, &str); 2] = [
+pub const UNTHROTTLED: [(&str, &str); 4] = [
     ("ENTRYBOOK_ADDRESS_THROTTLE_FREE_FAILURES", "1000000"),
     ("ENTRYBOOK_REGISTRATIONS_PER_HOUR", "1000000"),
+    ("ENTRYBOOK_CHANGES_PER_HOUR", "1000000"),
+    ("ENTRYBOOK_ADDRESS_CHANGES_PER_HOUR", "1000000"),
 ];
 
 /// A name that nobody else has on a shared server.

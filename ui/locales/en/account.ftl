@@ -73,6 +73,7 @@ form-check-fields = That did not work yet. Please look at the marked fields.
 form-wrong-credentials = The e-mail or username and the password do not match an account. Please check both.
 form-account-disabled = This account is disabled. Please ask an administrator.
 form-throttled = There were too many attempts. Please wait { $wait }, then try again.
+form-over-budget = This was done too often within the hour, so nothing was changed. Please wait { $wait }, then try again.
 form-expired = This form was too old. Nothing was sent; please try again.
 form-conflict = Somebody changed this at the same moment. Please look at it again and repeat what is missing.
 form-unavailable = That did not work just now, and nothing was changed. Please try again in a moment.

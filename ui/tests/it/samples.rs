@@ -278,6 +278,15 @@ fn refused(words: Words) -> Vec<(&'static str, Box<dyn Page>)> {
             }),
         ),
         (
+            "sign-in-over-budget",
+            Box::new(SignInPage {
+                chrome: bare(words, paths::SIGN_IN),
+                identifier: words.email.into(),
+                problem: Some(FormProblem::OverBudget { wait_seconds: 10 }),
+                ..SignInPage::default()
+            }),
+        ),
+        (
             "register-refused",
             Box::new(RegisterPage {
                 chrome: bare(words, paths::REGISTER),
