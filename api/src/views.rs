@@ -90,8 +90,10 @@ pub fn registered_at(id: UserId) -> DateTime<Utc> {
 #[schema(as = SignedIn)]
 pub struct SignedInView {
     pub user: UserView,
-    /// Send it as `Authorization: Bearer …`.
-    pub access_token: String,
+    /// Send it as `Authorization: Bearer …`. Left out where it goes as a cookie.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub access_token: Option<String>,
     #[schema(pattern = "^bearer$")]
     pub token_type: &'static str,
     /// For how many seconds the access token is good.
@@ -108,18 +110,25 @@ pub struct SignedInView {
 }
 
 impl SignedInView {
-    /// With the refresh token in it.
+    /// With both tokens in it.
     #[must_use]
     pub fn new(signed_in: SignedIn, now: DateTime<Utc>) -> Self {
         Self {
             expires_in: seconds_until(signed_in.access.expires_at, now),
             refresh_expires_in: seconds_until(signed_in.refresh_expires_at, now),
             refresh_token: Some(signed_in.refresh.expose().to_owned()),
-            access_token: signed_in.access.token,
+            access_token: Some(signed_in.access.token),
             token_type: "bearer",
             session_id: signed_in.session_id.0,
             user: signed_in.account.into(),
         }
+    }
+
+    /// For a browser that has the tokens as cookies: a script of the page, or of anything else on this origin,
+    /// would read them in the body.
+    #[must_use]
+    pub fn without_tokens(self) -> Self {
+        Self { access_token: None, refresh_token: None, ..self }
     }
 }
 

@@ -351,8 +351,8 @@ impl Presented {
 
 /// Spends a refresh token for a new pair.
 ///
-/// By cookie, the new pair is set as cookies, and the body leaves the refresh token out, so that no
-/// script ever holds it. A second use within a few seconds (two tabs) is answered with a pair as
+/// By cookie, the new pair is set as cookies, and the body leaves both tokens out, so that no script
+/// ever holds them. A second use within a few seconds (two tabs) is answered with a pair as
 /// good; a later one ends the session, because one of its two users is a thief.
 #[utoipa::path(
     post, path = "/auth/refresh", tag = "auth", request_body = Option<RefreshBody>,
@@ -391,9 +391,8 @@ async fn refresh(
             if by_cookie {
                 set.session(public_url, &signed_in, app.now());
             }
-            let mut view = SignedInView::new(signed_in, app.now());
-            view.refresh_token = view.refresh_token.filter(|_| !by_cookie);
-            JsonAnswer(view).into_response()
+            let view = SignedInView::new(signed_in, app.now());
+            JsonAnswer(if by_cookie { view.without_tokens() } else { view }).into_response()
         }
         Err(error) => {
             if by_cookie && error.status() == StatusCode::UNAUTHORIZED {
