@@ -9,6 +9,9 @@
 //! Its **signing keys** ([`keys`]) are in `signing_keys`, the private half wrapped by the master key.
 //! All replicas read the same rows, and so agree which of them signs.
 //!
+//! An **application token** is the same for an application behind the proxy: of another type and with the
+//! application's origin as its audience, so that neither is taken for the other.
+//!
 //! A **refresh token** ([`refresh`]) is opaque: the session, 256 random bits, and a MAC that lets
 //! garbage be told apart without the database. Events know its hash alone.
 
@@ -31,13 +34,13 @@ use sqlx::{PgConnection, PgPool};
 use zeroize::Zeroizing;
 
 pub(crate) use self::keys::wrapping_id;
-use self::{
-    access::Verified,
-    keys::{KeyRow, KeySet, Material},
-};
 pub use self::{
     access::{AccessClaims, AccessToken},
     refresh::RefreshToken,
+};
+use self::{
+    access::{For, Verified},
+    keys::{KeyRow, KeySet, Material},
 };
 use crate::{
     clock::{Clock, Entropy},
@@ -307,6 +310,35 @@ impl Tokens {
         roles: &Roles,
         until: DateTime<Utc>,
     ) -> Result<AccessToken, TokensError> {
+        self.sign_for(For::Service, user, session, user_version, roles, until)
+    }
+
+    /// A token by which an application behind the proxy knows the session. Good there, and nowhere else.
+    ///
+    /// # Errors
+    /// As [`Self::sign`].
+    pub fn sign_for_application(
+        &self,
+        application: &str,
+        user: UserId,
+        session: SessionId,
+        user_version: u64,
+        roles: &Roles,
+        until: DateTime<Utc>,
+    ) -> Result<AccessToken, TokensError> {
+        let whom = For::Application(application);
+        self.sign_for(whom, user, session, user_version, roles, until)
+    }
+
+    fn sign_for(
+        &self,
+        whom: For<'_>,
+        user: UserId,
+        session: SessionId,
+        user_version: u64,
+        roles: &Roles,
+        until: DateTime<Utc>,
+    ) -> Result<AccessToken, TokensError> {
         let now = self.clock.now();
         let keys = self.keys();
         let key = keys.signer(now).ok_or(TokensError::NoKey)?;
@@ -314,8 +346,9 @@ impl Tokens {
         self.entropy.fill(&mut jti);
         let mut claims =
             AccessClaims::new(&self.settings, user, session, user_version, roles, now, jti);
+        claims.aud = whom.audience(&self.settings).to_owned();
         claims.exp = claims.exp.min(until.timestamp());
-        access::sign(&claims, key)
+        access::sign(&claims, whom, key)
     }
 
     /// Whom the token speaks for.
@@ -326,14 +359,31 @@ impl Tokens {
     /// # Errors
     /// What is wrong with the token; nothing about it may be believed then.
     pub async fn verify(&self, token: &str) -> Result<AccessClaims, TokenProblem> {
+        self.verify_for(For::Service, token).await
+    }
+
+    /// The same for a token of [`Self::sign_for_application`], at that application.
+    ///
+    /// # Errors
+    /// As [`Self::verify`].
+    pub async fn verify_for_application(
+        &self,
+        application: &str,
+        token: &str,
+    ) -> Result<AccessClaims, TokenProblem> {
+        self.verify_for(For::Application(application), token).await
+    }
+
+    async fn verify_for(&self, whom: For<'_>, token: &str) -> Result<AccessClaims, TokenProblem> {
         let now = self.clock.now();
         let digest = access::digest(token)?;
         if let Some(verified) = self.verified.get(&digest)
+            && verified.is_for(whom, &self.settings)
             && self.accepted_key(&verified.kid, now).is_some()
         {
             return verified.claims.at(now, self.settings.access_lifetime);
         }
-        let presented = access::Presented::read(token)?;
+        let presented = access::Presented::read(token, whom)?;
         let key = match self.accepted_key(presented.kid(), now) {
             Some(key) => key,
             None => {
@@ -341,10 +391,10 @@ impl Tokens {
                 self.accepted_key(presented.kid(), now).ok_or(TokenProblem::UnknownKey)?
             }
         };
-        let claims = presented.claims(&key, &self.settings)?;
+        let claims = presented.claims(&key, whom, &self.settings)?;
         let valid = claims.at(now, self.settings.access_lifetime)?;
         let kid = key.kid().to_owned();
-        self.verified.insert(digest, Arc::new(Verified { kid, claims }));
+        self.verified.insert(digest, Arc::new(Verified::new(kid, whom, claims)));
         Ok(valid)
     }
 

@@ -44,10 +44,57 @@ impl fmt::Debug for AccessToken {
     }
 }
 
+/// Whom a token is for. The kind stands in its header (RFC 8725, section 3.11), so that none passes for one of the
+/// other, whatever the audiences are set to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum For<'a> {
+    /// This service and whoever shares its audience.
+    Service,
+    /// An application behind the proxy, named by its origin.
+    Application(&'a str),
+}
+
+impl<'a> For<'a> {
+    pub(super) fn audience(self, settings: &'a TokenSettings) -> &'a str {
+        match self {
+            Self::Service => &settings.audience,
+            Self::Application(origin) => origin,
+        }
+    }
+
+    fn typ(self) -> &'static str {
+        match self {
+            Self::Service => "JWT",
+            Self::Application(_) => "entrybook-app+jwt",
+        }
+    }
+
+    /// Whether a header with this type may be a token of this kind. Most who sign leave `JWT` out.
+    fn has_typ(self, typ: Option<&str>) -> bool {
+        match self {
+            Self::Service => typ.is_none_or(|typ| typ == self.typ()),
+            Self::Application(_) => typ == Some(self.typ()),
+        }
+    }
+}
+
 /// A token whose signature was found right.
 pub(super) struct Verified {
     pub(super) kid: String,
+    /// The type of its header.
+    pub(super) typ: &'static str,
     pub(super) claims: AccessClaims,
+}
+
+impl Verified {
+    pub(super) fn new(kid: String, whom: For<'_>, claims: AccessClaims) -> Self {
+        Self { kid, typ: whom.typ(), claims }
+    }
+
+    /// Whether that is what it was found right for.
+    pub(super) fn is_for(&self, whom: For<'_>, settings: &TokenSettings) -> bool {
+        self.typ == whom.typ() && self.claims.aud == whom.audience(settings)
+    }
 }
 
 impl AccessClaims {
@@ -83,8 +130,13 @@ impl AccessClaims {
     }
 }
 
-pub(super) fn sign(claims: &AccessClaims, key: &SigningKey) -> Result<AccessToken, TokensError> {
+pub(super) fn sign(
+    claims: &AccessClaims,
+    whom: For<'_>,
+    key: &SigningKey,
+) -> Result<AccessToken, TokensError> {
     let mut header = Header::new(key.jwt_algorithm());
+    header.typ = Some(whom.typ().to_owned());
     header.kid = Some(key.kid().to_owned());
     let token =
         jsonwebtoken::encode(&header, claims, key.encoding()).map_err(TokensError::Signing)?;
@@ -108,11 +160,11 @@ pub(super) struct Presented<'a> {
 }
 
 impl<'a> Presented<'a> {
-    pub(super) fn read(token: &'a str) -> Result<Self, TokenProblem> {
+    pub(super) fn read(token: &'a str, whom: For<'_>) -> Result<Self, TokenProblem> {
         // An algorithm that the library doesn't know, `none` among them, is no header to it.
         let mut header = jsonwebtoken::decode_header(token).map_err(|_| TokenProblem::Malformed)?;
         // RFC 7515, section 4.1.11: what is critical and not understood makes a token invalid.
-        if header.crit.is_some() || header.typ.as_deref().is_some_and(|typ| typ != "JWT") {
+        if header.crit.is_some() || !whom.has_typ(header.typ.as_deref()) {
             return Err(TokenProblem::Malformed);
         }
         let kid = header.kid.take().ok_or(TokenProblem::UnknownKey)?;
@@ -128,6 +180,7 @@ impl<'a> Presented<'a> {
     pub(super) fn claims(
         &self,
         key: &SigningKey,
+        whom: For<'_>,
         settings: &TokenSettings,
     ) -> Result<AccessClaims, TokenProblem> {
         let algorithm = key.jwt_algorithm();
@@ -140,7 +193,7 @@ impl<'a> Presented<'a> {
         validation.validate_nbf = false;
         validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
         validation.set_issuer(&[&settings.issuer]);
-        validation.set_audience(&[&settings.audience]);
+        validation.set_audience(&[whom.audience(settings)]);
         let decoded: jsonwebtoken::TokenData<AccessClaims> =
             jsonwebtoken::decode(self.token, key.decoding(), &validation).map_err(|error| {
                 match error.kind() {

@@ -382,3 +382,32 @@ proptest! {
         });
     }
 }
+
+/// Neither kind passes for the other, also once it was seen, and also where the service has the application's
+/// origin as its own audience.
+#[tokio::test]
+async fn a_token_for_an_application_is_good_there_alone() {
+    let [here, there] = ["https://app.example.com", "https://wiki.example.com"];
+    let (mut tokens, clock) = tokens(&[Algorithm::EdDsa]);
+    for audience in [tokens.settings.audience.clone(), here.to_owned()] {
+        tokens.settings.audience = audience;
+        let until = clock.now() + TimeDelta::minutes(5);
+        let roles = [Role::User].into();
+        let of_app =
+            tokens.sign_for_application(here, USER, SESSION, 3, &roles, until).unwrap().token;
+        let of_service = sign(&tokens);
+        for _ in 0..2 {
+            let claims = tokens.verify_for_application(here, &of_app).await.unwrap();
+            assert_eq!((claims.sub, claims.sid, claims.uv), (USER, SESSION, 3));
+            assert_eq!((claims.aud.as_str(), claims.exp - claims.iat), (here, 300));
+            tokens.verify(&of_service).await.unwrap();
+            let elsewhere = tokens.verify_for_application(there, &of_app).await;
+            assert_eq!(elsewhere, Err(TokenProblem::WrongAudience));
+            assert_eq!(tokens.verify(&of_app).await, Err(TokenProblem::Malformed));
+            for application in [here, there] {
+                let verified = tokens.verify_for_application(application, &of_service).await;
+                assert_eq!(verified, Err(TokenProblem::Malformed));
+            }
+        }
+    }
+}
