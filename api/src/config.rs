@@ -54,6 +54,7 @@ pub struct Config {
     pub listen: SocketAddr,
     /// None: `http://localhost`, with the port that is listened on.
     pub public_url: Option<PublicUrl>,
+    pub applications: Vec<PublicUrl>,
     pub trusted_proxies: Vec<IpNet>,
     pub registration_open: bool,
     pub migrate: bool,
@@ -166,6 +167,7 @@ impl Config {
     pub fn http(&self, public_url: PublicUrl) -> HttpSettings {
         HttpSettings {
             public_url,
+            applications: self.applications.clone(),
             trusted_proxies: self.trusted_proxies.clone(),
             registration_open: self.registration_open,
             max_concurrent_requests: self.max_requests,
@@ -193,6 +195,7 @@ impl Reader<'_> {
         // All are read before any `?`, so that all problems are found.
         let listen = self.one("listen", values::listen);
         let public_url = self.optional("public_url", values::public_url);
+        let applications = self.optional("applications", values::applications);
         let trusted_proxies = self.optional("trusted_proxies", values::networks);
         let registration_open = self
             .one("registration", |text| values::one_of(&[("open", true), ("closed", false)], text));
@@ -296,6 +299,7 @@ impl Reader<'_> {
         let config = Config {
             listen: listen?,
             public_url,
+            applications: applications.unwrap_or_default(),
             trusted_proxies,
             registration_open: registration_open?,
             migrate: migrate?,
@@ -362,6 +366,13 @@ impl Reader<'_> {
                 "ENTRYBOOK_OWNER_DATABASE_URL is given without DATABASE_URL. Give both: a private PostgreSQL has an owner of its own."
                     .to_owned(),
             );
+        }
+        let login = config.public_url.as_ref().map_or("localhost", PublicUrl::host);
+        if config.applications.iter().any(|application| application.host() == login) {
+            self.problems.push(format!(
+                "ENTRYBOOK_APPLICATIONS has {login}, the host of ENTRYBOOK_PUBLIC_URL: an application there could act as everybody who \
+                 opens it. Give it a host name of its own."
+            ));
         }
         if config.remember_lifetime < config.refresh_lifetime {
             self.problems.push(

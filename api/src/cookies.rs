@@ -19,6 +19,10 @@ pub enum Name {
     Visit,
     /// What the last request did, told once on the next page.
     Notice,
+    /// At an application: its own token.
+    Application,
+    /// At an application: the browser that is on its way to the login.
+    Start,
 }
 
 impl Name {
@@ -28,6 +32,8 @@ impl Name {
             Self::Refresh => ("__Host-entrybook_refresh", "entrybook_refresh"),
             Self::Visit => ("__Host-entrybook_csrf", "entrybook_csrf"),
             Self::Notice => ("__Host-entrybook_notice", "entrybook_notice"),
+            Self::Application => ("__Host-entrybook_app", "entrybook_app"),
+            Self::Start => ("__Host-entrybook_start", "entrybook_start"),
         }
     }
 

@@ -8,7 +8,7 @@ use axum::{
     extract::{FromRef, FromRequestParts, OptionalFromRequestParts},
     http::{HeaderMap, header, request::Parts},
 };
-use commands::tokens::TokenProblem;
+use commands::tokens::{AccessClaims, TokenProblem};
 use domain::{Kept, Role, Roles, SessionId, UserId};
 use projections::Verdict;
 
@@ -57,15 +57,12 @@ impl Identity {
 
     /// Whom an access token belongs to.
     pub async fn of_token(app: &App, token: &str, via_cookie: bool) -> ApiResult<Self> {
-        let claims = app.book().tokens().verify(token).await.map_err(|problem| {
-            ApiError::invalid_token(match problem {
-                TokenProblem::Malformed => "this is no access token",
-                TokenProblem::UnknownKey => "the token was signed with a key that is not ours",
-                TokenProblem::BadSignature => "the token's signature is wrong",
-                TokenProblem::WrongAudience => "the token was made for another service",
-                TokenProblem::Expired => "the token has expired; refresh it or sign in again",
-            })
-        })?;
+        let claims = app.book().tokens().verify(token).await.map_err(refused)?;
+        Self::of_claims(app, claims, via_cookie)
+    }
+
+    /// The same for what a token says whose signature, audience and times are right.
+    pub fn of_claims(app: &App, claims: AccessClaims, via_cookie: bool) -> ApiResult<Self> {
         if !app.revocations().is_ready() {
             return Err(ApiError::token_not_known(
                 "Which sessions have ended is not known at this moment, because the database cannot be reached or what \
@@ -107,6 +104,18 @@ impl Identity {
             },
         }
     }
+}
+
+/// The answer to a token that is not accepted.
+#[must_use]
+pub fn refused(problem: TokenProblem) -> ApiError {
+    ApiError::invalid_token(match problem {
+        TokenProblem::Malformed => "this is no access token",
+        TokenProblem::UnknownKey => "the token was signed with a key that is not ours",
+        TokenProblem::BadSignature => "the token's signature is wrong",
+        TokenProblem::WrongAudience => "the token was made for another service",
+        TokenProblem::Expired => "the token has expired; refresh it or sign in again",
+    })
 }
 
 /// Whether who follows what is told bit by bit may still do so.

@@ -9,6 +9,7 @@
 //! This crate decides nothing that the history depends on: that is `domain`'s.
 
 pub mod admins;
+pub mod applications;
 pub mod asker;
 mod bodies;
 pub mod bootstrap;

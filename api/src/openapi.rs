@@ -218,7 +218,7 @@ mod tests {
         POST /api/v1/auth/password: 204 400 401 403 408 409 413 415 422 429 500 503
         POST /api/v1/auth/refresh: 200 400 401 403 408 413 415 422 429 500 503
         POST /api/v1/auth/register: 201 400 403 408 409 413 415 422 429 500 503
-        GET /api/v1/auth/verify: 204 401 500 503
+        GET /api/v1/auth/verify: 204 401 403 500 503
         GET /api/v1/health: 200 500 503
         GET /api/v1/sessions: 200 401 500 503
         DELETE /api/v1/sessions: 200 401 403 429 500 503

@@ -8,6 +8,7 @@
 mod account;
 mod assets;
 mod erasing;
+mod hand_over;
 mod history;
 mod line;
 mod overview;
@@ -40,6 +41,7 @@ use crate::{
     csrf::{self, Bound},
     extract::Form,
     identity::{Identity, lacks},
+    layers::CSP_PAGES,
     problem::{ApiError, ApiResult, Kind},
     routes,
     state::App,
@@ -62,6 +64,7 @@ pub fn router(app: &App) -> Router<App> {
     Router::new()
         .route(paths::OVERVIEW, get(overview::show))
         .route(paths::SIGN_IN, get(sign_in::show).post(sign_in::submit))
+        .route(paths::HAND_OVER, get(hand_over::hand_over))
         .route(paths::SIGN_OUT, post(sign_in::sign_out))
         .route(paths::REGISTER, get(sign_in::show_register).post(sign_in::submit_register))
         .route(paths::SESSIONS, get(sessions::show))
@@ -91,6 +94,9 @@ pub fn router(app: &App) -> Router<App> {
         .route(paths::PROJECTION_CANCEL, post(projections::cancel))
         .route_layer(middleware::from_fn_with_state(app.clone(), visit))
         .route(paths::STATIC, get(assets::file))
+        // At an application's host no cookie of the login is looked at or set.
+        .route(paths::HAND_OVER_START, get(hand_over::start))
+        .route(paths::HAND_OVER_CALLBACK, get(hand_over::callback))
 }
 
 /// What a page is told of the browser that asks.
@@ -170,6 +176,9 @@ async fn visit(
         set.remove(public_url, Name::Notice);
     }
     set.add_to(response.headers_mut());
+    if matches!(visit.uri.path(), paths::SIGN_IN | paths::REGISTER) {
+        forms_lead_to_applications(&app, response.headers_mut());
+    }
     // Other failures may be the database's, which is then not asked for more.
     let of_a_projection = response.extensions().get::<Arc<ApiError>>().is_some_and(|error| {
         matches!(error.kind, Kind::ProjectionBuilding | Kind::ProjectionBehind)
@@ -181,6 +190,21 @@ async fn visit(
         response.extensions_mut().insert(Greeted::new(&app, identity, &account));
     }
     response
+}
+
+/// Lets the forms of this page lead on to the applications: after signing in a browser is sent there, and Chromium
+/// holds each step of the way against the policy of the page with the form.
+fn forms_lead_to_applications(app: &App, headers: &mut HeaderMap) {
+    let applications = &app.settings().applications;
+    if applications.is_empty() {
+        return;
+    }
+    let origins: String =
+        applications.iter().map(|application| format!(" {application}")).collect();
+    let policy = CSP_PAGES.replace("form-action 'self'", &format!("form-action 'self'{origins}"));
+    if let Ok(policy) = HeaderValue::from_str(&policy) {
+        headers.insert(header::CONTENT_SECURITY_POLICY, policy);
+    }
 }
 
 /// Who a browser is, by its cookies.

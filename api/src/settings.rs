@@ -1,6 +1,6 @@
 //! What HTTP is told by the configuration: the public address, whom to trust, and the limits.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{fmt, net::IpAddr, str::FromStr, time::Duration};
 
 use axum::http::Uri;
 use chrono::TimeDelta;
@@ -13,6 +13,8 @@ use crate::log::anchors::AnchorSettings;
 pub struct HttpSettings {
     /// Where people reach Entrybook; with https, cookies are `Secure` with the `__Host-` prefix.
     pub public_url: PublicUrl,
+    /// The applications that people are handed over to, each on a host name of its own.
+    pub applications: Vec<PublicUrl>,
     /// The proxies whose `X-Forwarded-For` and `X-Request-Id` are believed.
     pub trusted_proxies: Vec<IpNet>,
     /// Whether people may register themselves.
@@ -47,6 +49,7 @@ impl Default for HttpSettings {
     fn default() -> Self {
         Self {
             public_url: PublicUrl { origin: "http://localhost:8080".to_owned() },
+            applications: Vec::new(),
             trusted_proxies: Vec::new(),
             registration_open: true,
             max_concurrent_requests: 512,
@@ -109,6 +112,27 @@ impl PublicUrl {
     pub fn is_https(&self) -> bool {
         self.origin.starts_with("https://")
     }
+
+    /// Without its port: browsers keep one set of cookies for all ports of a host (RFC 6265, section 8.5).
+    #[must_use]
+    pub fn host(&self) -> &str {
+        let authority = self.origin.split_once("://").map_or("", |(_, authority)| authority);
+        match authority.rsplit_once(':') {
+            Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+            _ => authority,
+        }
+    }
+
+    /// Whether it is a name or an address of this machine, whose plain http nobody in between reads (WHATWG, "Secure
+    /// Contexts").
+    #[must_use]
+    pub fn is_loopback(&self) -> bool {
+        let host = self.host();
+        let address = host.trim_start_matches('[').trim_end_matches(']');
+        host == "localhost"
+            || host.ends_with(".localhost")
+            || address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    }
 }
 
 impl FromStr for PublicUrl {
@@ -128,6 +152,25 @@ impl fmt::Display for PublicUrl {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_host_is_told_apart_from_its_port() {
+        for (text, host, loopback) in [
+            ("https://login.example.org", "login.example.org", false),
+            ("https://login.example.org:8443", "login.example.org", false),
+            ("http://app.localhost:8080", "app.localhost", true),
+            ("http://localhost", "localhost", true),
+            ("http://127.0.0.1:8080", "127.0.0.1", true),
+            ("http://[::1]:8080", "[::1]", true),
+            ("http://[::1]", "[::1]", true),
+            ("http://notlocalhost", "notlocalhost", false),
+            ("http://localhost.example.org", "localhost.example.org", false),
+            ("http://10.0.0.1", "10.0.0.1", false),
+        ] {
+            let url = PublicUrl::parse(text).unwrap();
+            assert_eq!((url.host(), url.is_loopback()), (host, loopback), "{text}");
+        }
+    }
 
     #[test]
     fn an_origin_is_written_as_browsers_write_it() {

@@ -42,7 +42,7 @@ static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
 const GRANTS: &[&str] = &[
     "REVOKE ALL ON events, journal, sequencer, identifiers, snapshots, sealing_keys, signing_keys, \
      projections, builds, replicas, log_keys, checkpoints, cosignatures, write_permit, \
-      destroyed_keys, username_lookalikes, leases, event_authentication, \
+      destroyed_keys, username_lookalikes, leases, hand_overs, event_authentication, \
      _sqlx_migrations FROM entrybook_app",
     "GRANT USAGE ON SCHEMA public TO entrybook_app",
     "GRANT USAGE, CREATE ON SCHEMA ledger TO entrybook_app",
@@ -62,6 +62,8 @@ const GRANTS: &[&str] = &[
      release_identifiers(bytea, uuid, text[], text[]) TO entrybook_app",
     "GRANT SELECT, INSERT, DELETE ON username_lookalikes TO entrybook_app",
     "GRANT SELECT ON leases TO entrybook_app",
+    "GRANT SELECT, INSERT (hash, application, browser, user_id, session_id), DELETE ON hand_overs \
+     TO entrybook_app",
     "GRANT EXECUTE ON FUNCTION renew_lease(uuid, text, text, integer), give_back_lease(uuid), \
      end_stalled(uuid) TO entrybook_app",
     "GRANT SELECT, UPDATE (mac) ON event_authentication TO entrybook_app",

@@ -8,6 +8,11 @@ use crate::query::encoded;
 pub const OVERVIEW: &str = "/";
 /// GET and POST `identifier`, `password`, `remember_me` (`on` or absent), `return_to`, `csrf`.
 pub const SIGN_IN: &str = "/sign-in";
+/// GET `application`, `return_to`, `browser`: a browser on its way from an application and back.
+pub const HAND_OVER: &str = "/hand-over";
+/// GET, at the host of an application alone: where that way begins, and where it ends with a `code`.
+pub const HAND_OVER_START: &str = "/hand-over/start";
+pub const HAND_OVER_CALLBACK: &str = "/hand-over/callback";
 /// POST `csrf`.
 pub const SIGN_OUT: &str = "/sign-out";
 /// GET and POST `email`, `username`, `full_name`, `password`, `return_to`, `csrf`.

@@ -58,6 +58,9 @@ keys! {
     SERVER Serve "public_url" "ENTRYBOOK_PUBLIC_URL" "URL" = "",
         "The address people use, such as https://login.example.org. It is the issuer of the tokens, the origin that forms must come \
          from, and with https it makes the cookies Secure. Default: http://localhost with the port of ENTRYBOOK_LISTEN.";
+    SERVER Serve "applications" "ENTRYBOOK_APPLICATIONS" "URLS" = "",
+        "The applications behind the proxy that people are let in at when they are signed in here. The origin of each, separated by \
+         commas, such as https://app.example.com,https://wiki.example.com, with a host name of its own (deploy/nginx). Default: none.";
     SERVER Serve "trusted_proxies" "ENTRYBOOK_TRUSTED_PROXIES" "NETWORKS" = "",
         "The proxies whose X-Forwarded-For is believed. Addresses and networks, separated by commas: 10.0.0.0/8,fd00::/8. Everybody else's \
          is ignored. Default: none.";

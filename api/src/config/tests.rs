@@ -215,3 +215,32 @@ fn a_network_of_everybody_is_no_proxy_to_be_trusted_in_silence() {
         assert_eq!(warnings(fine), [""; 0], "{fine}");
     }
 }
+
+#[test]
+fn each_application_has_a_host_name_of_its_own() {
+    let read = |applications: &str, public_url: &str| {
+        let environment =
+            [("ENTRYBOOK_APPLICATIONS", applications), ("ENTRYBOOK_PUBLIC_URL", public_url)];
+        read(&[], &environment).map(|config| config.applications)
+    };
+    let login = "https://login.example.com";
+    let two = read("https://app.example.com, https://Wiki.example.com:443/", login).unwrap();
+    let origins: Vec<_> = two.iter().map(PublicUrl::origin).collect();
+    assert_eq!(origins, ["https://app.example.com", "https://wiki.example.com"]);
+    let local = read("http://app.localhost:8080", "http://localhost:8080").unwrap();
+    assert_eq!(local[0].origin(), "http://app.localhost:8080");
+    for (applications, why) in [
+        ("app.example.com", "is no origin"),
+        ("https://app.example.com/path", "is no origin"),
+        ("https://*.example.com", "is no origin"),
+        ("https://app.example.com;script-src", "is no origin"),
+        ("http://app.example.com", "is not https"),
+        ("http://notlocalhost", "is not https"),
+        ("https://app.example.com,https://app.example.com:8443", "is there twice"),
+        ("https://login.example.com:8443", "the host of ENTRYBOOK_PUBLIC_URL"),
+        ("https://login.example.com", "the host of ENTRYBOOK_PUBLIC_URL"),
+    ] {
+        let problems = read(applications, login).unwrap_err().problems;
+        assert!(problems.len() == 1 && problems[0].contains(why), "{applications}: {problems:?}");
+    }
+}

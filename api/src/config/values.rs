@@ -51,6 +51,39 @@ pub(super) fn public_url(text: &str) -> Result<PublicUrl, String> {
     }
 }
 
+/// Origins, each of a host of its own: what two have in common is their cookies.
+pub(super) fn applications(text: &str) -> Result<Vec<PublicUrl>, String> {
+    let mut applications = Vec::<PublicUrl>::new();
+    for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
+        // A host name and no more: it stands in the policy of the sign-in page.
+        let named = |application: &PublicUrl| {
+            let host = application.host().trim_start_matches('[').trim_end_matches(']');
+            host.bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b':'))
+        };
+        let application = public_url(item).ok().filter(named).ok_or_else(|| {
+            format!(
+                "{item:?} is no origin; write https:// and a host name and no path, such as https://app.example.com, \
+                 several of them separated by commas"
+            )
+        })?;
+        if !application.is_https() && !application.is_loopback() {
+            return Err(format!(
+                "{application} is not https, so whoever is on the way could be let in; only on names of this machine, \
+                 such as http://app.localhost, that is not needed"
+            ));
+        }
+        if applications.iter().any(|other| other.host() == application.host()) {
+            return Err(format!(
+                "{} is there twice: give each application a host name of its own",
+                application.host()
+            ));
+        }
+        applications.push(application);
+    }
+    Ok(applications)
+}
+
 pub(super) fn networks(text: &str) -> Result<Vec<IpNet>, String> {
     text.split(',')
         .map(str::trim)

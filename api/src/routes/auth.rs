@@ -13,6 +13,7 @@ use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
+    applications,
     context::Context,
     cookies::{self, Name, SetCookies},
     csrf,
@@ -488,26 +489,42 @@ pub(crate) async fn sign_out(
 const VERIFIED_USER: HeaderName = HeaderName::from_static("x-entrybook-user");
 const VERIFIED_ROLES: HeaderName = HeaderName::from_static("x-entrybook-roles");
 const VERIFIED_SESSION: HeaderName = HeaderName::from_static("x-entrybook-session");
+const VERIFIED_UNTIL: HeaderName = HeaderName::from_static("x-entrybook-until");
 
 /// Says who a request is from, for nginx `auth_request` and its like.
 ///
 /// It takes an access token, its cookie, or, where the access cookie has expired, the refresh cookie
-/// of a live session, which it does not spend.
+/// of a live session, which it does not spend. At an application with a host name of its own, which the
+/// proxy names, it takes the cookie of that application and nothing else.
 #[utoipa::path(
     get, path = "/auth/verify", tag = "auth", security(("bearer" = []), ("cookie" = [])),
+    params(
+        ("X-Entrybook-Application" = Option<String>, Header,
+            description = "The origin of the application, one of ENTRYBOOK_APPLICATIONS; the proxy sets it, and lets no client set it"),
+    ),
     responses(
         (status = 204, description = "Somebody who is signed in", headers(
             ("X-Entrybook-User" = String, description = "The id of the account"),
             ("X-Entrybook-Roles" = String, description = "Its roles, separated by commas"),
             ("X-Entrybook-Session" = String, description = "The id of the session"),
+            ("X-Entrybook-Until" = i64, description = "At an application: until when its cookie is good, in seconds since 1970"),
         )),
         (status = 401, description = "Nobody who is signed in"),
+        (status = 403, description = "The application is none of ENTRYBOOK_APPLICATIONS"),
     )
 )]
 async fn verify(State(app): State<App>, headers: HeaderMap) -> ApiResult<Response> {
-    let (user, session, roles) = match Identity::of_request(&app, &headers).await {
-        Ok(identity) => (identity.user_id, identity.session_id, identity.roles),
-        Err(error) => by_refresh_cookie(&app, &headers).await?.ok_or(error)?,
+    let mut until = None;
+    let (user, session, roles) = match applications::asked_at(&app, &headers)? {
+        Some(application) => {
+            let (identity, end) = applications::identity(&app, application, &headers).await?;
+            until = Some(end.timestamp());
+            (identity.user_id, identity.session_id, identity.roles)
+        }
+        None => match Identity::of_request(&app, &headers).await {
+            Ok(identity) => (identity.user_id, identity.session_id, identity.roles),
+            Err(error) => by_refresh_cookie(&app, &headers).await?.ok_or(error)?,
+        },
     };
     let roles: Vec<&str> = roles.iter().map(|role| role.as_str()).collect();
     let mut response = StatusCode::NO_CONTENT.into_response();
@@ -519,6 +536,9 @@ async fn verify(State(app): State<App>, headers: HeaderMap) -> ApiResult<Respons
         response
             .headers_mut()
             .insert(name, HeaderValue::from_str(&value).map_err(ApiError::internal)?);
+    }
+    if let Some(until) = until {
+        response.headers_mut().insert(VERIFIED_UNTIL, until.into());
     }
     Ok(response)
 }

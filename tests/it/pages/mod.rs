@@ -5,6 +5,7 @@ mod cookies;
 mod elsewhere;
 mod erasing;
 mod forgery;
+mod handing_over;
 mod people;
 mod projections;
 mod refusals;

@@ -23,6 +23,7 @@ const GIBIBYTE: u64 = 1 << 30;
 pub(super) async fn all(config: &Config) -> Vec<Check> {
     let mut checks = settings(config);
     checks.push(super::https::check(config));
+    checks.extend(super::https::applications(config));
     if config.database_url.is_none() {
         checks.extend(data_dir(config));
     }

@@ -2,8 +2,6 @@
 
 use super::Check;
 use crate::config::Config;
-use axum::http::Uri;
-use std::net::IpAddr;
 
 pub(super) fn check(config: &Config) -> Check {
     let name = "https";
@@ -19,7 +17,7 @@ pub(super) fn check(config: &Config) -> Check {
                 "people use {origin}; cookies are Secure, and browsers are told to stay with https for a year"
             ),
         )
-    } else if is_this_machine(origin) {
+    } else if url.is_loopback() {
         // Nobody listens on the way.
         Check::ok(name, format!("people use {origin}, on this machine alone"))
     } else {
@@ -33,37 +31,14 @@ pub(super) fn check(config: &Config) -> Check {
     }
 }
 
-fn is_this_machine(origin: &str) -> bool {
-    let Ok(uri) = origin.parse::<Uri>() else { return false };
-    let host = uri.host().unwrap_or_default();
-    let is_loopback =
-        |host: &str| host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
-    host == "localhost"
-        || host.ends_with(".localhost")
-        || is_loopback(host.trim_matches(['[', ']']))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_own_machine_is_told_from_others() {
-        for origin in [
-            "http://localhost",
-            "http://app.localhost:8080",
-            "http://127.0.0.1:8080",
-            "http://[::1]:8080",
-        ] {
-            assert!(is_this_machine(origin), "{origin}");
-        }
-        for origin in [
-            "http://login.example.org",
-            "http://localhost.example.org",
-            "http://192.168.0.7",
-            "http://[fd00::1]",
-        ] {
-            assert!(!is_this_machine(origin), "{origin}");
-        }
-    }
+/// Where people are let in by what the login hands over. What the setting may hold is checked when it is read.
+pub(super) fn applications(config: &Config) -> Option<Check> {
+    let origins: Vec<_> = config.applications.iter().map(ToString::to_string).collect();
+    (!origins.is_empty()).then(|| {
+        let origins = origins.join(", ");
+        Check::ok(
+            "applications",
+            format!("people are let in at {origins}, each with a host name of its own"),
+        )
+    })
 }
