@@ -40,7 +40,7 @@ impl Drop for Application {
 }
 
 /// Reads a request's head and sends it back as the body. Who asks for a WebSocket is switched over,
-/// and everything after that is sent back as it comes. Who asks for `/app/events` gets an event now
+/// and the head and everything after it is sent back as it comes. Who asks for `/events` gets an event now
 /// and the connection kept open.
 async fn answer(mut stream: TcpStream, asked: Arc<AtomicU32>) {
     let mut head = Vec::new();
@@ -55,19 +55,20 @@ async fn answer(mut stream: TcpStream, asked: Arc<AtomicU32>) {
     if head.to_lowercase().contains("\r\nupgrade: websocket\r\n") {
         let switch =
             "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
-        let _ = stream.write_all(switch.as_bytes()).await;
+        let _ = stream.write_all([switch, head.as_str()].concat().as_bytes()).await;
         let (mut from, mut to) = stream.split();
         let _ = tokio::io::copy(&mut from, &mut to).await;
         return;
     }
-    if head.starts_with("GET /app/events ") {
+    if head.starts_with("GET /events ") {
         let events = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nX-Accel-Buffering: no\r\n\r\ndata: first\n\n";
         let _ = stream.write_all(events.as_bytes()).await;
         let _ = stream.read_u8().await;
         return;
     }
+    let kind = if head.starts_with("GET /page") { "text/html" } else { "text/plain" };
     let answer = format!(
-        "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{head}",
+        "HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{head}",
         head.len()
     );
     let _ = stream.write_all(answer.as_bytes()).await;

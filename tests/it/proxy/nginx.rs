@@ -25,7 +25,7 @@ pub struct Nginx {
 }
 
 impl Nginx {
-    pub async fn start(port: u16, entrybook: u16, application: u16) -> Self {
+    pub async fn start(port: u16, entrybook: u16, origin: &str, application: u16) -> Self {
         let program = tools::find("ENTRYBOOK_TEST_NGINX", &["nginx"], "nginx");
         let directory = scratch();
         let rendered = directory.path().join("nginx");
@@ -38,6 +38,7 @@ impl Nginx {
             .env("NGINX_LISTEN", format!("127.0.0.1:{port}"))
             .env("NGINX_TLS_DIR", directory.path())
             .env("NGINX_UPSTREAM", format!("127.0.0.1:{entrybook}"))
+            .env("NGINX_APP_ORIGIN", origin)
             .env("NGINX_APP_UPSTREAM", format!("127.0.0.1:{application}"))
             .env("NGINX_ACCESS_LOG", directory.path().join("access.log"))
             .env("NGINX_ERROR_LOG", directory.path().join("error.log"))

@@ -203,7 +203,7 @@ async fn when_entrybook_is_gone_nginx_says_so() {
     let answer = exchange(nginx.port, request).await;
     assert_eq!(status(&answer), 502, "{answer}");
     // Nobody gets past it because nobody can be asked.
-    let request = "GET /app/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    let request = "GET / HTTP/1.1\r\nHost: app.localhost\r\nConnection: close\r\n\r\n";
     let answer = exchange(nginx.port, request).await;
     assert!(status(&answer) >= 500, "{answer}");
     assert_eq!(application.asked.load(std::sync::atomic::Ordering::Relaxed), 0);
