@@ -20,7 +20,7 @@ use crate::log::anchors::AnchorSettings;
 use crate::settings::{HttpSettings, PublicUrl};
 use chrono::TimeDelta;
 use commands::tokens::Algorithm;
-use commands::{Hourly, log_keys::check_origin};
+use commands::{AddressPolicy, Hourly, log_keys::check_origin};
 use domain::{Email, Password, ServerSettings, ThrottlePolicy, Username};
 use ipnet::IpNet;
 use std::net::SocketAddr;
@@ -85,7 +85,7 @@ pub struct Config {
     pub token_audience: String,
 
     pub throttle: ThrottlePolicy,
-    pub address_throttle: ThrottlePolicy,
+    pub address_throttle: AddressPolicy,
     pub registrations_per_hour: u32,
     pub changes_per_hour: Hourly,
     pub max_connections: usize,
@@ -241,8 +241,8 @@ impl Reader<'_> {
             _ => Err("write 1 to 512 bytes".to_owned()),
         });
 
-        let throttle = self.throttle("throttle", 10 * MINUTE, 30 * DAY);
-        let address_throttle = self.throttle("address_throttle", 10 * MINUTE, 30 * DAY);
+        let throttle = self.throttle(10 * MINUTE, 30 * DAY);
+        let address_throttle = self.address_throttle();
         let registrations_per_hour =
             self.one("registrations_per_hour", |text| values::count(text, 1, u32::MAX));
         let changes_per_hour =
@@ -407,36 +407,28 @@ impl Reader<'_> {
         }
     }
 
-    fn throttle(
-        &mut self,
-        prefix: &'static str,
-        longest_first: Duration,
-        longest: Duration,
-    ) -> Option<ThrottlePolicy> {
-        let [free, first, last, forget] = match prefix {
-            "throttle" => [
-                "throttle_free_failures",
-                "throttle_first_delay",
-                "throttle_longest_delay",
-                "throttle_forget",
-            ],
-            _ => [
-                "address_throttle_free_failures",
-                "address_throttle_first_delay",
-                "address_throttle_longest_delay",
-                "address_throttle_forget",
-            ],
-        };
-        let free_failures = self.one(free, |text| values::count(text, 1, 1_000_000));
-        let first_delay = self.one(first, |text| values::delta(text, SECOND, longest_first));
-        let longest_delay = self.one(last, |text| values::delta(text, SECOND, longest));
-        let forgotten_after = self.one(forget, |text| values::delta(text, MINUTE, YEAR));
+    fn throttle(&mut self, longest_first: Duration, longest: Duration) -> Option<ThrottlePolicy> {
+        let free_failures =
+            self.one("throttle_free_failures", |text| values::count(text, 1, 1_000_000));
+        let first_delay =
+            self.one("throttle_first_delay", |text| values::delta(text, SECOND, longest_first));
+        let longest_delay =
+            self.one("throttle_longest_delay", |text| values::delta(text, SECOND, longest));
+        let forgotten_after = self.one("throttle_forget", |text| values::delta(text, MINUTE, YEAR));
         Some(ThrottlePolicy {
             free_failures: free_failures?,
             first_delay: first_delay?,
             longest_delay: longest_delay?,
             forgotten_after: forgotten_after?,
         })
+    }
+
+    fn address_throttle(&mut self) -> Option<AddressPolicy> {
+        let free_failures =
+            self.one("address_throttle_free_failures", |text| values::count(text, 1, 1_000_000));
+        let forget_each =
+            self.one("address_throttle_forget_each", |text| values::delta(text, SECOND, DAY));
+        Some(AddressPolicy { free_failures: free_failures?, forget_each: forget_each? })
     }
 
     /// A value that must be there, if only as the default.

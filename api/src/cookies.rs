@@ -6,7 +6,7 @@
 
 use axum::http::{HeaderMap, HeaderValue, header};
 use chrono::{DateTime, TimeDelta, Utc};
-use commands::SignedIn;
+use commands::{DEVICE_LIFETIME, DeviceToken, SignedIn};
 
 use crate::settings::PublicUrl;
 
@@ -23,6 +23,9 @@ pub enum Name {
     Application,
     /// At an application: the browser that is on its way to the login.
     Start,
+    /// That somebody has signed in here before, to be let past a throttle that others have brought about. It stays when
+    /// they sign out, and tells nothing of them ([`commands::DeviceToken`]).
+    Device,
 }
 
 impl Name {
@@ -34,6 +37,7 @@ impl Name {
             Self::Notice => ("__Host-entrybook_notice", "entrybook_notice"),
             Self::Application => ("__Host-entrybook_app", "entrybook_app"),
             Self::Start => ("__Host-entrybook_start", "entrybook_start"),
+            Self::Device => ("__Host-entrybook_device", "entrybook_device"),
         }
     }
 
@@ -97,6 +101,13 @@ impl SetCookies {
             signed_in.refresh.expose(),
             lasting(signed_in.refresh_expires_at),
         );
+    }
+
+    /// The token of a device, where a password was proved. It outlives the session.
+    pub fn device(&mut self, public_url: &PublicUrl, device: Option<&DeviceToken>) {
+        if let Some(device) = device {
+            self.set(public_url, Name::Device, device.expose(), Some(DEVICE_LIFETIME));
+        }
     }
 
     pub fn end_session(&mut self, public_url: &PublicUrl) {

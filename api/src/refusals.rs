@@ -122,6 +122,11 @@ impl From<ChangeProfileError> for ApiError {
             ),
             ChangeProfileError::WrongPassword => wrong_password(),
             ChangeProfileError::Throttled { retry_after } => Self::throttled(retry_after),
+            ChangeProfileError::TooManyNames { retry_after } => Self {
+                detail: "Too many names and e-mail addresses were asked for. Wait, then try again."
+                    .into(),
+                ..Self::throttled(retry_after)
+            },
             ChangeProfileError::Overloaded => Self::overloaded(),
             ChangeProfileError::NotFound => {
                 Self::invalid_token("the account of this token is gone")

@@ -9,12 +9,12 @@ use domain::{
 };
 
 use crate::{
-    Entrybook, ExecuteError, Executed, GuardCommand, Origin, Receipt, SignedIn, StorageError,
-    UserAggregate, UserCommand,
+    DeviceToken, Entrybook, ExecuteError, Executed, GuardCommand, Origin, Receipt, SignedIn,
+    StorageError, UserAggregate, UserCommand,
     error::hashing,
     executor::Order,
     keyring::PersonKey,
-    origin::By,
+    origin::{By, Network},
     service::count,
     sign_in::{Claim, Proof, Unproved},
     throttle::NoMore,
@@ -50,6 +50,14 @@ pub struct NewAccount {
     pub full_name: Option<FullName>,
     pub password: Password,
     pub roles: Roles,
+}
+
+/// A password that was changed.
+#[derive(Debug)]
+pub struct PasswordChanged {
+    pub receipt: Receipt,
+    /// For the browser that it was changed in: the one of before is void now.
+    pub device: DeviceToken,
 }
 
 /// Why an account was not made.
@@ -139,42 +147,46 @@ impl Entrybook {
         remember_me: bool,
         origin: &Origin,
     ) -> Result<SignedIn, RegisterError> {
-        let network = origin.network().map(|network| network.to_string());
-        if let Some(network) = &network {
-            let now = self.clock().now();
-            if let Err(no_more) = self.registrations().admit(network, now) {
-                if no_more.is_news {
-                    self.post_no_more_registrations(network, no_more, origin, now).await;
-                }
-                let retry_after = (no_more.until - now).to_std().unwrap_or_default();
-                return Err(RegisterError::TooMany { retry_after });
-            }
-        }
-        let made = self.create_account(new, origin).await;
-        // A refusal counts too: it tells that a name is taken.
-        if let Some(network) = &network {
-            self.registrations().count(network, self.clock().now());
-        }
-        let (account, _) = made?;
+        self.ask_for_names(origin)
+            .await
+            .map_err(|retry_after| RegisterError::TooMany { retry_after })?;
+        let (account, _) = self.create_account(new, origin).await?;
         let person = self.person(account.id).await?;
         let origin = origin.with(By::User(account.id));
-        Ok(self
+        let device = self.device_token(account.id, &User::default());
+        let mut signed_in = self
             .start_session(account, &person, SignInMethod::Registration, remember_me, &origin)
-            .await?)
+            .await?;
+        signed_in.device = Some(device);
+        Ok(signed_in)
+    }
+
+    /// Counts that names are asked for from where a request comes, whether or not they are taken: either answer tells. If
+    /// there were too many, how long to wait.
+    pub(crate) async fn ask_for_names(&self, origin: &Origin) -> Result<(), Duration> {
+        let now = self.clock().now();
+        let networks = origin.networks();
+        let Err((network, no_more)) = self.registrations().take(&networks, now) else {
+            return Ok(());
+        };
+        if no_more.is_news {
+            self.post_no_more_registrations(network, no_more, origin, now).await;
+        }
+        Err((no_more.until - now).to_std().unwrap_or_default())
     }
 
     /// Posts that an address registers no more accounts for a while. Who is refused is refused
     /// whether or not that can be written down.
     async fn post_no_more_registrations(
         &self,
-        network: &str,
+        network: &Network,
         no_more: NoMore,
         origin: &Origin,
         at: DateTime<Utc>,
     ) {
         let NoMore { made: accounts, until, is_news: _ } = no_more;
         let posted = async {
-            let Some(subject) = self.network_of(origin).await? else { return Ok(()) };
+            let Some(subject) = self.guard_of(network).await? else { return Ok(()) };
             let stream_id = subject.stream_id();
             let command = GuardCommand::ThrottleRegistrations { subject, accounts, at, until };
             self.guard(&stream_id, command, None, origin, at).await.map(drop)
@@ -318,7 +330,7 @@ impl Entrybook {
         current: Password,
         new: Password,
         origin: &Origin,
-    ) -> Result<Receipt, ChangePasswordError> {
+    ) -> Result<PasswordChanged, ChangePasswordError> {
         let subject = GuardSubject::Reauthentication(id);
         let person = self.keyring().person(id).await.map_err(StorageError::from)?;
         let Some(person) = person else { return Err(ChangePasswordError::NotFound) };
@@ -334,6 +346,7 @@ impl Entrybook {
                 account: Some((id, &user)),
                 typed: None,
                 password: current.clone(),
+                lane: None,
                 origin,
             };
             if let Proof::Wrong = self.prove(claim).await? {
@@ -351,7 +364,10 @@ impl Entrybook {
             match self.command_user(id, command, &person, origin).await {
                 Ok(done) => {
                     self.clear_failures(subject, &person, origin).await?;
-                    return Ok(done.receipt.unwrap_or(Receipt { tx: 0, event_id: 0 }));
+                    return Ok(PasswordChanged {
+                        receipt: done.receipt.unwrap_or(Receipt { tx: 0, event_id: 0 }),
+                        device: self.device_token(id, &done.aggregate.0),
+                    });
                 }
                 Err(ExecuteError::Refused(UserRefusal::PasswordChangedMeanwhile)) => {}
                 Err(ExecuteError::Refused(UserRefusal::Disabled)) => {

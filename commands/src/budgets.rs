@@ -17,7 +17,6 @@
 
 use std::{
     hash::{BuildHasher, RandomState},
-    net::IpAddr,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -223,7 +222,7 @@ fn level(cell: i64, now: i64, longest: i64) -> i64 {
 #[derive(Debug, PartialEq, Eq, Hash)]
 enum Key {
     Person(Budget, UserId),
-    Address(Budget, IpAddr),
+    Address(Budget, String),
 }
 
 /// What this replica has counted.
@@ -257,9 +256,14 @@ impl Budgets {
         let now = at.timestamp_nanos_opt().unwrap_or_default();
         let of_person =
             person.map(|id| (Spender::Person, Key::Person(budget, id), self.hourly.rate(budget)));
-        let network = origin.network().filter(|_| budget.is_shared());
+        let narrowest = || origin.networks().into_iter().find(|network| network.width == 0);
+        let network = budget.is_shared().then(narrowest).flatten();
         let of_address = network.map(|network| {
-            (Spender::Address, Key::Address(budget, network), Rate::hourly(self.hourly.address))
+            (
+                Spender::Address,
+                Key::Address(budget, network.name),
+                Rate::hourly(self.hourly.address),
+            )
         });
         let spenders: Vec<_> = of_person.into_iter().chain(of_address).collect();
         let mut cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);

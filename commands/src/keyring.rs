@@ -463,11 +463,18 @@ impl Keyring {
     }
 
     /// The look-up value of a network in one month: the subject of its guard. There are few enough
-    /// addresses to try them all, so it goes with the month's key as well. A guard of addresses forgets
-    /// within the hour, and begins anew at the turn of a month.
+    /// addresses to try them all, so it goes with the month's key as well. A guard of addresses
+    /// begins anew at the turn of a month; what replicas count of a network goes on.
     #[must_use]
     pub fn guard_address_index(&self, month: &MonthKey, network: &str) -> Index {
         look_up(month, "entrybook/index/guard-address/v1", network)
+    }
+
+    /// The look-up value of a device that signed in to an account: the subject of its guard.
+    #[must_use]
+    pub(crate) fn device_index(&self, user: UserId, device: &[u8]) -> Index {
+        let text = format!("{user}/{}", primitives::hex(device));
+        look_up(&self.service.index, "entrybook/index/device/v1", &text)
     }
 
     /// A secret of the service for one purpose: `"csrf"`, `"refresh"`, …. Every replica derives the

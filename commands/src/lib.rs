@@ -15,6 +15,7 @@ pub mod clock;
 mod connections;
 mod damage;
 pub mod database;
+mod device;
 mod erasure;
 mod error;
 mod executor;
@@ -42,9 +43,12 @@ mod throttle;
 pub mod tokens;
 mod user;
 
-pub use accounts::{Account, ChangePasswordError, CommandError, NewAccount, RegisterError};
+pub use accounts::{
+    Account, ChangePasswordError, CommandError, NewAccount, PasswordChanged, RegisterError,
+};
 pub use budgets::{Budget, Budgets, Hourly, OverBudget, Spender};
 pub use damage::DAMAGED;
+pub use device::{DEVICE_LIFETIME, DeviceToken};
 pub use error::{StorageError, is_temporary};
 pub use executor::{ExecuteError, Executed};
 pub use guard::{GuardAggregate, GuardCommand};
@@ -60,4 +64,5 @@ pub use session::{SessionAggregate, SessionCommand};
 pub use sessions::{LiveSession, RefreshError};
 pub use sign_in::{SignInError, SignedIn};
 pub use store::Receipt;
+pub use throttle::AddressPolicy;
 pub use user::{UserAggregate, UserCommand};

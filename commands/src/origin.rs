@@ -39,6 +39,19 @@ impl std::fmt::Debug for Origin {
     }
 }
 
+/// How many networks of different widths an address is counted for at most.
+pub(crate) const WIDTHS: usize = 3;
+
+/// A network that failures are counted for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Network {
+    pub(crate) name: String,
+    /// 0 is the narrowest.
+    pub(crate) width: usize,
+    /// It has the limits of so many of the narrowest.
+    pub(crate) share: u32,
+}
+
 /// A source as it is sealed, and as it is read again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Source {
@@ -64,14 +77,30 @@ impl Origin {
         Self { by, ..self.clone() }
     }
 
-    /// The network that is throttled: one IPv4 address, or an IPv6 /64, the least that a site has
-    /// (RFC 6177).
+    /// The networks that it is counted for, narrow ones first: of IPv6 the /64, the least that a site has (RFC 6177), and
+    /// the /56 and /48 that one customer commonly has (RIPE-690, 4.2); of IPv4 the address and its /24, the least that is
+    /// routed on its own. An IPv4 address written as IPv6 is one of IPv4.
     #[must_use]
-    pub fn network(&self) -> Option<IpAddr> {
-        self.address.map(|address| match address.to_canonical() {
-            IpAddr::V4(v4) => IpAddr::V4(v4),
-            IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from(u128::from(v6) & !u128::from(u64::MAX))),
-        })
+    pub(crate) fn networks(&self) -> Vec<Network> {
+        match self.address.map(|address| address.to_canonical()) {
+            None => Vec::new(),
+            Some(IpAddr::V4(v4)) => {
+                let wide = Ipv4Addr::from(u32::from(v4) & !0xff);
+                vec![
+                    Network { name: v4.to_string(), width: 0, share: 1 },
+                    Network { name: format!("{wide}/24"), width: 1, share: 16 },
+                ]
+            }
+            Some(IpAddr::V6(v6)) => {
+                let of = |bits: u32| Ipv6Addr::from(u128::from(v6) & (u128::MAX << (128 - bits)));
+                vec![
+                    // Written as it was when there was one alone, so that its throttles stand.
+                    Network { name: of(64).to_string(), width: 0, share: 1 },
+                    Network { name: format!("{}/56", of(56)), width: 1, share: 4 },
+                    Network { name: format!("{}/48", of(48)), width: 2, share: 16 },
+                ]
+            }
+        }
     }
 
     /// The metadata of an event on a stream. `person` is the key of whom the event is about, where
@@ -179,19 +208,17 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_throttled_by_network() {
-        let network = |address: &str| {
-            Origin {
-                by: By::Anonymous,
-                address: address.parse().ok(),
-                user_agent: None,
-                request_id: String::new(),
-            }
-            .network()
-            .map(|network| network.to_string())
+    fn addresses_are_counted_for_networks_of_several_widths() {
+        let networks = |address: &str| {
+            let address = address.parse().ok();
+            let origin = Origin { address, ..Origin::system(String::new()) };
+            origin.networks().into_iter().map(|network| network.name).collect::<Vec<_>>().join(" ")
         };
-        assert_eq!(network("192.0.2.7").as_deref(), Some("192.0.2.7"));
-        assert_eq!(network("::ffff:192.0.2.7").as_deref(), Some("192.0.2.7"));
-        assert_eq!(network("2001:db8:1:2:3:4:5:6").as_deref(), Some("2001:db8:1:2::"));
+        assert_eq!(networks("192.0.2.7"), "192.0.2.7 192.0.2.0/24");
+        assert_eq!(networks("::ffff:192.0.2.7"), "192.0.2.7 192.0.2.0/24");
+        assert_eq!(
+            networks("2001:db8:1:fff2:3:4:5:6"),
+            "2001:db8:1:fff2:: 2001:db8:1:ff00::/56 2001:db8:1::/48"
+        );
     }
 }

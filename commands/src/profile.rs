@@ -46,6 +46,9 @@ pub enum ChangeProfileError {
     WrongPassword,
     #[error("too many failed attempts")]
     Throttled { retry_after: Duration },
+    /// The account, or the network it is used from, has asked for too many names.
+    #[error("too many names were asked for")]
+    TooManyNames { retry_after: Duration },
     #[error("too many people are signing in at this moment")]
     Overloaded,
     #[error("there is no such account")]
@@ -83,6 +86,7 @@ impl Entrybook {
         let person = self.keyring().person(id).await.map_err(StorageError::from)?;
         let Some(person) = person else { return Err(ChangeProfileError::NotFound) };
         // Twice: a rehash may come in between the proof and the change.
+        let mut asked = false;
         for _ in 0..2 {
             let user = self.user(id).await?;
             let Ok(profile) = user.registered() else { return Err(ChangeProfileError::NotFound) };
@@ -97,12 +101,17 @@ impl Entrybook {
                     account: Some((id, &user)),
                     typed: None,
                     password: current.clone().ok_or(ChangeProfileError::PasswordRequired)?,
+                    lane: None,
                     origin,
                 };
                 if let Proof::Wrong = self.prove(claim).await? {
                     return Err(ChangeProfileError::WrongPassword);
                 }
                 change.proved = Some(profile.password.clone());
+                if !asked {
+                    self.ask_for_other_names(id, origin).await?;
+                    asked = true;
+                }
             }
             let proved = change.proved.is_some();
             let looks =
@@ -134,6 +143,21 @@ impl Entrybook {
             }
         }
         Err(ChangeProfileError::WrongPassword)
+    }
+
+    /// Counts that an account asks for other names. The answer tells whether they are taken, as that of a registration
+    /// does: so it counts for the network as one, and fewer are enough for one account from wherever.
+    async fn ask_for_other_names(
+        &self,
+        id: UserId,
+        origin: &Origin,
+    ) -> Result<(), ChangeProfileError> {
+        let now = self.clock().now();
+        let asked = match self.registrations().take_of_account(id, now) {
+            Ok(()) => self.ask_for_names(origin).await,
+            Err(no_more) => Err((no_more.until - now).to_std().unwrap_or_default()),
+        };
+        asked.map_err(|retry_after| ChangeProfileError::TooManyNames { retry_after })
     }
 
     /// Claims what the username of an account looks like, and gives back what an earlier name of it looked

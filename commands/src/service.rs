@@ -22,7 +22,7 @@ use crate::{
     keyring::{Keyring, KeyringError, Opened},
     origin::source_place,
     store::Store,
-    throttle::{AddressFailures, BlockedAttempts, Registrations, Turns},
+    throttle::{AddressFailures, AddressPolicy, BlockedAttempts, Registrations, Turns},
     tokens::Tokens,
 };
 
@@ -32,8 +32,8 @@ pub struct Settings {
     /// How failures on one account, or on one identifier that is nobody's, slow down.
     pub throttle: ThrottlePolicy,
     /// How failures from one address slow down; an address may have many people behind it.
-    pub address_throttle: ThrottlePolicy,
-    /// Accounts that may be registered from one address in an hour.
+    pub address_throttle: AddressPolicy,
+    /// Accounts that may be registered from one address in an hour, and names asked for.
     pub registrations_per_hour: u32,
     /// What one person, and one address, may append of each kind in an hour.
     pub changes_per_hour: Hourly,
@@ -60,11 +60,11 @@ impl Default for Settings {
                 longest_delay: TimeDelta::minutes(15),
                 forgotten_after: TimeDelta::hours(24),
             },
-            address_throttle: ThrottlePolicy {
+            // An office that mistypes a hundred times on one morning waits for nobody, and all that a guesser gets from
+            // one address in a day are the first hundred and 240 more.
+            address_throttle: AddressPolicy {
                 free_failures: 100,
-                first_delay: TimeDelta::seconds(1),
-                longest_delay: TimeDelta::minutes(15),
-                forgotten_after: TimeDelta::minutes(30),
+                forget_each: TimeDelta::minutes(6),
             },
             registrations_per_hour: 1_000,
             changes_per_hour: Hourly { person: 360, address: 36_000 },

@@ -133,6 +133,7 @@ impl Entrybook {
             refresh,
             refresh_expires_at,
             remember_me,
+            device: None,
             receipt: done.receipt.unwrap_or(Receipt { tx: 0, event_id: 0 }),
         })
     }

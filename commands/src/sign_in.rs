@@ -8,19 +8,21 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use domain::{
     FailureReason, GuardSubject, Identifier, Kept, Password, SessionId, SignInGuard, SignInMethod,
-    Start, Throttled, User, UserId,
+    Start, ThrottlePolicy, Throttled, User, UserId,
 };
+use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 
 use crate::{
-    Account, Entrybook, ExecuteError, GuardAggregate, GuardCommand, Origin, Receipt,
+    Account, DeviceToken, Entrybook, ExecuteError, GuardAggregate, GuardCommand, Origin, Receipt,
     SessionAggregate, SessionCommand, StorageError, UserCommand,
     accounts::password_place,
+    device::{Lane, lane_policy},
     error::hashing,
     executor::Order,
     hashing::Verified,
     keyring::{KeyringError, Opened, PersonKey},
-    origin::By,
+    origin::{By, Network},
     service::count,
     throttle::Blocked,
     tokens::{AccessToken, RefreshToken},
@@ -35,6 +37,8 @@ pub struct SignedIn {
     pub refresh: RefreshToken,
     pub refresh_expires_at: DateTime<Utc>,
     pub remember_me: bool,
+    /// For the browser, where a password was proved.
+    pub device: Option<DeviceToken>,
     pub receipt: Receipt,
 }
 
@@ -62,7 +66,11 @@ pub enum SignInError {
 
 /// How a guarded proof of a password came out.
 pub(crate) enum Proof {
-    Right { outdated: bool },
+    Right {
+        outdated: bool,
+        /// Whether it came by the lane of its device.
+        in_lane: bool,
+    },
     Wrong,
 }
 
@@ -101,7 +109,29 @@ pub(crate) struct Claim<'a> {
     pub(crate) account: Option<(UserId, &'a User)>,
     pub(crate) typed: Option<&'a Identifier>,
     pub(crate) password: Password,
+    /// The lane that a device asks for.
+    pub(crate) lane: Option<Lane>,
     pub(crate) origin: &'a Origin,
+}
+
+/// How an attempt was admitted, and where its failure counts. The turn ends with it.
+struct Admitted {
+    stream_id: String,
+    policy: ThrottlePolicy,
+    /// With their guards: none for a device in its own lane.
+    networks: Vec<(Network, GuardSubject)>,
+    is_lane: bool,
+    _turn: Option<OwnedSemaphorePermit>,
+}
+
+/// What somebody brings to sign in.
+#[derive(Clone)]
+struct Attempt<'a> {
+    identifier: &'a Identifier,
+    password: Password,
+    remember_me: bool,
+    device: Option<&'a str>,
+    origin: &'a Origin,
 }
 
 impl Entrybook {
@@ -116,13 +146,27 @@ impl Entrybook {
         remember_me: bool,
         origin: &Origin,
     ) -> Result<SignedIn, SignInError> {
+        self.sign_in_with(identifier, password, remember_me, None, origin).await
+    }
+
+    /// The same from a browser that may have signed in before: `device` is the text that it keeps as its
+    /// [`DeviceToken`].
+    pub async fn sign_in_with(
+        &self,
+        identifier: &Identifier,
+        password: Password,
+        remember_me: bool,
+        device: Option<&str>,
+        origin: &Origin,
+    ) -> Result<SignedIn, SignInError> {
+        let attempt = Attempt { identifier, password, remember_me, device, origin };
         let index = self.keyring().index(identifier.kind(), &identifier.folded());
         let found = self.store().find(identifier.kind(), &index).await?;
-        match self.sign_in_as(found, identifier, password.clone(), remember_me, origin).await? {
+        match self.sign_in_as(found, attempt.clone()).await? {
             Some(signed_in) => Ok(signed_in),
             // Whose name it was is erased, in this moment: now it is nobody's.
             None => {
-                let done = self.sign_in_as(None, identifier, password, remember_me, origin).await?;
+                let done = self.sign_in_as(None, attempt).await?;
                 done.ok_or(SignInError::WrongCredentials)
             }
         }
@@ -132,11 +176,9 @@ impl Entrybook {
     async fn sign_in_as(
         &self,
         found: Option<UserId>,
-        identifier: &Identifier,
-        password: Password,
-        remember_me: bool,
-        origin: &Origin,
+        attempt: Attempt<'_>,
     ) -> Result<Option<SignedIn>, SignInError> {
+        let Attempt { identifier, password, remember_me, device, origin } = attempt;
         // A stream is loaded in either case: who is unknown takes no less time.
         let stream = found.unwrap_or(UserId(Uuid::nil()));
         let user = self.user(stream).await?;
@@ -150,6 +192,8 @@ impl Entrybook {
             account: found.map(|id| (id, &user)),
             typed: Some(identifier),
             password: password.clone(),
+            lane: device
+                .and_then(|token| self.lane(token, found.unwrap_or(UserId(Uuid::nil())), &user)),
             origin,
         };
         let proof = match self.prove(claim).await {
@@ -160,35 +204,33 @@ impl Entrybook {
             Err(Unproved::Erased) => return Ok(None),
             other => other?,
         };
-        let (Some(id), Proof::Right { outdated }) = (found, proof) else {
+        let (Some(id), Proof::Right { outdated, in_lane }) = (found, proof) else {
             count(&self.counters().sign_ins_failed);
             return Err(SignInError::WrongCredentials);
         };
         let origin = origin.with(By::User(id));
         let person = self.keyring().person(id).await.map_err(StorageError::from)?;
         let Some(person) = person else { return Ok(None) };
-        self.clear_failures(subject, &person, &origin).await?;
+        // Who comes by a lane of their own says nothing of those who wait at the front door.
+        if !in_lane {
+            self.clear_failures(subject, &person, &origin).await?;
+        }
         if outdated {
             self.rehash(id, &user, &person, password, &origin).await;
         }
         let account = self.describe(id, &user).await?;
-        let signed_in = self
+        let mut signed_in = self
             .start_session(account, &person, SignInMethod::Password, remember_me, &origin)
             .await?;
+        signed_in.device = Some(self.device_token(id, &user));
         count(&self.counters().sign_ins_succeeded);
         Ok(Some(signed_in))
     }
 
     /// Looks at one attempt: admitted by its guards, verified on the hash pool, remembered if wrong.
     pub(crate) async fn prove(&self, claim: Claim<'_>) -> Result<Proof, Unproved> {
-        let Claim { subject, account, typed, password, origin } = claim;
-        let stream_id = subject.stream_id();
-        let _turn = self.turns().take(&stream_id).await;
-        let network = self.network_of(origin).await?;
-        self.admit(&subject, origin).await?;
-        if let Some(network) = &network {
-            self.admit(network, origin).await?;
-        }
+        let Claim { subject, account, typed, password, lane, origin } = claim;
+        let admitted = self.admit(&subject, lane, origin).await?;
         let stored = match account.and_then(|(id, user)| Some((id, user.profile.as_ref()?))) {
             Some((id, profile)) => {
                 match self.keyring().open(&profile.password, &password_place(id)).await? {
@@ -205,29 +247,78 @@ impl Entrybook {
             None => FailureReason::UnknownIdentifier,
             Some(_) if !matches => FailureReason::WrongPassword,
             Some((_, user)) if user.disabled => FailureReason::AccountDisabled,
-            Some(_) => return Ok(Proof::Right { outdated }),
+            Some((id, _)) => {
+                let now = self.clock().now();
+                for (network, _) in &admitted.networks {
+                    self.address_failures().succeed(network, id, now);
+                }
+                return Ok(Proof::Right { outdated, in_lane: admitted.is_lane });
+            }
         };
         let person = match account {
             Some((id, _)) => Some(self.keyring().person(id).await?.ok_or(Unproved::Erased)?),
             None => None,
         };
-        self.remember_failure(&subject, person.as_ref(), typed, reason, origin).await?;
-        if let Some(network) = network {
-            self.count_address_failure(network, person.as_ref(), origin).await?;
-        }
+        self.remember_failure(&subject, &admitted, person.as_ref(), typed, reason, origin).await?;
+        let account = account.map(|(id, _)| id);
+        self.count_address_failure(admitted.networks, account, person.as_ref(), origin).await?;
         Ok(Proof::Wrong)
     }
 
-    /// The guard of where a request comes from. There is none where the month is forgotten: the clock of
-    /// this machine is far behind, and what is left are the guards of accounts and names.
-    pub(crate) async fn network_of(
+    /// Admits an attempt by the lane of its device, or by the guards of its subject and of where it comes from.
+    async fn admit(
+        &self,
+        subject: &GuardSubject,
+        lane: Option<Lane>,
+        origin: &Origin,
+    ) -> Result<Admitted, Unproved> {
+        let throttle = self.settings().throttle;
+        if let Some(lane) = lane {
+            let _turn = self.turns().take(&lane.stream_id).await;
+            if self.is_open(&lane).await? {
+                let (stream_id, policy) = (lane.stream_id, lane_policy(&throttle));
+                return Ok(Admitted {
+                    stream_id,
+                    policy,
+                    networks: Vec::new(),
+                    is_lane: true,
+                    _turn,
+                });
+            }
+        }
+        let stream_id = subject.stream_id();
+        let _turn = self.turns().take(&stream_id).await;
+        self.admit_subject(subject, origin).await?;
+        let networks = self.guarded_networks(origin).await?;
+        for (network, guard) in &networks {
+            self.admit_network(network, guard, origin).await?;
+        }
+        Ok(Admitted { stream_id, policy: throttle, networks, is_lane: false, _turn })
+    }
+
+    /// The networks that a request comes from, with their guards.
+    async fn guarded_networks(
         &self,
         origin: &Origin,
+    ) -> Result<Vec<(Network, GuardSubject)>, StorageError> {
+        let mut guarded = Vec::new();
+        for network in origin.networks() {
+            if let Some(guard) = self.guard_of(&network).await? {
+                guarded.push((network, guard));
+            }
+        }
+        Ok(guarded)
+    }
+
+    /// The guard of a network. There is none where the month is forgotten: the clock of this machine is far behind, and
+    /// what is left are the guards of accounts and names.
+    pub(crate) async fn guard_of(
+        &self,
+        network: &Network,
     ) -> Result<Option<GuardSubject>, StorageError> {
-        let Some(network) = origin.network() else { return Ok(None) };
         match self.keyring().month(self.clock().now()).await {
             Ok(month) => {
-                let index = self.keyring().guard_address_index(&month, &network.to_string());
+                let index = self.keyring().guard_address_index(&month, &network.name);
                 Ok(Some(GuardSubject::Address(index)))
             }
             Err(KeyringError::MonthIsForgotten { .. }) => Ok(None),
@@ -235,26 +326,55 @@ impl Entrybook {
         }
     }
 
-    async fn admit(&self, subject: &GuardSubject, origin: &Origin) -> Result<(), Unproved> {
+    async fn admit_subject(&self, subject: &GuardSubject, origin: &Origin) -> Result<(), Unproved> {
         let guard: SignInGuard =
             self.store().load::<GuardAggregate>(&subject.stream_id()).await?.aggregate.0;
         let now = self.clock().now();
-        guard.admit(now).map_err(|Throttled { until }| {
-            self.blocked().count(subject, origin, now);
-            Unproved::Throttled { retry_after: (until - now).to_std().unwrap_or_default() }
-        })
+        guard
+            .admit(now)
+            .map_err(|Throttled { until }| self.turned_away(subject, origin, now, until))
+    }
+
+    /// By its guard, which every replica goes by, and by the count of this one.
+    async fn admit_network(
+        &self,
+        network: &Network,
+        subject: &GuardSubject,
+        origin: &Origin,
+    ) -> Result<(), Unproved> {
+        let guard: SignInGuard =
+            self.store().load::<GuardAggregate>(&subject.stream_id()).await?.aggregate.0;
+        let now = self.clock().now();
+        let counted = self.address_failures().wait(network, guard.throttled_until, now);
+        let posted = guard.admit(now).err().map(|Throttled { until }| until);
+        match counted.max(posted) {
+            Some(until) => Err(self.turned_away(subject, origin, now, until)),
+            None => Ok(()),
+        }
+    }
+
+    fn turned_away(
+        &self,
+        subject: &GuardSubject,
+        origin: &Origin,
+        now: DateTime<Utc>,
+        until: DateTime<Utc>,
+    ) -> Unproved {
+        self.blocked().count(subject, origin, now);
+        Unproved::Throttled { retry_after: (until - now).to_std().unwrap_or_default() }
     }
 
     async fn remember_failure(
         &self,
         subject: &GuardSubject,
+        admitted: &Admitted,
         person: Option<&PersonKey>,
         typed: Option<&Identifier>,
         reason: FailureReason,
         origin: &Origin,
     ) -> Result<(), Unproved> {
         let at = self.clock().now();
-        let stream_id = subject.stream_id();
+        let Admitted { stream_id, policy, .. } = admitted;
         // What was typed is kept only where it is nobody's: there it may be a slip of the tongue, or
         // a password in the wrong field, so it goes with its month.
         let identifier = match (person, typed) {
@@ -268,7 +388,7 @@ impl Entrybook {
             _ => None,
         };
         let command = GuardCommand::Fail { subject: subject.clone(), reason, identifier, at };
-        self.guard(&stream_id, command, person, origin, at).await?;
+        self.guard_by(policy, stream_id, command, person, origin, at).await?;
         Ok(())
     }
 
@@ -276,14 +396,22 @@ impl Entrybook {
     /// goes with them.
     async fn count_address_failure(
         &self,
-        network: GuardSubject,
+        networks: Vec<(Network, GuardSubject)>,
+        account: Option<UserId>,
         person: Option<&PersonKey>,
         origin: &Origin,
     ) -> Result<(), StorageError> {
         let at = self.clock().now();
-        if let Some((failures, until)) = self.address_failures().count(&network, at) {
-            let stream_id = network.stream_id();
-            let command = GuardCommand::Throttle { subject: network, failures, at, until };
+        // Counted for all of them before any is posted, which may fail.
+        let throttles: Vec<_> = networks
+            .into_iter()
+            .filter_map(|(network, subject)| {
+                Some((subject, self.address_failures().count(&network, account, at)?))
+            })
+            .collect();
+        for (subject, (failures, until)) in throttles {
+            let stream_id = subject.stream_id();
+            let command = GuardCommand::Throttle { subject, failures, at, until };
             self.guard(&stream_id, command, person, origin, at).await?;
         }
         Ok(())
@@ -326,8 +454,20 @@ impl Entrybook {
         origin: &Origin,
         at: DateTime<Utc>,
     ) -> Result<(), StorageError> {
+        self.guard_by(&self.settings().throttle, stream_id, command, person, origin, at).await
+    }
+
+    async fn guard_by(
+        &self,
+        policy: &ThrottlePolicy,
+        stream_id: &str,
+        command: GuardCommand,
+        person: Option<&PersonKey>,
+        origin: &Origin,
+        at: DateTime<Utc>,
+    ) -> Result<(), StorageError> {
         let order = Order { stream_id, origin, person, new_key: None, at };
-        match self.execute::<GuardAggregate>(order, command, &self.settings().throttle).await {
+        match self.execute::<GuardAggregate>(order, command, policy).await {
             Ok(_) => Ok(()),
             Err(ExecuteError::Refused(never)) => match never {},
             Err(ExecuteError::Storage(error)) => Err(error),
@@ -401,6 +541,7 @@ impl Entrybook {
             refresh,
             refresh_expires_at,
             remember_me,
+            device: None,
             receipt: started.receipt.unwrap_or(Receipt { tx: 0, event_id: 0 }),
             account,
         })

@@ -1,8 +1,11 @@
 //! What a replica keeps in memory to hold guessing back: attempts that wait their turn, failures per
-//! address, registrations per address, and attempts turned away that are yet to be posted.
+//! address ([`addresses`]), names asked for per address and account, and attempts turned away that are
+//! yet to be posted.
 //!
 //! Throttles themselves are events, and bind every replica. What is lost with a replica is a count
 //! that had not yet made one.
+
+pub(crate) mod addresses;
 
 use std::{
     collections::HashMap,
@@ -10,11 +13,16 @@ use std::{
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::{FailureReason, GuardSubject, SignInGuard, SignInGuardEvent, ThrottlePolicy};
+use domain::{GuardSubject, UserId};
 use quick_cache::sync::Cache;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::Origin;
+pub use self::addresses::AddressPolicy;
+pub(crate) use self::addresses::{AddressFailures, Bucket};
+use crate::{
+    Origin,
+    origin::{Network, WIDTHS},
+};
 
 /// So many subjects are remembered at most; the least used go first.
 const SUBJECTS: usize = 10_000;
@@ -47,41 +55,6 @@ impl Turns {
     }
 }
 
-/// Failures per network, each a guard that lives in memory until it must throttle.
-pub(crate) struct AddressFailures {
-    networks: Cache<String, Arc<Mutex<SignInGuard>>>,
-    policy: ThrottlePolicy,
-}
-
-impl AddressFailures {
-    pub(crate) fn new(policy: ThrottlePolicy) -> Self {
-        Self { networks: Cache::new(SUBJECTS), policy }
-    }
-
-    /// Counts a failure; answers the throttle that it earns, if it does: the failures, and until when.
-    pub(crate) fn count(
-        &self,
-        subject: &GuardSubject,
-        at: DateTime<Utc>,
-    ) -> Option<(u32, DateTime<Utc>)> {
-        let made = self
-            .networks
-            .get_or_insert_with(subject.stream_id().as_str(), || Ok::<_, ()>(Arc::default()));
-        let guard = made.ok()?;
-        let mut guard = lock(&guard);
-        let mut throttle = None;
-        for event in
-            guard.fail(subject.clone(), FailureReason::WrongPassword, None, at, &self.policy)
-        {
-            if let SignInGuardEvent::Throttled { failures, until, .. } = &event {
-                throttle = Some((*failures, *until));
-            }
-            guard.apply(event);
-        }
-        throttle
-    }
-}
-
 /// An hour as it runs: when it began, and what was made in it.
 struct Hour {
     began: DateTime<Utc>,
@@ -99,47 +72,80 @@ pub(crate) struct NoMore {
     pub(crate) is_news: bool,
 }
 
-/// Accounts made per network in the running hour.
+/// What was made under each name in its running hour.
+struct Hours(Cache<String, Arc<Mutex<Hour>>>);
+
+impl Hours {
+    fn new() -> Self {
+        Self(Cache::new(SUBJECTS))
+    }
+
+    /// Counts one more, if it may be; if not, until when. It is news to the first one who asks. Asked and counted in
+    /// one, so that no burst outruns its count.
+    fn take(&self, name: &str, most: u32, at: DateTime<Utc>) -> Result<(), NoMore> {
+        let made = self.0.get_or_insert_with(name, || {
+            Ok::<_, ()>(Arc::new(Mutex::new(Hour { began: at, made: 0, is_told: false })))
+        });
+        let Ok(hour) = made else { return Ok(()) };
+        let mut hour = lock(&hour);
+        if at - hour.began >= TimeDelta::hours(1) {
+            *hour = Hour { began: at, made: 0, is_told: false };
+        }
+        if hour.made < most {
+            hour.made += 1;
+            return Ok(());
+        }
+        let is_news = !std::mem::replace(&mut hour.is_told, true);
+        Err(NoMore { made: hour.made, until: hour.began + TimeDelta::hours(1), is_news })
+    }
+
+    fn is_untold(&self, name: &str) {
+        if let Some(hour) = self.0.get(name) {
+            lock(&hour).is_told = false;
+        }
+    }
+}
+
+/// An account asks for other names at most so many times in an hour.
+const NAMES_OF_AN_ACCOUNT: u32 = 20;
+
+/// Names asked for in the running hour: by those who register, and by accounts that take another one. Either is told
+/// whether a name is taken, so both count for the network they come from.
 pub(crate) struct Registrations {
-    networks: Cache<String, Arc<Mutex<Hour>>>,
+    networks: [Hours; WIDTHS],
+    accounts: Hours,
     per_hour: u32,
 }
 
 impl Registrations {
     pub(crate) fn new(per_hour: u32) -> Self {
-        Self { networks: Cache::new(SUBJECTS), per_hour }
+        let networks = std::array::from_fn(|_| Hours::new());
+        Self { networks, accounts: Hours::new(), per_hour }
     }
 
-    /// Whether one more may be made; if not, until when. It is news to the first one who asks.
-    pub(crate) fn admit(&self, network: &str, at: DateTime<Utc>) -> Result<(), NoMore> {
-        let Some(hour) = self.networks.get(network) else { return Ok(()) };
-        let mut hour = lock(&hour);
-        let until = hour.began + TimeDelta::hours(1);
-        if at >= until || hour.made < self.per_hour {
-            return Ok(());
+    /// Counts one for all networks that it comes from, if it may be made; if not, which of them has had enough.
+    pub(crate) fn take<'a>(
+        &self,
+        networks: &'a [Network],
+        at: DateTime<Utc>,
+    ) -> Result<(), (&'a Network, NoMore)> {
+        for network in networks {
+            let Some(hours) = self.networks.get(network.width) else { continue };
+            let most = self.per_hour.saturating_mul(network.share);
+            hours.take(&network.name, most, at).map_err(|no_more| (network, no_more))?;
         }
-        let is_news = !std::mem::replace(&mut hour.is_told, true);
-        Err(NoMore { made: hour.made, until, is_news })
+        Ok(())
+    }
+
+    /// The same for an account that wants another name.
+    pub(crate) fn take_of_account(&self, id: UserId, at: DateTime<Utc>) -> Result<(), NoMore> {
+        self.accounts.take(&id.to_string(), NAMES_OF_AN_ACCOUNT.min(self.per_hour), at)
     }
 
     /// It could not be posted, so it is news to the next one as well.
-    pub(crate) fn is_untold(&self, network: &str) {
-        if let Some(hour) = self.networks.get(network) {
-            lock(&hour).is_told = false;
-        }
-    }
-
-    /// Counts one that was made.
-    pub(crate) fn count(&self, network: &str, at: DateTime<Utc>) {
-        let made = self.networks.get_or_insert_with(network, || {
-            Ok::<_, ()>(Arc::new(Mutex::new(Hour { began: at, made: 0, is_told: false })))
-        });
-        if let Ok(hour) = made {
-            let mut hour = lock(&hour);
-            if at - hour.began >= TimeDelta::hours(1) {
-                *hour = Hour { began: at, made: 0, is_told: false };
-            }
-            hour.made = hour.made.saturating_add(1);
+    pub(crate) fn is_untold(&self, network: &Network) {
+        if let Some(hours) = self.networks.get(network.width) {
+            hours.is_untold(&network.name);
         }
     }
 }
@@ -190,40 +196,49 @@ mod tests {
         DateTime::from_timestamp(1_760_000_000 + seconds, 0).unwrap()
     }
 
-    #[test]
-    fn an_address_is_throttled_when_its_failures_pile_up() {
-        let failures = AddressFailures::new(ThrottlePolicy {
-            free_failures: 3,
-            first_delay: TimeDelta::seconds(10),
-            longest_delay: TimeDelta::minutes(15),
-            forgotten_after: TimeDelta::hours(1),
-        });
-        let subject = GuardSubject::Address(Index("a".into()));
-        assert_eq!(failures.count(&subject, at(0)), None);
-        assert_eq!(failures.count(&subject, at(1)), None);
-        assert_eq!(failures.count(&subject, at(2)), Some((3, at(12))));
-        assert_eq!(failures.count(&GuardSubject::Address(Index("b".into())), at(3)), None);
-        assert_eq!(failures.count(&subject, at(4_000)), None, "forgotten");
+    fn networks(address: &str) -> Vec<Network> {
+        let address = address.parse().ok();
+        Origin { address, ..Origin::system(String::new()) }.networks()
     }
 
     #[test]
     fn registrations_are_counted_by_the_hour() {
         let registrations = Registrations::new(2);
-        registrations.count("n", at(0));
-        assert!(registrations.admit("n", at(1)).is_ok());
-        registrations.count("n", at(1));
+        let take = |from: &str, second| {
+            registrations.take(&networks(from), at(second)).map_err(|(_, no_more)| no_more)
+        };
+        let (here, there) = ("192.0.2.7", "192.0.2.8");
+        assert!(take(here, 0).is_ok() && take(here, 1).is_ok());
         let no_more = |is_news| Err(NoMore { made: 2, until: at(3_600), is_news });
-        assert_eq!(registrations.admit("n", at(600)), no_more(true));
-        assert_eq!(registrations.admit("n", at(601)), no_more(false), "it is told once");
-        registrations.is_untold("n");
-        assert_eq!(registrations.admit("n", at(602)), no_more(true));
-        assert!(registrations.admit("other", at(600)).is_ok());
-        assert!(registrations.admit("n", at(3_600)).is_ok());
-        registrations.count("n", at(3_600));
-        assert!(registrations.admit("n", at(3_601)).is_ok(), "a new hour");
-        registrations.count("n", at(3_601));
+        assert_eq!(take(here, 600), no_more(true));
+        assert_eq!(take(here, 601), no_more(false), "it is told once");
+        registrations.is_untold(&networks(here)[0]);
+        assert_eq!(take(here, 602), no_more(true));
+        assert!(take(there, 600).is_ok());
+        assert!(take(here, 3_600).is_ok() && take(here, 3_601).is_ok(), "a new hour");
         let no_more = NoMore { made: 2, until: at(7_200), is_news: true };
-        assert_eq!(registrations.admit("n", at(3_602)), Err(no_more), "and news");
+        assert_eq!(take(here, 3_602), Err(no_more), "and news");
+    }
+
+    #[test]
+    fn registrations_from_many_networks_of_one_holder_are_counted_together() {
+        let registrations = Registrations::new(2);
+        let mut made = 0;
+        for n in 0..1_000 {
+            let networks = networks(&format!("2001:db8:7:{n:x}::1"));
+            made += usize::from(registrations.take(&networks, at(n)).is_ok());
+        }
+        assert_eq!(made, 2 * 16, "the limits of sixteen, and not of a thousand");
+    }
+
+    #[test]
+    fn an_account_asks_for_few_names_in_an_hour_from_wherever() {
+        let registrations = Registrations::new(1_000);
+        let (ada, ben) = (UserId(uuid::Uuid::from_u128(1)), UserId(uuid::Uuid::from_u128(2)));
+        let taken = (0..100).filter(|n| registrations.take_of_account(ada, at(*n)).is_ok()).count();
+        assert_eq!(taken, NAMES_OF_AN_ACCOUNT as usize);
+        assert!(registrations.take_of_account(ben, at(0)).is_ok());
+        assert!(registrations.take_of_account(ada, at(3_600)).is_ok());
     }
 
     #[test]

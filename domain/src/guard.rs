@@ -1,8 +1,9 @@
 //! The guard of sign-in: failures are remembered, and slow down who goes on guessing.
 //!
 //! It is a stream apart from `User`, so that an attacker can neither slow down nor conflict with the
-//! account's own. There is one per account, per identifier that is nobody's, per address, and per
-//! account for proving a password again while signed in.
+//! account's own. There is one per account, per identifier that is nobody's, per network, and per
+//! account for proving a password again while signed in. A device that signed in to an account before has
+//! one of its own, whose subject is the account and whose stream is the device's.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use cqrs_es::DomainEvent;
@@ -18,7 +19,8 @@ pub enum GuardSubject {
     Account(UserId),
     /// Sign-ins with an identifier that is nobody's, under the index key.
     Identifier(Index),
-    /// Sign-ins from an address (IPv6: from its /64), under the index key.
+    /// Sign-ins from an address (IPv6: from its /64), or from a wider network around it, under the
+    /// index key of a month.
     Address(Index),
     /// Proofs of the current password from inside a session: kept apart, so that somebody guessing
     /// at the front door can't stop the person inside from changing the password.
@@ -26,7 +28,7 @@ pub enum GuardSubject {
 }
 
 impl GuardSubject {
-    /// The id of the guard's stream.
+    /// The id of the guard's stream, where it is not that of a device.
     #[must_use]
     pub fn stream_id(&self) -> String {
         match self {

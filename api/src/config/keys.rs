@@ -132,15 +132,12 @@ keys! {
     GUARD Serve "throttle_forget" "ENTRYBOOK_THROTTLE_FORGET" "DURATION" = "24h",
         "Failures count no more when none came for so long.";
     GUARD Serve "address_throttle_free_failures" "ENTRYBOOK_ADDRESS_THROTTLE_FREE_FAILURES" "COUNT" = "100",
-        "So many failed sign-ins from one address (IPv6: one /64), to whatever accounts, are free.";
-    GUARD Serve "address_throttle_first_delay" "ENTRYBOOK_ADDRESS_THROTTLE_FIRST_DELAY" "DURATION" = "1s",
-        "The first delay of an address.";
-    GUARD Serve "address_throttle_longest_delay" "ENTRYBOOK_ADDRESS_THROTTLE_LONGEST_DELAY" "DURATION" = "15m",
-        "The longest delay of an address.";
-    GUARD Serve "address_throttle_forget" "ENTRYBOOK_ADDRESS_THROTTLE_FORGET" "DURATION" = "30m",
-        "An address's failures count no more when none came for so long.";
+        "So many failed sign-ins from one address (IPv6: one /64), to whatever accounts, are free at once. A /56 has four times as \
+         many, a /48 and a /24 of IPv4 sixteen times.";
+    GUARD Serve "address_throttle_forget_each" "ENTRYBOOK_ADDRESS_THROTTLE_FORGET_EACH" "DURATION" = "6m",
+        "One of these failures is forgotten each so long, and then there is room for another one.";
     GUARD Serve "registrations_per_hour" "ENTRYBOOK_REGISTRATIONS_PER_HOUR" "COUNT" = "1000",
-        "How many accounts may be registered from one address in an hour.";
+        "How many accounts may be registered from one address in an hour. Asking for another name or e-mail address counts as well.";
     GUARD Serve "changes_per_hour" "ENTRYBOOK_CHANGES_PER_HOUR" "COUNT" = "360",
         "How many changes of their profile one person may make in an hour, a sixth of them at once; more get 429 and Retry-After. As many sign-ins, \
          refreshes, changes of the password and endings of all other sessions, each counted apart; of other accounts, an admin may change ten times \

@@ -13,7 +13,7 @@ use ui::{
 use super::{
     PageResult, Posted, Tokened, Visit, checked, come_back, form_problem, html, is_taken, redirect,
 };
-use crate::{problem::Kind, routes, state::App};
+use crate::{cookies::SetCookies, problem::Kind, routes, state::App};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -90,7 +90,13 @@ pub(super) async fn submit_password(
         return Ok(html(StatusCode::UNPROCESSABLE_ENTITY, &PasswordPage { problems, ..page })?);
     };
     match routes::account::set_password(&app, &visit.context, identity, current, new).await {
-        Ok(()) => Ok(redirect(&app, paths::OVERVIEW, Some(Notice::PasswordChanged))),
+        Ok(device) => {
+            let mut set = SetCookies::default();
+            set.device(&app.settings().public_url, Some(&device));
+            let mut response = redirect(&app, paths::OVERVIEW, Some(Notice::PasswordChanged));
+            set.add_to(response.headers_mut());
+            Ok(response)
+        }
         Err(error) if error.kind == Kind::WrongPassword => {
             problems.current_password = Some(Problem::PasswordWrong);
             Ok(come_back(&error, &PasswordPage { problems, ..page })?)

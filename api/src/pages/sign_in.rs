@@ -99,6 +99,7 @@ pub(super) async fn show(
 pub(super) async fn submit(
     State(app): State<App>,
     visit: Visit,
+    headers: axum::http::HeaderMap,
     posted: Posted<SignInForm>,
 ) -> PageResult {
     let page = |form: &SignInForm| SignInPage {
@@ -130,7 +131,11 @@ pub(super) async fn submit(
     };
     let identifier = Identifier::typed(&form.identifier);
     let remember_me = form.remember_me.is_some();
-    match routes::auth::sign_in(&app, &visit.context, identifier, password, remember_me).await {
+    let device = cookies::read(&headers, &app.settings().public_url, Name::Device);
+    let device = device.map(str::to_owned);
+    let attempt =
+        routes::auth::sign_in(&app, &visit.context, identifier, password, remember_me, device);
+    match attempt.await {
         Ok(signed_in) => Ok(welcome(&app, &signed_in, destination(&form.return_to), None)),
         Err(error) => match form_problem(&error) {
             Some(problem) => {
@@ -146,6 +151,7 @@ fn welcome(app: &App, signed_in: &SignedIn, to: &str, notice: Option<Notice>) ->
     let public_url = &app.settings().public_url;
     let mut set = SetCookies::default();
     set.session(public_url, signed_in, app.now());
+    set.device(public_url, signed_in.device.as_ref());
     set.remove(public_url, Name::Visit);
     let mut response = redirect(app, to, notice);
     set.add_to(response.headers_mut());

@@ -1,7 +1,7 @@
 //! One's own account: looking at it, changing it, and its password.
 
 use axum::{Json as JsonAnswer, extract::State, http::StatusCode};
-use commands::{Account, NewProfile};
+use commands::{Account, DeviceToken, NewProfile, PasswordChanged};
 use domain::{Email, FullName, Password, UserId, Username};
 use serde::Deserialize;
 use utoipa::ToSchema;
@@ -77,7 +77,7 @@ pub struct ProfileChange {
         (status = 413, description = "The body is larger than 64 KiB"),
         (status = 415, description = "The body is not application/json"),
         (status = 422, description = "Some values cannot be taken, or the current password is missing or another one; `errors` names them"),
-        (status = 429, description = "Too many wrong passwords, or too many changes within the hour"),
+        (status = 429, description = "Too many wrong passwords, too many changes within the hour, or too many names asked for by this account or from this address"),
     )
 )]
 async fn change_me(
@@ -187,14 +187,14 @@ pub(crate) async fn set_password(
     identity: &Identity,
     current: Password,
     new: Password,
-) -> ApiResult<()> {
+) -> ApiResult<DeviceToken> {
     let (id, kept) = (identity.user_id, identity.kept());
     let origin = context.user(id);
-    let receipt = app
+    let PasswordChanged { receipt, device } = app
         .command(
             |book| async move { book.change_password(id, Some(kept), current, new, &origin).await },
         )
         .await??;
     app.wrote(id, receipt);
-    Ok(())
+    Ok(device)
 }

@@ -285,7 +285,8 @@ pub(crate) async fn login(
     request: LoginRequest,
 ) -> ApiResult<JsonAnswer<SignedInView>> {
     let LoginRequest { identifier, password, remember_me } = request;
-    let signed_in = sign_in(&app, &context, identifier, password, remember_me).await?;
+    // A program has no device: the cookie is one of browsers.
+    let signed_in = sign_in(&app, &context, identifier, password, remember_me, None).await?;
     Ok(JsonAnswer(SignedInView::new(signed_in, app.now())))
 }
 
@@ -296,12 +297,14 @@ pub(crate) async fn sign_in(
     identifier: Identifier,
     password: Password,
     remember_me: bool,
+    device: Option<String>,
 ) -> ApiResult<SignedIn> {
     let origin = context.anonymous();
     let signed_in = app
-        .command(
-            |book| async move { book.sign_in(&identifier, password, remember_me, &origin).await },
-        )
+        .command(|book| async move {
+            let device = device.as_deref();
+            book.sign_in_with(&identifier, password, remember_me, device, &origin).await
+        })
         .await??;
     app.wrote(signed_in.account.id, signed_in.receipt);
     Ok(signed_in)

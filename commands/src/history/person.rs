@@ -7,7 +7,7 @@ use domain::{
     Username,
 };
 
-use crate::{By, Origin, keyring::PersonKey, tokens::RefreshToken};
+use crate::{By, Origin, keyring::PersonKey, throttle::Bucket, tokens::RefreshToken};
 
 /// A person with an account. Of what has happened it holds what the domain needs to decide the next.
 pub(super) struct Person {
@@ -92,7 +92,7 @@ pub(super) struct Guesser {
     pub(super) address: IpAddr,
     pub(super) subject: GuardSubject,
     /// What each replica counts in memory.
-    pub(super) counted: SignInGuard,
+    pub(super) counted: Bucket,
     /// What is in the book.
     pub(super) guarded: Guarded,
 }

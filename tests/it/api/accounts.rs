@@ -258,6 +258,33 @@ async fn guesses_at_the_password_for_a_new_email_address_are_counted() {
     api.sign_in("ada").await;
 }
 
+/// The answer tells whether a name is taken, as that of a registration does.
+#[tokio::test]
+async fn asking_for_another_name_is_counted_as_a_registration_is() {
+    let running = Running::start(&[("ENTRYBOOK_REGISTRATIONS_PER_HOUR", "4")]).await;
+    let api = running.api();
+    api.register("ada").await;
+    let eve = api.register("eve").await;
+    let patch = async |body: Value| {
+        api.patch("/api/v1/auth/me").bearer(&eve.access).json(body).send().await
+    };
+    let probe = json!({"username": "ada", "current_password": password_of("eve")});
+    let mail = json!({"email": email_of("ada"), "current_password": password_of("eve")});
+    patch(probe.clone()).await.problem(409, "identifier-taken");
+    patch(mail.clone()).await.problem(409, "identifier-taken");
+    for body in [probe, mail] {
+        let answer = patch(body).await;
+        answer.problem(429, "too-many-attempts");
+        let wait: u64 = answer.header("retry-after").parse().unwrap();
+        assert!((1..=3_600).contains(&wait), "{wait}");
+    }
+    let body = registration("ben");
+    let answer = api.post("/api/v1/auth/register").json(body).send().await;
+    answer.problem(429, "too-many-attempts");
+    // What claims no name is taken as before.
+    patch(json!({"full_name": "Eve"})).await.is(200);
+}
+
 #[tokio::test]
 async fn changing_the_password_ends_the_other_sessions_at_once() {
     let running = Running::shared().await;

@@ -52,18 +52,29 @@ async fn cookies_are_out_of_reach_of_scripts_and_of_other_sites() {
         assert_eq!(browser.ask("return document.cookie").await, "");
         browser.press("Sign out").await;
         browser.arrives("/sign-in").await;
+        // That somebody has signed in here stays.
+        let device = browser.cookie("entrybook_device").await.unwrap();
+        let days = (device.expiry.unwrap() - now) / 86_400;
+        assert!((399..=400).contains(&days), "{days} days");
+        assert!(browser.cookie("entrybook_refresh").await.is_none());
     }
     assert_eq!(browser.complaints().await, Vec::<String>::new());
     browser.close().await;
 }
 
 async fn signed_in_cookies(api: &Api, origin: &str, name: &str) -> Answer {
+    submitted(api, origin, name, "").await.is(303)
+}
+
+/// The answer to the form, from a browser that has these cookies.
+async fn submitted(api: &Api, origin: &str, name: &str, cookies: &str) -> Answer {
     let form = api.get("/sign-in").send().await.is(200);
     let csrf = super::forgery::csrf_of(&form);
     let visit = form
         .cookies()
         .into_iter()
         .map(|(name, value, _)| format!("{name}={value}"))
+        .chain((!cookies.is_empty()).then(|| cookies.to_owned()))
         .collect::<Vec<_>>();
     let password = password_of(name);
     let fields = [
@@ -77,7 +88,50 @@ async fn signed_in_cookies(api: &Api, origin: &str, name: &str) -> Answer {
         .header("cookie", visit.join("; "))
         .header("origin", origin)
         .form(&fields);
-    ask.send().await.is(303)
+    ask.send().await
+}
+
+/// Somebody else guesses at the account until it is throttled; the person has signed in with this browser before.
+#[tokio::test]
+async fn a_browser_that_signed_in_before_gets_past_a_throttle_of_its_account() {
+    let origin = "http://localhost:8080";
+    let running = Running::start(&[
+        ("ENTRYBOOK_THROTTLE_FIRST_DELAY", "10m"),
+        ("ENTRYBOOK_PUBLIC_URL", origin),
+    ])
+    .await;
+    let api = running.api();
+    api.register("ada").await;
+    let device = device_of(&signed_in_cookies(&api, origin, "ada").await);
+    for _ in 0..6 {
+        api.try_sign_in("ada", "a guess").await;
+    }
+    let stranger = submitted(&api, origin, "ada", "").await;
+    assert_eq!(stranger.status, 429);
+    let (wait, page) = (stranger.header("retry-after").parse::<u64>().unwrap(), stranger.text());
+    assert!((541..=600).contains(&wait) && page.contains("10 minutes"), "{wait}: {page}");
+    let forged = submitted(&api, origin, "ada", &format!("{device}A")).await;
+    assert_eq!(forged.status, 429);
+    let own = submitted(&api, origin, "ada", &device).await.is(303);
+    assert_ne!(device_of(&own), device, "each sign-in gives another one");
+    // Programs have no device: what they do goes as before, and sets no cookie.
+    let body = serde_json::json!({"identifier": "ada", "password": password_of("ada")});
+    let ask = api.post("/api/v1/auth/login").header("cookie", &device).json(body);
+    let answer = ask.send().await;
+    answer.problem(429, "too-many-attempts");
+    assert!(answer.cookies().is_empty());
+}
+
+/// The cookie as the browser sends it, once it is what it must be.
+fn device_of(answer: &Answer) -> String {
+    let cookies = answer.cookies();
+    let (name, value, attributes) =
+        cookies.iter().find(|(name, ..)| name.ends_with("entrybook_device")).unwrap();
+    let max_age = format!("max-age={}", 400 * 86_400);
+    for wanted in [max_age.as_str(), "httponly", "samesite=lax", "path=/"] {
+        assert!(attributes.iter().any(|attribute| attribute == wanted), "{wanted}: {attributes:?}");
+    }
+    format!("{name}={value}")
 }
 
 /// Under an https address no plain connection and no other host can set or read them.

@@ -2,6 +2,7 @@
 //! throttles and what they turn away are those of the real thing.
 
 use super::*;
+use crate::throttle::Bucket;
 
 /// Identifiers that strangers try. Nobody here has one of them.
 const GUESSES: usize = 200;
@@ -22,11 +23,12 @@ impl Simulation {
             let mut guesser = Guesser {
                 address,
                 subject: GuardSubject::Address(domain::Index(String::new())),
-                counted: domain::SignInGuard::default(),
+                counted: Bucket::default(),
                 guarded: Guarded::default(),
             };
-            if let Some(network) = guesser.origin().network() {
-                let index = self.book().keyring().guard_address_index(&month, &network.to_string());
+            // The narrowest alone: these guessers have an address each.
+            if let Some(network) = guesser.origin().networks().first() {
+                let index = self.book().keyring().guard_address_index(&month, &network.name);
                 guesser.subject = GuardSubject::Address(index);
             }
             self.guessers.push(guesser);
@@ -174,13 +176,10 @@ impl Simulation {
         let Some(guesser) = self.guessers.get_mut(number) else { return };
         let origin = guesser.origin();
         let Guesser { subject, counted, guarded, .. } = guesser;
-        let reason = domain::FailureReason::WrongPassword;
-        for event in counted.fail(subject.clone(), reason, None, now, &policy) {
-            counted.apply(event.clone());
-            if let domain::SignInGuardEvent::Throttled { failures, until, .. } = event {
-                let events = guarded.guard.throttle(subject.clone(), failures, now, until);
-                self.desk.guard(subject, guarded, None, events, origin.clone(), now);
-            }
+        counted.add(now, &policy);
+        if let Some((failures, until)) = counted.full(now, &policy) {
+            let events = guarded.guard.throttle(subject.clone(), failures, now, until);
+            self.desk.guard(subject, guarded, None, events, origin, now);
         }
     }
 
