@@ -60,7 +60,7 @@ async fn nothing_of_an_erased_person_is_in_a_dump_and_the_book_is_whole() {
     // What she failed at, without being known: names that are nobody's, and once her own. That is as often
     // as her network may.
     let origin = her_origin(&desk);
-    for number in 1..=98 {
+    for number in 1..=99 {
         let typed = Identifier::typed(&format!("augustine{number}"));
         let wrong = Password::present("another slip").unwrap();
         let _ = desk.book.sign_in(&typed, wrong, false, &origin).await;
