@@ -103,12 +103,16 @@ impl Desk {
         self.book.register(account(name), false, &self.origin()).await.unwrap()
     }
 
-    async fn sign_in(&self, name: &str, password: &str) -> Result<commands::SignedIn, SignInError> {
+    pub async fn sign_in(
+        &self,
+        name: &str,
+        password: &str,
+    ) -> Result<commands::SignedIn, SignInError> {
         let password = Password::present(password).unwrap();
         self.book.sign_in(&Identifier::typed(name), password, false, &self.origin()).await
     }
 
-    async fn count(&self, event_type: &str) -> i64 {
+    pub async fn count(&self, event_type: &str) -> i64 {
         sqlx::query_scalar("SELECT count(*) FROM events WHERE event_type = $1")
             .bind(event_type)
             .fetch_one(&self.pool)

@@ -3,15 +3,14 @@
 use chrono::TimeDelta;
 use commands::{
     ChangeProfileError, DEVICE_LIFETIME, Entrybook, NewProfile, Origin, RegisterError, SignInError,
-    SignedIn,
-    keyring::MasterKey,
+    SignedIn, keyring::MasterKey,
 };
 use domain::{Identifier, IdentifierKind, Password, Username};
 
 use crate::book::{Desk, account};
 
 fn master() -> MasterKey {
-    MasterKey::parse(&"7".repeat(64)).unwrap()
+    MasterKey::parse(&"0123456789abcdef".repeat(4)).unwrap()
 }
 
 fn from(address: &str) -> Origin {
