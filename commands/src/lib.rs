@@ -10,6 +10,7 @@
 //! disabled a millisecond ago counts.
 
 mod accounts;
+mod admission;
 mod budgets;
 pub mod clock;
 mod connections;

@@ -7,17 +7,17 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use domain::{
-    FailureReason, GuardSubject, Identifier, Kept, Password, SessionId, SignInGuard, SignInMethod,
-    Start, ThrottlePolicy, Throttled, User, UserId,
+    FailureReason, GuardSubject, Identifier, Kept, Password, SessionId, SignInMethod, Start,
+    ThrottlePolicy, User, UserId,
 };
-use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 
 use crate::{
     Account, DeviceToken, Entrybook, ExecuteError, GuardAggregate, GuardCommand, Origin, Receipt,
     SessionAggregate, SessionCommand, StorageError, UserCommand,
     accounts::password_place,
-    device::{Lane, lane_policy},
+    admission::Admitted,
+    device::Lane,
     error::hashing,
     executor::Order,
     hashing::Verified,
@@ -112,16 +112,6 @@ pub(crate) struct Claim<'a> {
     /// The lane that a device asks for.
     pub(crate) lane: Option<Lane>,
     pub(crate) origin: &'a Origin,
-}
-
-/// How an attempt was admitted, and where its failure counts. The turn ends with it.
-struct Admitted {
-    stream_id: String,
-    policy: ThrottlePolicy,
-    /// With their guards: none for a device in its own lane.
-    networks: Vec<(Network, GuardSubject)>,
-    is_lane: bool,
-    _turn: Option<OwnedSemaphorePermit>,
 }
 
 /// What somebody brings to sign in.
@@ -263,105 +253,6 @@ impl Entrybook {
         let account = account.map(|(id, _)| id);
         self.count_address_failure(admitted.networks, account, person.as_ref(), origin).await?;
         Ok(Proof::Wrong)
-    }
-
-    /// Admits an attempt by the lane of its device, or by the guards of its subject and of where it comes from.
-    async fn admit(
-        &self,
-        subject: &GuardSubject,
-        lane: Option<Lane>,
-        origin: &Origin,
-    ) -> Result<Admitted, Unproved> {
-        let throttle = self.settings().throttle;
-        if let Some(lane) = lane {
-            let _turn = self.turns().take(&lane.stream_id).await;
-            if self.is_open(&lane).await? {
-                let (stream_id, policy) = (lane.stream_id, lane_policy(&throttle));
-                return Ok(Admitted {
-                    stream_id,
-                    policy,
-                    networks: Vec::new(),
-                    is_lane: true,
-                    _turn,
-                });
-            }
-        }
-        let stream_id = subject.stream_id();
-        let _turn = self.turns().take(&stream_id).await;
-        self.admit_subject(subject, origin).await?;
-        let networks = self.guarded_networks(origin).await?;
-        for (network, guard) in &networks {
-            self.admit_network(network, guard, origin).await?;
-        }
-        Ok(Admitted { stream_id, policy: throttle, networks, is_lane: false, _turn })
-    }
-
-    /// The networks that a request comes from, with their guards.
-    async fn guarded_networks(
-        &self,
-        origin: &Origin,
-    ) -> Result<Vec<(Network, GuardSubject)>, StorageError> {
-        let mut guarded = Vec::new();
-        for network in origin.networks() {
-            if let Some(guard) = self.guard_of(&network).await? {
-                guarded.push((network, guard));
-            }
-        }
-        Ok(guarded)
-    }
-
-    /// The guard of a network. There is none where the month is forgotten: the clock of this machine is far behind, and
-    /// what is left are the guards of accounts and names.
-    pub(crate) async fn guard_of(
-        &self,
-        network: &Network,
-    ) -> Result<Option<GuardSubject>, StorageError> {
-        match self.keyring().month(self.clock().now()).await {
-            Ok(month) => {
-                let index = self.keyring().guard_address_index(&month, &network.name);
-                Ok(Some(GuardSubject::Address(index)))
-            }
-            Err(KeyringError::MonthIsForgotten { .. }) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    async fn admit_subject(&self, subject: &GuardSubject, origin: &Origin) -> Result<(), Unproved> {
-        let guard: SignInGuard =
-            self.store().load::<GuardAggregate>(&subject.stream_id()).await?.aggregate.0;
-        let now = self.clock().now();
-        guard
-            .admit(now)
-            .map_err(|Throttled { until }| self.turned_away(subject, origin, now, until))
-    }
-
-    /// By its guard, which every replica goes by, and by the count of this one.
-    async fn admit_network(
-        &self,
-        network: &Network,
-        subject: &GuardSubject,
-        origin: &Origin,
-    ) -> Result<(), Unproved> {
-        let guard: SignInGuard =
-            self.store().load::<GuardAggregate>(&subject.stream_id()).await?.aggregate.0;
-        let now = self.clock().now();
-        let counted = self.address_failures().wait(network, guard.throttled_until, now);
-        let posted = guard.admit(now).err().map(|Throttled { until }| until);
-        match counted.max(posted) {
-            Some(until) => Err(self.turned_away(subject, origin, now, until)),
-            None => Ok(()),
-        }
-    }
-
-    fn turned_away(
-        &self,
-        subject: &GuardSubject,
-        origin: &Origin,
-        now: DateTime<Utc>,
-        until: DateTime<Utc>,
-    ) -> Unproved {
-        self.blocked().count(subject, origin, now);
-        Unproved::Throttled { retry_after: (until - now).to_std().unwrap_or_default() }
     }
 
     async fn remember_failure(
