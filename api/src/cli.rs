@@ -52,7 +52,7 @@ Exit codes:
   7  what was verified is not all there, or nothing proves that it is
   130, 143  broken off by SIGINT (Ctrl-C), by SIGTERM
 
-With --json an error is JSON as well, on standard error: {\"error\": {\"message\", \"exit_code\"}}.
+With --json an error is JSON as well, on standard error, and on standard output where no answer was begun: {\"error\": {\"message\", \"exit_code\"}}.
 Settings come from flags, else the environment, else a file (--config); `entrybook serve --help` explains them all.";
 
 #[derive(Debug, Parser)]

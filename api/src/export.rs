@@ -37,7 +37,7 @@ use utoipa::ToSchema;
 pub(crate) use self::sending::send;
 pub use self::{
     bounds::{Exports, Running},
-    manifest::{Manifest, ManifestError},
+    manifest::{Manifest, ManifestError, only_after},
     resume::CannotResume,
     table::{TableReader, TableReport},
 };

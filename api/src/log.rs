@@ -35,7 +35,12 @@ use proof::{CheckpointError, InclusionProof, NoteSigner};
 use sqlx::PgPool;
 use tokio::sync::Semaphore;
 
-use self::{anchors::AnchorSettings, footing::Footing, memory::Memory, reading::Recent};
+use self::{
+    anchors::{AnchorSettings, Heard},
+    footing::Footing,
+    memory::Memory,
+    reading::Recent,
+};
 pub use self::{
     memory::Remembered,
     reading::Signed,
@@ -166,6 +171,7 @@ struct Inner {
     anchors: AnchorSettings,
     memory: Memory,
     footing: Footing,
+    heard: Heard,
     recent: Recent,
     cosigned: Recent,
     readers: Arc<Semaphore>,
@@ -209,6 +215,7 @@ impl Log {
             problem: RwLock::default(),
             memory: Memory::new(directory),
             footing: Footing::default(),
+            heard: Heard::default(),
             anchors,
             recent: Recent::default(),
             cosigned: Recent::default(),

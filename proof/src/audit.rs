@@ -12,7 +12,7 @@ use std::{
 
 use serde::Serialize;
 
-use crate::{Checkpoint, Hash, Tree};
+use crate::{Checkpoint, Hash, Tree, subtrees};
 
 mod search;
 
@@ -73,9 +73,13 @@ impl fmt::Display for Finding {
                     )
                 }
             }
+            Self::CutTail { lines, size } if lines + 1 == *size => {
+                write!(f, "the end was cut off: line {size} was hashed or signed, and is missing")
+            }
             Self::CutTail { lines, size } => write!(
                 f,
-                "the end was cut off: {size} lines were hashed or signed, and there are {lines}"
+                "the end was cut off: lines {} to {size} were hashed or signed, and are missing",
+                lines + 1
             ),
             Self::Forked { agrees, differs } => write!(
                 f,
@@ -118,6 +122,8 @@ pub struct Verdict {
     pub held: u64,
     /// The sizes of those that could not be: they lie among lines that are left out.
     pub unheld: Vec<u64>,
+    /// Lines are missing with their hashes, so that nothing behind them could be held against what was signed.
+    pub rootless: bool,
 }
 
 impl Verdict {
@@ -172,6 +178,8 @@ pub struct Audit {
     held: u64,
     unheld: Vec<u64>,
     forked: bool,
+    /// Lines are missing of which no hash is known either: no root follows from what is behind them.
+    rootless: bool,
     /// Places in reach of the window that is looked at, the first of them at `base`.
     places: VecDeque<Place>,
     base: u64,
@@ -207,6 +215,7 @@ impl Audit {
             held: 0,
             unheld: Vec::new(),
             forked: false,
+            rootless: false,
             places: VecDeque::new(),
             base: 1,
             early: BTreeMap::new(),
@@ -329,11 +338,38 @@ impl Audit {
     /// [`subtrees`](crate::subtrees) cuts them. What was signed of a size in between can't be held
     /// against the book.
     pub fn gap(&mut self, hashes: &[(u8, Hash)]) {
+        self.settle_all();
+        self.pass_over(hashes.iter().copied());
+        self.deleting = None;
+        self.compare();
+    }
+
+    /// The next lines up to `last` are missing, and so are their hashes. What is signed of later lines can't be
+    /// held against the book any more.
+    pub fn missing(&mut self, last: u64) {
+        let first = self.tree.size() + 1;
+        if last < first {
+            return;
+        }
+        self.settle_all();
+        self.rootless = true;
+        // Hashes that nothing is held against: they keep count.
+        let unknown = subtrees(first - 1, last).map(|(_, height)| (height, Hash([0; 32])));
+        self.pass_over(unknown);
+        self.deleted(first, last);
+        self.compare();
+    }
+
+    fn settle_all(&mut self) {
         while self.base <= self.tree.size() {
             self.settle();
         }
+    }
+
+    /// Goes on behind lines that are not there.
+    fn pass_over(&mut self, hashes: impl IntoIterator<Item = (u8, Hash)>) {
         for (height, hash) in hashes {
-            self.tree.push_subtree(*height, *hash);
+            self.tree.push_subtree(height, hash);
         }
         self.places.clear();
         self.base = self.tree.size() + 1;
@@ -343,8 +379,7 @@ impl Audit {
             self.early_lines -= claiming.len();
             claiming.iter().for_each(|_| self.find(Finding::Inserted { position }));
         }
-        (self.moving, self.deleting, self.shift) = (None, None, 0);
-        self.compare();
+        (self.moving, self.shift) = (None, 0);
     }
 
     /// Decides about the first place: nothing that is read from now on belongs there.
@@ -359,7 +394,7 @@ impl Audit {
             }
             Some(_) => self.moving = None,
             None if strangers > 0 => self.find(Finding::Edited { position }),
-            None => self.deleted(position),
+            None => self.deleted(position, position),
         }
         let inserted = strangers.saturating_sub(u32::from(found.is_none()));
         for _ in 0..inserted {
@@ -368,16 +403,16 @@ impl Audit {
     }
 
     /// A run of lines that are gone is one finding.
-    fn deleted(&mut self, position: u64) {
+    fn deleted(&mut self, first: u64, last: u64) {
         let run = self.deleting.and_then(|index| self.findings.get_mut(index));
-        if let Some(Finding::Deleted { last, .. }) = run
-            && *last + 1 == position
+        if let Some(Finding::Deleted { last: before, .. }) = run
+            && *before + 1 == first
         {
-            *last = position;
+            *before = last;
             return;
         }
         self.deleting = Some(self.findings.len());
-        self.find(Finding::Deleted { first: position, last: position });
+        self.find(Finding::Deleted { first, last });
     }
 
     /// A run of lines that were moved alike is one finding.
@@ -398,6 +433,9 @@ impl Audit {
     fn compare(&mut self) {
         while self.checkpoints.front().is_some_and(|next| next.size <= self.tree.size()) {
             let Some(checkpoint) = self.checkpoints.pop_front() else { break };
+            if self.rootless {
+                continue;
+            }
             if checkpoint.size < self.tree.size() {
                 self.unheld.push(checkpoint.size);
                 continue;
@@ -462,9 +500,7 @@ impl Audit {
     /// What it has come to.
     #[must_use]
     pub fn end(mut self) -> Verdict {
-        while self.base <= self.tree.size() {
-            self.settle();
-        }
+        self.settle_all();
         let unhashed = self.early_lines as u64;
         let (mut lines, hashed) = (self.tree.size(), self.tree.size());
         // A run of deleted lines up to the last one is an end that was cut off.
@@ -481,8 +517,8 @@ impl Audit {
         if lines < size {
             self.find(Finding::CutTail { lines, size });
         }
-        let Self { lines, findings, wrong, agrees, held, unheld, .. } = self;
-        Verdict { lines, findings, wrong, proved: agrees, unhashed, held, unheld }
+        let Self { lines, findings, wrong, agrees, held, unheld, rootless, .. } = self;
+        Verdict { lines, findings, wrong, proved: agrees, unhashed, held, unheld, rootless }
     }
 }
 

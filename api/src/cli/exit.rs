@@ -1,6 +1,6 @@
 //! How a verb ends: the exit code, and the last words.
 
-use super::tame;
+use super::{out, tame};
 use crate::bootstrap::DatabaseUnavailable;
 use crate::config::ConfigError;
 use commands::keyring::KeyringError;
@@ -53,7 +53,7 @@ impl Errors {
         if options.any(|argument| argument == "--json") { Self::Json } else { Self::Words }
     }
 
-    /// Says what went wrong, on standard error.
+    /// Says what went wrong: on standard error, and as JSON on standard output as well where no answer was begun.
     pub(super) fn report(self, error: &anyhow::Error) -> Exit {
         // `entrybook audit tail | head`: whoever reads has seen enough.
         if error.chain().any(is_broken_pipe) {
@@ -90,6 +90,10 @@ impl Errors {
                 tame::json(&error.to_string()).into_owned()
             }
         };
+        // A program that reads answers finds one object on standard output in any case: the answer, or this.
+        if self == Self::Json && !out::has_begun() {
+            let _ = writeln!(io::stdout(), "{text}");
+        }
         // If even that fails, the exit code still tells.
         let _ = writeln!(io::stderr(), "{text}");
     }

@@ -96,6 +96,12 @@ pub(super) fn read_end(record: &[u8]) -> Option<Notes> {
     (end == END).then_some(Notes { manifest, checkpoint, hand_overs })
 }
 
+/// The line of the book that a record is of.
+pub(super) fn position(record: &[u8]) -> Option<u64> {
+    let cells = cells(record).filter(|cells| cells.len() == COLUMNS.len())?;
+    cells.first()?.parse().ok()
+}
+
 fn moment(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Micros, true)
 }

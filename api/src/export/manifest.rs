@@ -71,6 +71,12 @@ impl Manifest {
         }
     }
 
+    /// Whether the file has all lines of its range.
+    #[must_use]
+    pub fn has_all(&self) -> bool {
+        self.filter.as_ref().is_none_or(|filter| only_after(filter).is_some())
+    }
+
     fn read(text: &str) -> Option<Self> {
         let mut lines = text.strip_suffix('\n')?.split('\n');
         let head = lines.next()?.strip_prefix("entrybook export ")?;
@@ -100,6 +106,12 @@ impl Manifest {
             filter: (!filter.is_null()).then_some(filter),
         })
     }
+}
+
+/// The line behind which an export begins, where its filter leaves out nothing else.
+pub fn only_after(filter: &Value) -> Option<u64> {
+    let filter = filter.as_object()?;
+    (filter.len() == 1).then(|| filter.get("after")?.as_u64())?
 }
 
 #[cfg(test)]

@@ -278,6 +278,19 @@ pub(super) fn read_end(record: &[u8]) -> Option<Notes> {
     })
 }
 
+/// The line of the book that a record is of.
+pub(super) fn position(record: &[u8]) -> Option<u64> {
+    #[derive(Deserialize)]
+    struct Event {
+        metadata: Metadata,
+    }
+    #[derive(Deserialize)]
+    struct Metadata {
+        sequence: u64,
+    }
+    serde_json::from_slice(record).ok().map(|event: Event| event.metadata.sequence)
+}
+
 /// Whether a file that begins with this line is of these.
 pub(super) fn is_event(line: &[u8]) -> bool {
     line.starts_with(BEGIN)

@@ -126,6 +126,7 @@ pub struct TableReader {
     header: bool,
     /// How many lines of the book there are.
     records: u64,
+    seen: Seen,
     end: Option<End>,
     behind_end: bool,
     too_long: bool,
@@ -137,6 +138,55 @@ pub(super) struct Notes {
     pub(super) manifest: String,
     pub(super) checkpoint: String,
     pub(super) hand_overs: Vec<String>,
+}
+
+/// Which lines of the book were read, in the order of the file.
+#[derive(Default)]
+struct Seen {
+    first: u64,
+    last: u64,
+    /// Lines that are not there between those that are: the first and the last of each run.
+    holes: Vec<(u64, u64)>,
+    /// They don't follow each other, or there are more holes than are told.
+    is_odd: bool,
+}
+
+/// So many holes are told.
+const HOLES: usize = 256;
+
+impl Seen {
+    fn line(&mut self, position: Option<u64>) {
+        let Some(position) = position.filter(|position| *position > self.last) else {
+            self.is_odd = true;
+            return;
+        };
+        if self.first == 0 {
+            self.first = position;
+        } else if position > self.last + 1 {
+            self.is_odd |= self.holes.len() >= HOLES;
+            self.holes.truncate(HOLES);
+            self.holes.push((self.last + 1, position - 1));
+        }
+        self.last = position;
+    }
+
+    /// The runs of lines that were taken out of a file that had them all; nothing where that is not all that was
+    /// done to it.
+    fn taken_out(mut self, (first, last): (u64, u64), read: u64) -> Vec<(u64, u64)> {
+        if self.first == 0 {
+            self.last = first.saturating_sub(1);
+        } else if self.first > first {
+            self.holes.insert(0, (first, self.first - 1));
+        }
+        if self.last < last {
+            self.holes.push((self.last + 1, last));
+        }
+        let missing: u64 = self.holes.iter().map(|(from, to)| to - from + 1).sum();
+        let adds_up = self.first >= first || self.first == 0;
+        let all = last.saturating_add(1).saturating_sub(first);
+        let is_all = adds_up && !self.is_odd && self.last <= last && read + missing == all;
+        if is_all { self.holes } else { Vec::new() }
+    }
 }
 
 struct End {
@@ -152,6 +202,9 @@ pub struct TableReport {
     /// How many lines of the book it holds.
     pub lines: u64,
     pub completeness: Completeness,
+    /// Lines that are not there, of a file that had all lines: the first and the last of each run. Nothing where
+    /// something else was done to it as well, as far as that can be told.
+    pub taken_out: Vec<(u64, u64)>,
     /// What was signed, if that is believed.
     pub manifest: Option<Manifest>,
     /// Why the checkpoint at its end is not believed.
@@ -170,6 +223,9 @@ impl TableReader {
             Format::Csv
         } else if ocsf::is_event(first) {
             Format::Ocsf
+        } else if csv::position(first).is_some() {
+            // Its header was taken away.
+            Format::Csv
         } else {
             return None;
         };
@@ -178,8 +234,9 @@ impl TableReader {
             digest: Sha256::default(),
             record: Vec::new(),
             is_quoted: false,
-            header: format == Format::Csv,
+            header: first == csv::header(),
             records: 0,
+            seen: Seen::default(),
             end: None,
             behind_end: false,
             too_long: false,
@@ -217,10 +274,14 @@ impl TableReader {
             return;
         }
         self.digest.update(&self.record);
-        self.record.clear();
         if !std::mem::take(&mut self.header) {
             self.records += 1;
+            self.seen.line(match self.format {
+                Format::Csv => csv::position(&self.record),
+                Format::Ocsf | Format::Jsonl => ocsf::position(&self.record),
+            });
         }
+        self.record.clear();
     }
 
     /// Whether the last record was read.
@@ -242,6 +303,7 @@ impl TableReader {
             format: self.format,
             lines: self.records,
             completeness: Completeness::CutOff,
+            taken_out: Vec::new(),
             manifest: None,
             checkpoint: None,
             followed: Followed::default(),
@@ -274,6 +336,14 @@ impl TableReader {
         };
         report.completeness =
             if is_so && is_end && !rest { Completeness::Whole } else { Completeness::Altered };
+        if report.completeness == Completeness::Altered
+            && is_end
+            && !rest
+            && manifest.format == report.format
+            && manifest.has_all()
+        {
+            report.taken_out = self.seen.taken_out(manifest.range, report.lines);
+        }
         report.manifest = Some(manifest);
         report
     }

@@ -28,6 +28,7 @@ use super::{LogError, Signed};
 use crate::{processes, state::App};
 use client::Client;
 pub use client::ClientError;
+pub(super) use evidence::Heard;
 
 /// The name of its lock.
 const NAME: &str = "process:anchor_log";
@@ -146,9 +147,9 @@ pub(super) async fn shown(
     join_all(asked).await
 }
 
-/// What was heard of those who keep checkpoints.
+/// What those who keep checkpoints have answered.
 #[derive(Debug, Default)]
-pub(super) struct Heard {
+pub(super) struct Answers {
     /// One has shown a checkpoint that the book agrees with, and none has shown another.
     pub(super) agrees: bool,
     /// Why the others said nothing that counts, for the log of this process: it names them.
@@ -157,11 +158,11 @@ pub(super) struct Heard {
 
 /// Asks what was anchored, before this replica signs anything: it may remember nothing itself. Who doesn't
 /// answer soon is not waited for.
-pub(super) async fn ask(app: &App) -> Heard {
+pub(super) async fn ask(app: &App) -> Answers {
     let settings = &app.settings().anchors;
     let client = match Client::new(settings.ca_file.as_deref()) {
         Ok(client) => client,
-        Err(error) => return Heard { agrees: false, failures: vec![error.to_string()] },
+        Err(error) => return Answers { agrees: false, failures: vec![error.to_string()] },
     };
     let witnesses = settings.witnesses.iter().map(async |address| {
         let witness = witness::Witness::new(app, &client, address);
@@ -173,7 +174,7 @@ pub(super) async fn ask(app: &App) -> Heard {
         Some((file.name(), shown.map(|shown| shown.is_some_and(|(_, agrees)| agrees))))
     };
     let (witnesses, file) = join(join_all(witnesses), file).await;
-    let (mut heard, mut contradicted) = (Heard::default(), false);
+    let (mut heard, mut contradicted) = (Answers::default(), false);
     for (name, answer) in witnesses.into_iter().chain(file) {
         match answer {
             Ok(true) => heard.agrees = true,

@@ -115,11 +115,13 @@ pub(super) async fn write(
     connection: &mut PgConnection,
     refusal: &Refusal,
 ) -> Result<(), sqlx::Error> {
-    if let Some(before) = read(connection, &refusal.origin).await?
-        && (before.by.binds() || before.text == refusal.text)
-    {
-        return Ok(());
+    match read(connection, &refusal.origin).await? {
+        Some(before) if before.by.binds() || before.text == refusal.text => Ok(()),
+        _ => replace(connection, refusal).await,
     }
+}
+
+async fn replace(connection: &mut PgConnection, refusal: &Refusal) -> Result<(), sqlx::Error> {
     let detail =
         serde_json::to_string(refusal).map_err(|error| sqlx::Error::Encode(Box::new(error)))?;
     sqlx::query(
@@ -147,6 +149,20 @@ impl Log {
     /// nobody.
     pub async fn note_refusal(&self, text: &str) -> Result<(), LogError> {
         self.refuse(Refuser::Witness, text).await
+    }
+
+    /// The same, where more is known than what it was stopped for before. What another replica or the tree has said
+    /// stays.
+    pub(super) async fn note_more(&self, text: &str) -> Result<(), LogError> {
+        let by = Refuser::Witness;
+        let (origin, since) = (self.origin()?, self.0.book.clock().now());
+        let mut connection = self.0.background.acquire().await?;
+        let refusal = match read(&mut connection, &origin).await? {
+            Some(before) if before.by != by || before.text == text => return Ok(()),
+            Some(before) => Refusal { text: text.to_owned(), ..before },
+            None => Refusal { origin, by, text: text.to_owned(), since },
+        };
+        Ok(replace(&mut connection, &refusal).await?)
     }
 
     pub(super) async fn refuse(&self, by: Refuser, text: &str) -> Result<(), LogError> {

@@ -103,7 +103,8 @@ fn a_sound_book_is_sound_however_it_is_read() {
                 proved: 100,
                 unhashed: 0,
                 held: 3,
-                unheld: vec![]
+                unheld: vec![],
+                rootless: false,
             }
         );
     }

@@ -147,8 +147,18 @@ impl Reader {
             self.leaf(text, leaf);
             return;
         }
+        let control = serde_json::from_slice(text);
+        match &control {
+            Ok(Control::Run { first, .. } | Control::Gap { first, .. }) => self.go_to(*first),
+            Ok(Control::End { manifest, hand_overs, .. }) if self.end.is_none() => {
+                if let Some(size) = self.signed_size(manifest, hand_overs) {
+                    self.go_to(size + 1);
+                }
+            }
+            Ok(Control::Export(_) | Control::End { .. }) | Err(_) => {}
+        }
         self.close_run();
-        match serde_json::from_slice(text) {
+        match control {
             Ok(Control::Export(header)) if self.number == 1 && header.v == VERSION => {
                 self.header = Some(header);
             }
@@ -237,6 +247,47 @@ impl Reader {
         if self.window.hashes.len() as u64 >= REACH {
             self.next_window();
         }
+    }
+
+    /// Goes on at a line behind the next one: those between are missing, and so is what stands before them in the
+    /// file. What is left of a run whose beginning is missing has no hashes, and is taken as it stands: no root
+    /// follows any more that it could be held against.
+    fn go_to(&mut self, next: u64) {
+        if next <= self.size + 1 || next > MOST {
+            return;
+        }
+        let own = |found: &Found| found.position <= self.size;
+        let at = self.run.lines.iter().rposition(own).map_or(0, |last| last + 1);
+        let left = self.run.lines.split_off(at);
+        self.close_run();
+        self.close_windows();
+        for found in left {
+            if (self.size + 1..next).contains(&found.position) {
+                self.missing(found.position - 1);
+                self.size += 1;
+                self.window.hashes.push(found.hash);
+            }
+            self.window.lines.push(found);
+        }
+        self.missing(next - 1);
+    }
+
+    /// The lines up to this one are missing with their hashes.
+    fn missing(&mut self, last: u64) {
+        if last > self.size {
+            self.close_windows();
+            self.audit.missing(last);
+            self.size = last;
+        }
+    }
+
+    /// Up to which line the export went, if that is signed.
+    fn signed_size(&self, manifest: &str, hand_overs: &[String]) -> Option<u64> {
+        let origin = self.header.as_ref().map_or("", |header| &header.origin);
+        let size = manifest.split('\n').nth(2)?.parse().ok()?;
+        let mut trust = self.trust.clone();
+        trust.follow(hand_overs.iter().map(String::as_str));
+        trust.signed(manifest, origin, size).ok().map(|_| size)
     }
 
     /// Looks at the lines before the last: among the hashes of the last, too, for what was moved.

@@ -161,6 +161,68 @@ fn what_was_done_to_a_file_is_told() {
     assert!(!report.is_sound());
 }
 
+/// The file without some lines of it, in whatever they are: leaves, hashes, or both.
+fn without(file: &[Vec<u8>], gone: std::ops::Range<usize>) -> Vec<Vec<u8>> {
+    let mut file = file.to_vec();
+    file.drain(gone);
+    file
+}
+
+#[test]
+fn a_run_of_lines_that_was_taken_out_is_one_finding_that_names_it() {
+    let many = 3_000;
+    let whole = export(many, |_| true);
+    let deleted = |first, last| vec![Finding::Deleted { first, last }];
+    for (first, last) in
+        [(1, 1), (1, 256), (1, 300), (257, 512), (200, 300), (100, 2_000), (258, 2_999)]
+    {
+        // At the beginning with the hashes that stand before the first line.
+        let begin = if first == 1 { 1 } else { at(&whole, first) };
+        let report = read(&without(&whole, begin..at(&whole, last) + 1));
+        assert_eq!(report.verdict.findings, deleted(first, last));
+        assert_eq!(report.verdict.wrong, 1);
+        assert_eq!(
+            (&report.unreadable[..], report.verdict.unhashed),
+            (&[][..], 0),
+            "{first} {last}"
+        );
+        assert_eq!((report.verdict.lines, &report.checkpoint), (many - (last - first + 1), &None));
+        // Those of a run stand before its first line.
+        let hashes_are_gone = first == 1 || (first + 1..=last).any(|position| position % 256 == 1);
+        assert_eq!(report.verdict.rootless, hashes_are_gone, "{first} {last}");
+        assert_eq!(report.verdict.proved == 0, hashes_are_gone, "{first} {last}");
+    }
+    for first in [2, 257, 2_000, 3_000] {
+        let report = read(&without(&whole, at(&whole, first)..at(&whole, many) + 1));
+        let cut = Finding::CutTail { lines: first - 1, size: many };
+        assert_eq!((report.verdict.findings, report.unreadable), (vec![cut], vec![]), "{first}");
+    }
+    // Several runs, and nothing of what is between them.
+    let mut file = whole.clone();
+    for (first, last) in [(2_900, many), (1_000, 2_000), (300, 900), (40, 40)] {
+        file = without(&file, at(&file, first)..at(&file, last) + 1);
+    }
+    let report = read(&file);
+    let found = [deleted(40, 40), deleted(300, 900), deleted(1_000, 2_000)].concat();
+    let cut = Finding::CutTail { lines: 2_899, size: many };
+    assert_eq!(report.verdict.findings, [found, vec![cut]].concat());
+    assert_eq!(report.unreadable, Vec::<u64>::new());
+    // What was changed in what is left is told beside it, as far as there are hashes of it.
+    let mut file = without(&whole, at(&whole, 100)..at(&whole, 700) + 1);
+    let number = at(&file, 1_000);
+    file[number] = [leaf(1_000, 1).as_slice(), b"\n"].concat();
+    let found = [deleted(100, 700), vec![Finding::Edited { position: 1_000 }]].concat();
+    assert_eq!(read(&file).verdict.findings, found);
+    // A number that nobody has signed takes nothing away.
+    let mut file = whole.clone();
+    let end = file.len() - 1;
+    let forged = String::from_utf8(file[end].clone()).expect("text");
+    file[end] = forged.replacen("\\n3000\\n", "\\n9000\\n", 1).into_bytes();
+    let report = read(&file);
+    assert!(matches!(report.completeness, Completeness::NotSigned(_)), "{report:?}");
+    assert_eq!(report.verdict.findings, []);
+}
+
 /// The next part of an export that `file` is the beginning of, as `export` writes it.
 fn resumed(file: &[u8], many: u64, wanted: impl Fn(u64) -> bool + Copy) -> Vec<u8> {
     let Resumed { writer, header, bytes } = Writer::resume(file).unwrap_or_else(|error| {

@@ -188,7 +188,12 @@ async fn a_spreadsheet_takes_nothing_for_a_formula_and_both_tables_end_with_a_ma
         let second = whole.iter().position(|byte| *byte == b'\n').unwrap() + 1;
         let third = second + whole[second..].iter().position(|byte| *byte == b'\n').unwrap() + 1;
         let shorter = [&whole[..second], &whole[third..]].concat();
-        for changed in [edited.into_bytes(), longer, shorter] {
+        let changed = signed.file(name, &shorter);
+        let (code, report) = verify(&offline, &[&[text(&changed)][..], &keys].concat()).await;
+        let line = if name == "table.csv" { 1 } else { 2 };
+        let deleted = serde_json::json!({ "kind": "deleted", "first": line, "last": line });
+        assert_eq!((code, found(&report)), (7, vec![deleted]), "{name}: {report:#}");
+        for changed in [edited.into_bytes(), longer] {
             let file = signed.file(name, &changed);
             let (code, report) = verify(&offline, &[&[text(&file)][..], &keys].concat()).await;
             assert_eq!(code, 6, "{name}: {report:#}");
@@ -233,7 +238,7 @@ async fn a_file_of_json_lines_that_was_changed_is_told_how() {
     let key = signed.key();
     for (name, file, key, exit, kind) in [
         ("edited", edited, key, 6, "edited"),
-        ("deleted", joined(&without), key, 6, "deleted"),
+        ("deleted", joined(&without), key, 7, "deleted"),
         ("inserted", joined(&inserted), key, 6, "inserted"),
         ("two lines that changed places", joined(&swapped), key, 6, "file_altered"),
         ("the same", joined(&swapped), key, 6, "moved"),

@@ -8,6 +8,7 @@ mod independent;
 mod keeping;
 mod resuming;
 mod sending;
+mod taking_out;
 mod tampering;
 mod verify;
 

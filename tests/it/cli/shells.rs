@@ -17,7 +17,7 @@ fn errors_are_json_for_who_asked_for_json() {
     ] {
         let answer = run(&setup, arguments);
         assert_eq!(answer.code, code, "{arguments:?}: {}{}", answer.out, answer.err);
-        assert_eq!(answer.out, "", "{arguments:?}");
+        assert_eq!(answer.out, answer.err, "{arguments:?}");
         let error: Value =
             serde_json::from_str(&answer.err).unwrap_or_else(|_| panic!("{}", answer.err));
         assert_eq!(error["error"]["exit_code"], code, "{error}");

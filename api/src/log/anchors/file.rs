@@ -52,8 +52,8 @@ impl AnchorFile {
         match (read, evidence) {
             (Some(Last::Signed(last)), Evidence::Agrees) => Ok(Some((last, true))),
             (Some(Last::Signed(last)), Evidence::Nothing) => Ok(Some((last, false))),
-            (_, Evidence::Contradicts(text)) => {
-                log.note_refusal(&text).await?;
+            (_, Evidence::Contradicts(contradiction)) => {
+                contradiction.note(&self.app).await?;
                 Err(AnchorError::Contradicted)
             }
             (_, Evidence::Agrees | Evidence::Nothing) => Ok(None),

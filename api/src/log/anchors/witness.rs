@@ -73,6 +73,7 @@ impl Witness {
         .bind(self.app.book().keyring().permit().as_slice())
         .execute(self.app.background())
         .await?;
+        self.app.log().heard().agreed();
         self.app.log().forget_recent();
         Ok(())
     }
@@ -87,8 +88,8 @@ impl Witness {
         match weigh(&self.app, &shown.map_err(AnchorError::Shown)?).await? {
             Evidence::Agrees => Ok(true),
             Evidence::Nothing => Ok(false),
-            Evidence::Contradicts(text) => {
-                self.app.log().note_refusal(&text).await?;
+            Evidence::Contradicts(contradiction) => {
+                contradiction.note(&self.app).await?;
                 Err(AnchorError::Contradicted)
             }
         }
@@ -104,7 +105,7 @@ impl Witness {
             Err(cause) => return unproved(cause),
         };
         match weigh(&self.app, &theirs).await {
-            Ok(Evidence::Contradicts(text)) => match self.app.log().note_refusal(&text).await {
+            Ok(Evidence::Contradicts(contradiction)) => match contradiction.note(&self.app).await {
                 Ok(()) => AnchorError::Contradicted,
                 Err(error) => error.into(),
             },

@@ -3,12 +3,13 @@
 use super::super::super::{Refused, audit, usage};
 use super::reading::{Lines, read};
 use super::report::{Answer, NOT_KNOWN, ROTATED, Report, lines_of, sort};
-use crate::export::{Format, TableReader, TableReport};
+use crate::export::{Format, TableReader, TableReport, only_after};
 use anyhow::Context as _;
 use indicatif::HumanCount;
+use projections::book_audit::is_of_completeness;
 use proof::export::{Completeness, Reader};
 use proof::{Checkpoint, Finding, Trust};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::fs::File;
 use std::path::Path;
 use std::time::Instant;
@@ -80,12 +81,17 @@ fn look_at(path: &Path, trust: &Trust, notes: &[Vec<u8>]) -> anyhow::Result<(Rep
             (std::mem::take(&mut read.followed), std::mem::take(&mut read.trust));
         (of_lines(read, &given, is_cut), followed, trust)
     } else if let Some((kind, why)) = spoilt_beginning(&first) {
-        (of_spoilt(kind, why), proof::Followed::default(), trust.clone())
+        let before = if kind == HEADER_MISSING { lines_before(&first) } else { 0 };
+        (of_spoilt(kind, why, before), proof::Followed::default(), trust.clone())
     } else {
         let name = path.display();
-        let why = format!(
-            "{name} is no export: it begins otherwise than `entrybook audit export` writes."
-        );
+        let why = if first.starts_with(GZIP) {
+            format!("{name} is compressed by gzip: unpack it first, such as with gzip -dk.")
+        } else {
+            format!(
+                "{name} is no export: it begins otherwise than `entrybook audit export` writes."
+            )
+        };
         return Err(Refused(why).into());
     };
     lines.bar.finish_and_clear();
@@ -93,6 +99,9 @@ fn look_at(path: &Path, trust: &Trust, notes: &[Vec<u8>]) -> anyhow::Result<(Rep
     report.remarks.extend(super::report::followed(&followed));
     Ok((report, trust))
 }
+
+/// How files begin that gzip has made (RFC 1952, section 2.3.1).
+const GZIP: &[u8] = &[0x1f, 0x8b];
 
 /// What is wrong with the first line of a file that is an export behind it.
 fn spoilt_beginning(first: &[u8]) -> Option<(&'static str, &'static str)> {
@@ -102,7 +111,7 @@ fn spoilt_beginning(first: &[u8]) -> Option<(&'static str, &'static str)> {
         .any(|begins| without_mark.starts_with(begins.as_bytes()));
     if is_line {
         Some((
-            "header_missing",
+            HEADER_MISSING,
             "the first line of the export is missing: the file was cut at its beginning, so nothing in it can be held against what was signed",
         ))
     } else if without_mark.len() < first.len()
@@ -118,10 +127,28 @@ fn spoilt_beginning(first: &[u8]) -> Option<(&'static str, &'static str)> {
     }
 }
 
-/// A file of which nothing more can be said than that.
-fn of_spoilt(kind: &str, why: &str) -> Report {
+/// The kind of finding where a file has no first line.
+const HEADER_MISSING: &str = "header_missing";
+
+/// How many lines of the book come before the first that a file without a header has.
+fn lines_before(first: &[u8]) -> u64 {
+    let line: Option<Value> = serde_json::from_slice(first).ok();
+    let position = line.and_then(|line| {
+        let run = line.get("run").or_else(|| line.get("gap"));
+        run.map_or_else(|| line.get("position")?.as_u64(), |run| run.get("first")?.as_u64())
+    });
+    position.unwrap_or_default().saturating_sub(1)
+}
+
+/// A file of which nothing more can be said than that; so many lines of the book are missing at its beginning.
+fn of_spoilt(kind: &str, why: &str, before: u64) -> Report {
     let (mut integrity, mut completeness) = (Answer::sound(), Answer::sound());
-    integrity.wrong(kind, why);
+    if before > 0 {
+        let says = format!("{why}; lines 1 to {before} of the book are not there either");
+        integrity.add(json!({ "kind": kind, "first": 1, "last": before }), says);
+    } else {
+        integrity.wrong(kind, why);
+    }
     completeness.wrong(NOT_KNOWN, "whether lines are missing can't be told");
     Report {
         of: "file".to_owned(),
@@ -184,6 +211,10 @@ fn unheld(size: u64, why: &str, completeness: &mut Answer) {
     completeness.add(json!({ "kind": "checkpoint_not_held", "size": size }), says);
 }
 
+/// What missing lines take with them.
+const UNPROVED: &str = "With the lines that are missing the proof of the others is gone: that they are those that were signed can't be told \
+     from this file. Export it again.";
+
 /// A file that is shorter than the book was.
 fn shorter(lines: u64, size: u64) -> String {
     format!(
@@ -226,7 +257,16 @@ fn of_lines(read: proof::export::Report, given: &Given, cut_off: bool) -> Report
         unheld(*size, why, &mut completeness);
     }
     let is_cut = cut_off || read.completeness == Completeness::CutOff;
-    tell(&read.completeness, is_cut, &mut integrity, &mut completeness);
+    // That a file of which lines are missing is of other bytes goes without saying.
+    let is_explained = read.completeness == Completeness::Altered
+        && !verdict.findings.is_empty()
+        && verdict.findings.iter().all(is_of_completeness);
+    if !is_explained || is_cut {
+        tell(&read.completeness, is_cut, &mut integrity, &mut completeness);
+    }
+    if verdict.rootless {
+        remarks.push(UNPROVED.to_owned());
+    }
     if let (Some(why), false) = (&read.checkpoint, is_cut) {
         integrity.wrong(
             "checkpoint_not_believed",
@@ -278,18 +318,19 @@ fn of_lines(read: proof::export::Report, given: &Given, cut_off: bool) -> Report
     }
 }
 
-/// The line behind which an export begins, where it leaves out nothing else.
-fn only_after(filter: &serde_json::Value) -> Option<u64> {
-    let filter = filter.as_object()?;
-    (filter.len() == 1).then(|| filter.get("after")?.as_u64())?
-}
-
 /// CSV and OCSF.
 fn of_table(read: TableReport, given: &Given, cut_off: bool) -> Report {
     let (mut integrity, mut completeness) = (Answer::sound(), Answer::sound());
     let is_cut = cut_off || read.completeness == Completeness::CutOff;
-    tell(&read.completeness, is_cut, &mut integrity, &mut completeness);
-    if !is_cut && read.completeness != Completeness::Whole {
+    let taken_out =
+        read.taken_out.iter().map(|(first, last)| Finding::Deleted { first: *first, last: *last });
+    let taken_out: Vec<_> = if is_cut { Vec::new() } else { taken_out.collect() };
+    let missing = taken_out.len() as u64;
+    sort(&taken_out, missing, &mut integrity, &mut completeness, Finding::to_string);
+    if taken_out.is_empty() {
+        tell(&read.completeness, is_cut, &mut integrity, &mut completeness);
+    }
+    if !is_cut && taken_out.is_empty() && read.completeness != Completeness::Whole {
         completeness.wrong(
             NOT_KNOWN,
             "whether lines are missing can't be told: only the signature says how many there were, and it is not of this file",
@@ -305,6 +346,9 @@ fn of_table(read: TableReport, given: &Given, cut_off: bool) -> Report {
          each line."
             .to_owned(),
     ];
+    if !taken_out.is_empty() {
+        remarks.push(UNPROVED.to_owned());
+    }
     given.tell(&mut integrity, &mut remarks);
     if let Some(filter) = manifest.and_then(|manifest| manifest.filter.as_ref()) {
         remarks
@@ -324,9 +368,7 @@ fn of_table(read: TableReport, given: &Given, cut_off: bool) -> Report {
             _ => format!("{range}, at {}.", manifest.made_at),
         });
         let all = last.saturating_add(1).saturating_sub(first);
-        let is_filtered =
-            manifest.filter.as_ref().is_some_and(|filter| only_after(filter).is_none());
-        if !is_filtered && read.lines != all {
+        if manifest.has_all() && read.lines != all && read.taken_out.is_empty() {
             completeness.wrong(
                 "left_out",
                 format!(
