@@ -24,7 +24,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::{LogError, Signed};
+use super::{LogError, Refuser, Signed};
 use crate::{processes, state::App};
 use client::Client;
 pub use client::ClientError;
@@ -260,9 +260,15 @@ async fn look(
     lock: &mut PgConnection,
     tell: &watch::Sender<Option<Signed>>,
 ) -> Result<(), LogError> {
+    let (mut asked, mut pause) = (Instant::now(), FIRST_PAUSE);
     loop {
         // With the connection the lock is lost.
         lock.ping().await?;
+        // Nothing new is signed then, so nobody would be asked again; what they keep may show who has signed it.
+        if asked.elapsed() > pause && is_stopped_by_others(app).await? {
+            ask(app).await;
+            (asked, pause) = (Instant::now(), (pause * 2).min(LONGEST_PAUSE));
+        }
         let latest = match app.log().latest().await {
             // Nobody is given it. The signer says what is wrong.
             Err(LogError::Unsigned { .. }) => None,
@@ -281,6 +287,14 @@ async fn look(
         // Sooner than the next one is signed, so that the newest is seldom seen without its cosignatures.
         sleep((app.settings().log_interval / 4).clamp(SOONEST_LOOK, LATEST_LOOK)).await;
     }
+}
+
+/// Whether what others keep has stopped the log, and it is not known yet who signed that.
+async fn is_stopped_by_others(app: &App) -> Result<bool, LogError> {
+    if app.log().heard().is_sure() {
+        return Ok(false);
+    }
+    Ok(app.log().refusal().await?.is_some_and(|refusal| refusal.by == Refuser::Witness))
 }
 
 /// Gives one anchor the newest checkpoint, again and again until it has it.

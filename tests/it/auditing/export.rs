@@ -188,12 +188,17 @@ async fn a_spreadsheet_takes_nothing_for_a_formula_and_both_tables_end_with_a_ma
         let second = whole.iter().position(|byte| *byte == b'\n').unwrap() + 1;
         let third = second + whole[second..].iter().position(|byte| *byte == b'\n').unwrap() + 1;
         let shorter = [&whole[..second], &whole[third..]].concat();
-        let changed = signed.file(name, &shorter);
-        let (code, report) = verify(&offline, &[&[text(&changed)][..], &keys].concat()).await;
-        let line = if name == "table.csv" { 1 } else { 2 };
-        let deleted = serde_json::json!({ "kind": "deleted", "first": line, "last": line });
-        assert_eq!((code, found(&report)), (7, vec![deleted]), "{name}: {report:#}");
-        for changed in [edited.into_bytes(), longer] {
+        let mut changed = vec![edited.into_bytes(), longer];
+        if name == "table.csv" {
+            // What passes a filter has no numbers in a row.
+            changed.push(shorter);
+        } else {
+            let file = signed.file(name, &shorter);
+            let (code, report) = verify(&offline, &[&[text(&file)][..], &keys].concat()).await;
+            let deleted = serde_json::json!({ "kind": "deleted", "first": 2, "last": 2 });
+            assert_eq!((code, found(&report)), (7, vec![deleted]), "{name}: {report:#}");
+        }
+        for changed in changed {
             let file = signed.file(name, &changed);
             let (code, report) = verify(&offline, &[&[text(&file)][..], &keys].concat()).await;
             assert_eq!(code, 6, "{name}: {report:#}");

@@ -91,7 +91,7 @@ async fn whatever_can_not_be_verified_is_told_in_json_on_standard_output() {
     let half = signed.file("half.jsonl", &whole[..whole.len() / 2]);
     let empty = signed.file("empty.jsonl", b"");
     let latin = signed.file("latin.jsonl", b"\xe4\xf6\xfc\n");
-    let zipped = signed.file("whole.jsonl.gz", &[&[0x1f, 0x8b, 8][..], &[0; 40]].concat());
+    let zipped = signed.file("whole.jsonl.gz", &[&[0x1f, 0x8b, 8][..], &[0; 40], b"\n"].concat());
     let zeros = signed.file("zeros.jsonl", &[0; 3 << 20]);
     let spoilt: Vec<u8> = whole.split(|byte| *byte == b'\n').nth(2).unwrap().to_vec();
     let headless = signed.file("headless.jsonl", &[&spoilt[..], b"\n"].concat());

@@ -42,7 +42,9 @@ impl Contradiction {
     /// Stops the log for it.
     pub(super) async fn note(&self, app: &App) -> Result<(), LogError> {
         if self.is_sure {
-            app.log().note_more(&self.text).await
+            app.log().note_more(&self.text).await?;
+            app.log().heard().is_sure.store(true, Ordering::Relaxed);
+            Ok(())
         } else {
             app.log().note_refusal(&self.text).await
         }
@@ -53,6 +55,8 @@ impl Contradiction {
 #[derive(Default)]
 pub(in crate::log) struct Heard {
     agreed: AtomicBool,
+    /// It was noted that another server signs.
+    is_sure: AtomicBool,
     /// The largest that contradicted the book.
     contradicted: Mutex<Option<u64>>,
 }
@@ -61,6 +65,10 @@ impl Heard {
     /// Somebody keeps what the book agrees with.
     pub(super) fn agreed(&self) {
         self.agreed.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_sure(&self) -> bool {
+        self.is_sure.load(Ordering::Relaxed)
     }
 
     /// Notes that a checkpoint of so many lines contradicts the book; whether that grows.
