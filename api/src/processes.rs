@@ -295,7 +295,7 @@ impl Process {
                 let late = self.cuts.get(&user_id).filter(|cut| user_version < cut.version);
                 let session = recorded.aggregate_id.parse::<SessionId>();
                 if let (Some(cut), Ok(session)) = (late, session)
-                    && cut.kept != Some(session)
+                    && !cut.keeps(session, user_version)
                 {
                     self.end(user_id, &[session], cut.reason).await?;
                 }
@@ -346,7 +346,8 @@ impl Process {
         if self.cuts.len() >= CUTS {
             self.cuts.clear();
         }
-        self.cuts.insert(user, Cut { version, kept, reason });
+        let cut = Cut::after(self.cuts.get(&user).copied(), version, kept, reason);
+        self.cuts.insert(user, cut);
         let mut seen = projections::Receipt { tx: recorded.tx, event_id: recorded.id };
         loop {
             if !self.app.projector().wait_for(seen, "sessions", TURN).await {

@@ -70,7 +70,7 @@ impl Aggregate for UserAggregate {
 }
 
 impl Stream for UserAggregate {
-    const SHAPE: i32 = 2;
+    const SHAPE: i32 = 3;
 
     fn budget(events: &[UserEvent]) -> Option<Budget> {
         events.iter().find_map(|event| match event {

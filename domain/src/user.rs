@@ -168,10 +168,39 @@ pub struct Kept {
 pub struct Cut {
     /// The version of the account that the event made. Sessions opened from an earlier one are over.
     pub version: u64,
-    /// The one session that stays.
+    /// The one session that stays, if each cut since the version that it was opened from kept it.
     pub kept: Option<SessionId>,
+    /// The version that the last cut made which did not keep that session: one that was opened from an earlier version
+    /// was over already, whatever this cut says of it.
+    pub kept_from: u64,
     /// What the end of the others is called.
     pub reason: EndReason,
+}
+
+impl Cut {
+    /// The cut that follows another one.
+    #[must_use]
+    pub fn after(
+        previous: Option<Self>,
+        version: u64,
+        kept: Option<SessionId>,
+        reason: EndReason,
+    ) -> Self {
+        let kept_from = previous.map_or(0, |previous| {
+            if kept.is_some() && previous.kept == kept {
+                previous.kept_from
+            } else {
+                previous.version
+            }
+        });
+        Self { version, kept, kept_from, reason }
+    }
+
+    /// Whether a session, opened from `version` of the account, stays. No cut brings back what an earlier one has ended.
+    #[must_use]
+    pub fn keeps(&self, session: SessionId, version: u64) -> bool {
+        version >= self.version || (self.kept == Some(session) && version >= self.kept_from)
+    }
 }
 
 /// An account, as its events tell.
@@ -234,9 +263,7 @@ impl User {
     /// Whether a session, opened from `version` of this account, still stands by the account.
     #[must_use]
     pub fn keeps(&self, session: SessionId, version: u64) -> bool {
-        !self.disabled
-            && !self.erased
-            && self.cut.is_none_or(|cut| version >= cut.version || cut.kept == Some(session))
+        !self.disabled && !self.erased && self.cut.is_none_or(|cut| cut.keeps(session, version))
     }
 
     pub fn register(&self, facts: Registration) -> Decision {
@@ -411,7 +438,7 @@ impl User {
     }
 
     fn cut(&mut self, kept: Option<SessionId>, reason: EndReason) {
-        self.cut = Some(Cut { version: self.version, kept, reason });
+        self.cut = Some(Cut::after(self.cut, self.version, kept, reason));
     }
 
     fn set_password(&mut self, password: Sealed) {
@@ -443,6 +470,34 @@ mod tests {
         });
         events.unwrap().into_iter().for_each(|event| user.apply(event));
         user
+    }
+
+    /// What an older build could store: of two requests that raced, the second kept a session that the first had cut.
+    #[test]
+    fn a_stored_cut_brings_no_session_back_that_an_earlier_one_has_ended() {
+        let [first, second, later] = [0, 1, 2].map(|id| SessionId(uuid::Uuid::from_u128(id)));
+        let mut user = account();
+        let opened = user.version;
+        user.apply(UserEvent::PasswordChanged {
+            password: Sealed("q".to_owned()),
+            kept_session: Some(second),
+        });
+        let renewed = user.version;
+        assert_eq!((user.keeps(first, opened), user.keeps(second, opened)), (false, true));
+        user.apply(UserEvent::SessionsEnded { kept_session: Some(first) });
+        assert_eq!((user.keeps(first, opened), user.keeps(second, opened)), (false, false));
+        user.apply(UserEvent::SessionsEnded { kept_session: Some(first) });
+        assert!(!user.keeps(first, opened), "also not by asking twice");
+        // One that was opened since may be kept, by one cut after the other.
+        let mut user = account();
+        user.apply(UserEvent::SessionsEnded { kept_session: Some(second) });
+        user.apply(UserEvent::SessionsEnded { kept_session: Some(later) });
+        user.apply(UserEvent::PasswordChanged {
+            password: Sealed("r".to_owned()),
+            kept_session: Some(later),
+        });
+        assert!(user.keeps(later, renewed) && !user.keeps(later, opened));
+        assert!(!user.keeps(second, opened) && user.keeps(second, user.version));
     }
 
     proptest! {

@@ -148,8 +148,7 @@ impl Revocations {
         let Some((standing, _)) = known.users.get(&user) else {
             return Verdict::Valid { roles: None };
         };
-        let cut_off =
-            standing.cut.is_some_and(|cut| cut.version > user_version && cut.kept != Some(session));
+        let cut_off = standing.cut.is_some_and(|cut| !cut.keeps(session, user_version));
         if standing.disabled || cut_off {
             return Verdict::Revoked;
         }

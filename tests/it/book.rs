@@ -646,3 +646,41 @@ async fn a_session_that_was_refreshed_does_not_expire_by_an_old_list() {
     assert_eq!(ended, None);
     desk.book.refresh(ada.refresh.expose(), &desk.origin()).await.unwrap();
 }
+
+/// What an older build has stored, which let a session that was over keep itself: no fold brings it back.
+#[tokio::test]
+async fn a_stored_cut_that_keeps_a_session_which_was_over_brings_it_back_nowhere() {
+    let desk = Desk::open().await;
+    let thief = desk.register("ada").await;
+    let owner = desk.sign_in("ada", "the password of ada").await.unwrap();
+    let id = owner.account.id;
+    let current = Password::present("the password of ada").unwrap();
+    let new = Password::choose("a new password of ada").unwrap();
+    desk.book.change_password(id, Some(owner.kept()), current, new, &desk.origin()).await.unwrap();
+    let stored = sqlx::query(
+        "INSERT INTO events (aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata)
+         SELECT aggregate_type, aggregate_id, sequence + 1, 'UserSessionsEnded', '1',
+                jsonb_build_object('UserSessionsEnded', jsonb_build_object('kept_session', $2::text)), metadata - 'mac'
+           FROM events
+          WHERE aggregate_type = 'User' AND aggregate_id = $1 AND event_type = 'UserPasswordChanged'",
+    )
+    .bind(id.to_string())
+    .bind(thief.kept().session.to_string())
+    .execute(&desk.pool)
+    .await
+    .unwrap();
+    assert_eq!(stored.rows_affected(), 1);
+    let user = desk.book.user(id).await.unwrap();
+    assert_eq!((user.version, user.cut.unwrap().version), (3, 3));
+    for session in [&thief, &owner] {
+        let kept = session.kept();
+        assert!(!user.keeps(kept.session, kept.version));
+        let refused = desk.book.refresh(session.refresh.expose(), &desk.origin()).await;
+        assert!(matches!(refused, Err(commands::RefreshError::Ended(_))), "{:?}", refused.err());
+        let refused = desk.book.end_other_sessions(id, kept, &desk.origin()).await.unwrap_err();
+        assert!(
+            matches!(refused, commands::CommandError::Refused(domain::UserRefusal::SessionOver)),
+            "{refused:?}"
+        );
+    }
+}

@@ -170,7 +170,7 @@ impl Fold {
     fn standing(&self) -> Standing {
         let mut standing = Standing::from(&self.user);
         if let Some(version) = self.unreadable {
-            standing.cut = Some(Cut { version, kept: None, reason: EndReason::EndedByAdmin });
+            standing.cut = Some(Cut::after(standing.cut, version, None, EndReason::EndedByAdmin));
         }
         standing
     }
