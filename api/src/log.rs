@@ -201,6 +201,15 @@ fn signer_of(key: &LogKey) -> Result<NoteSigner, LogError> {
     Ok(NoteSigner::from_seed(&key.origin, key.seed())?)
 }
 
+/// The key that an event tells of.
+fn key_told(event: ServiceEvent) -> Option<String> {
+    if let ServiceEvent::LogBegun { key, .. } | ServiceEvent::LogKeyAdded { key, .. } = event {
+        Some(key)
+    } else {
+        None
+    }
+}
+
 impl Log {
     /// The log of this book; its memory outside of the database is in this directory, and with those who
     /// anchor it.
@@ -280,14 +289,8 @@ impl Log {
         sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('entrybook/log_keys/told', 0))")
             .execute(&mut *turn)
             .await?;
-        let told: Vec<String> = sqlx::query_scalar(
-            "SELECT coalesce(payload #>> '{LogBegun,key}', payload #>> '{LogKeyAdded,key}', '')
-               FROM events WHERE aggregate_type = $1 AND aggregate_id = $2",
-        )
-        .bind(domain::stream::SERVICE)
-        .bind(STREAM)
-        .fetch_all(&mut *turn)
-        .await?;
+        let events = self.0.book.service_events(STREAM, &mut turn).await?;
+        let told: Vec<String> = events.into_iter().filter_map(key_told).collect();
         for (key, line) in known.keys.iter().zip(&known.verifier_keys) {
             if told.contains(line) {
                 continue;

@@ -155,7 +155,8 @@ async fn authenticity(app: &App) -> Check {
                 Some(format!(
                     "{} events were not written by the service and have no effect, the first at line {}: somebody \
                      writes with the database's login. Change its password; `entrybook doctor` names them",
-                    found.count, first.position
+                    found.many(),
+                    first.position
                 )),
             ),
         },

@@ -189,6 +189,22 @@ impl Keyring {
         Ok(keyring)
     }
 
+    /// By which it is known what the service wrote, of a database that is only read. Nothing where the database is new, or
+    /// nobody has signed yet from which event on codes are wanted.
+    ///
+    /// # Errors
+    /// As [`Keyring::load`].
+    pub async fn read_authenticator(
+        pool: &PgPool,
+        master: impl Into<MasterKeys>,
+    ) -> Result<Option<EventAuthenticator>, KeyringError> {
+        let stored = read_service_keys(&mut *pool.acquire().await?, &master.into()).await?;
+        match stored {
+            Some(service) => events::read_authenticator(pool, &service.secret("events")).await,
+            None => Ok(None),
+        }
+    }
+
     /// The same keyring, remembering keys for another time than [`REMEMBERED`].
     #[must_use]
     pub fn remembering(mut self, at_most: Duration) -> Self {

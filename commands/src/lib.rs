@@ -11,6 +11,7 @@
 
 mod accounts;
 mod admission;
+mod authentic;
 mod budgets;
 pub mod clock;
 mod connections;

@@ -16,7 +16,7 @@ use std::{
 };
 
 use chrono::TimeDelta;
-use proof::{Finding, Followed, Trust, Verdict};
+use proof::{EventAuthenticator, EventFields, Finding, Followed, Trust, Verdict};
 use sqlx::{PgConnection, PgPool, Row};
 use tokio::sync::mpsc;
 
@@ -44,6 +44,9 @@ pub struct Given {
     pub keys: Vec<String>,
     /// Checkpoints that somebody else has kept, as signed notes.
     pub notes: Vec<Vec<u8>>,
+    /// By which it is known what the service wrote, where the master key is at hand. Without it the keys that the book
+    /// names are those that anybody may have written there.
+    pub authenticator: Option<EventAuthenticator>,
 }
 
 /// How far it is.
@@ -176,8 +179,11 @@ pub async fn audit_book(
 ) -> Result<BookReport, AuditError> {
     let mut connection = pool.acquire().await?;
     let trusts_database = given.keys.is_empty();
-    let keys =
-        if trusts_database { first_keys(&mut connection).await? } else { given.keys.clone() };
+    let keys = if trusts_database {
+        first_keys(&mut connection, given.authenticator.as_ref()).await?
+    } else {
+        given.keys.clone()
+    };
     let mut trust = Trust::from(keys);
     let hand_overs = hand_overs(&mut connection).await?;
     let followed = trust.follow(hand_overs.iter().map(String::as_str));
@@ -225,17 +231,37 @@ pub(crate) async fn altered(pool: &PgPool) -> Result<Option<String>, sqlx::Error
 }
 
 /// The verifier key that each log began with, as the book itself names it. What it says of later keys proves nothing.
-async fn first_keys(connection: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
-    sqlx::query_scalar(
-        "SELECT DISTINCT ON (payload #>> '{LogBegun,origin}') payload #>> '{LogBegun,key}'
+async fn first_keys(
+    connection: &mut PgConnection,
+    authenticator: Option<&EventAuthenticator>,
+) -> Result<Vec<String>, sqlx::Error> {
+    let rows = sqlx::query(
+        "SELECT id, aggregate_id, sequence, event_type, event_version, payload::text AS payload,
+                metadata::text AS metadata, payload #>> '{LogBegun,origin}' AS origin, payload #>> '{LogBegun,key}' AS key
            FROM events
           WHERE aggregate_type = $1 AND event_type = 'LogBegun'
-            AND payload #>> '{LogBegun,key}' IS NOT NULL
-          ORDER BY payload #>> '{LogBegun,origin}', id",
+            AND payload #>> '{LogBegun,origin}' IS NOT NULL AND payload #>> '{LogBegun,key}' IS NOT NULL
+          ORDER BY id",
     )
     .bind(domain::stream::SERVICE)
     .fetch_all(connection)
-    .await
+    .await?;
+    let mut keys: BTreeMap<String, String> = BTreeMap::new();
+    for row in rows {
+        let fields = EventFields {
+            stream_type: domain::stream::SERVICE,
+            stream_id: row.try_get("aggregate_id")?,
+            sequence: row.try_get("sequence")?,
+            event_type: row.try_get("event_type")?,
+            event_version: row.try_get("event_version")?,
+            payload: row.try_get("payload")?,
+        };
+        let (id, metadata) = (row.try_get("id")?, row.try_get("metadata")?);
+        if authenticator.is_none_or(|codes| codes.is_authentic(id, &fields, metadata)) {
+            keys.entry(row.try_get("origin")?).or_insert(row.try_get("key")?);
+        }
+    }
+    Ok(keys.into_values().collect())
 }
 
 /// The notes of the hand-overs from key to key, as they stand in the book, whoever has written them. Longer ones are

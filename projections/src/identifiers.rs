@@ -97,6 +97,73 @@ pub async fn verify_identifiers(pool: &BookSource) -> Result<IdentifierDifferenc
     Ok(found)
 }
 
+/// Why the claimed identifiers could not be made again.
+#[derive(Debug, thiserror::Error)]
+pub enum RepairError {
+    #[error(transparent)]
+    Fold(#[from] RebuildError),
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+    /// What must never be, and what nobody but a person can decide.
+    #[error(
+        "{0} identifiers are claimed by the events of two accounts each, so nothing was changed"
+    )]
+    Doubled(i64),
+}
+
+/// Makes the table of claimed identifiers anew from the accounts' events, where it differs. `owner` is a connection that
+/// may change it. Nobody can register or take another name meanwhile, and signing in goes on. Answers how many rows
+/// were taken away, and how many put there.
+pub async fn repair_identifiers(
+    pool: &BookSource,
+    owner: &mut PgConnection,
+) -> Result<(u64, u64), RepairError> {
+    let mut transaction = owner.begin().await?;
+    // Claims are written with their events: with this lock all events that claim are there to be read.
+    sqlx::query("LOCK TABLE identifiers IN SHARE ROW EXCLUSIVE MODE")
+        .execute(&mut *transaction)
+        .await?;
+    sqlx::query("SET LOCAL idle_in_transaction_session_timeout = 0")
+        .execute(&mut *transaction)
+        .await?;
+    sqlx::query(
+        "CREATE TABLE pg_temp.claims
+             (kind text NOT NULL, index text NOT NULL, user_id uuid NOT NULL)",
+    )
+    .execute(&mut *transaction)
+    .await?;
+    let mut reading = connect(pool).await?;
+    let folded = fold_claims(&mut reading, &mut transaction, pool.authenticator()).await;
+    let _ = reading.close().await;
+    folded?;
+    let doubled: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM (SELECT FROM pg_temp.claims GROUP BY kind, index HAVING count(*) > 1) AS doubled",
+    )
+    .fetch_one(&mut *transaction)
+    .await?;
+    if doubled > 0 {
+        transaction.rollback().await?;
+        return Err(RepairError::Doubled(doubled));
+    }
+    let taken = sqlx::query(
+        "DELETE FROM identifiers AS i
+          WHERE NOT EXISTS (SELECT FROM pg_temp.claims AS c
+                             WHERE (c.kind, c.index, c.user_id) = (i.kind, i.index, i.user_id))",
+    )
+    .execute(&mut *transaction)
+    .await?;
+    let put = sqlx::query(
+        "INSERT INTO identifiers (kind, index, user_id)
+         SELECT c.kind, c.index, c.user_id FROM pg_temp.claims AS c
+          WHERE NOT EXISTS (SELECT FROM identifiers AS i WHERE (i.kind, i.index) = (c.kind, c.index))",
+    )
+    .execute(&mut *transaction)
+    .await?;
+    sqlx::query("DROP TABLE pg_temp.claims").execute(&mut *transaction).await?;
+    transaction.commit().await?;
+    Ok((taken.rows_affected(), put.rows_affected()))
+}
+
 type Rows<'a> = BoxStream<'a, Result<PgRow, sqlx::Error>>;
 
 /// Holds claims and rows against each other, both in the order of their keys.

@@ -141,7 +141,7 @@ pub use follower::Follower;
 pub use head::{Head, HeadWatch};
 pub use held::{Held, HeldBy};
 pub use horizon::{Holder, Horizon};
-pub use identifiers::{IdentifierDifferences, verify_identifiers};
+pub use identifiers::{IdentifierDifferences, RepairError, repair_identifiers, verify_identifiers};
 pub use journal::{JournalError, RecordedEvent};
 pub use projection::{
     ApplyError, CannotApply, Entry, Fingerprint, Folding, Generation, Index, Line, Page,

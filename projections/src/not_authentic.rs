@@ -16,6 +16,8 @@ use crate::{
 /// So many lines are read at once, and so many found ones are named.
 const PAGE: i64 = 5_000;
 const NAMED: usize = 20;
+/// Who only watches counts no more than these: whoever adds events may add many, and is asked after every few seconds.
+const COUNTED: u16 = 1_000;
 
 /// Where an event stands that the service did not write.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +34,8 @@ pub struct NotAuthentic {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NotAuthenticFound {
     pub count: u64,
+    /// There may be more: no more were counted.
+    pub at_least: bool,
     pub first: Vec<NotAuthentic>,
 }
 
@@ -62,15 +66,26 @@ pub async fn search(book: &BookSource, up_to: i64) -> Result<NotAuthenticFound, 
     Ok(found)
 }
 
+impl NotAuthenticFound {
+    /// How many there are, in words.
+    #[must_use]
+    pub fn many(&self) -> String {
+        if self.at_least { format!("at least {}", self.count) } else { self.count.to_string() }
+    }
+}
+
 /// What the history says of them, which is quick: for whoever only watches.
 pub async fn known(pool: &sqlx::PgPool) -> Result<NotAuthenticFound, sqlx::Error> {
     let history = table::<AuditHistory>("audit_history", Generation::Live);
     let rows = sqlx::query(&format!(
-        "SELECT count(*) OVER () AS many, position, aggregate_type, aggregate_id, sequence, outcome
-           FROM {history} WHERE event_type = $1 ORDER BY position LIMIT $2"
+        "SELECT count(*) OVER () AS many, *
+           FROM (SELECT position, aggregate_type, aggregate_id, sequence, outcome
+                   FROM {history} WHERE event_type = $1 ORDER BY position LIMIT $3) AS found
+          ORDER BY position LIMIT $2"
     ))
     .bind(NOT_AUTHENTIC)
     .bind(i64::try_from(NAMED).unwrap_or(i64::MAX))
+    .bind(i64::from(COUNTED))
     .fetch_all(pool)
     .await?;
     let mut found = NotAuthenticFound::default();
@@ -85,5 +100,6 @@ pub async fn known(pool: &sqlx::PgPool) -> Result<NotAuthenticFound, sqlx::Error
             event_type: row.try_get::<Option<String>, _>("outcome")?.unwrap_or_default(),
         });
     }
+    found.at_least = found.count >= u64::from(COUNTED);
     Ok(found)
 }

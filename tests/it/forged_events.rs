@@ -3,13 +3,14 @@
 
 use commands::{database, keyring::MasterKey};
 use serde_json::{Value, json};
-use sqlx::{Connection, PgConnection, PgPool};
+use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
 
 use crate::{
     book::{Desk, account},
     support::{
         database::TestDatabase,
         http::password_of,
+        scratch,
         server::{Setup, eventually},
         shared::Running,
     },
@@ -255,4 +256,122 @@ async fn a_retirement_that_somebody_else_wrote_retires_no_key() {
     desk.book.retire_signing_keys(&which, &desk.origin()).await.unwrap();
     let keys = tokens.signing_keys().await.unwrap();
     assert!(keys.iter().any(|key| key.kid == kid && !key.is_accepted && key.is_retired));
+}
+
+/// Whoever could make the book look as if it had an account would leave it without an admin.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forged_account_does_not_keep_the_first_admin_from_being_made() {
+    let (database, scratch) = (TestDatabase::authenticated().await, scratch());
+    let setup = Setup::on(&database.url(), &scratch.path().join("data"));
+    // A verb that makes the service's keys, and no account.
+    for verb in [&["migrate"][..], &["admin", "list"]] {
+        let (code, told) = run(&setup, verb).await;
+        assert_eq!(code, 0, "{told}");
+    }
+    let by = attacker(&database).await;
+    let user = ("User", "01890000-0000-7000-8000-00000000000b");
+    for sequence in 1..=250 {
+        forge(&by, user, sequence, "UserRoleGranted", json!({"role": "admin"})).await;
+    }
+    let server = setup.start().await;
+    let admin = server.admin().await;
+    assert_ne!(admin.user_id, user.1);
+    // Once, also where it starts again.
+    assert!(server.stop().await.success());
+    let server = setup.start().await;
+    server.admin().await;
+    let made = "SELECT count(*) FROM events WHERE event_type = 'UserRegistered'";
+    let made: i64 = sqlx::query_scalar(made).fetch_one(database.pool()).await.unwrap();
+    assert_eq!(made, 1);
+    assert!(server.stop().await.success());
+}
+
+/// Whoever may add events may add many, and `/readyz` is asked every few seconds.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_very_many_forged_events_no_more_are_counted_than_tell() {
+    let running = Running::start_on(TestDatabase::authenticated().await, &[]).await;
+    let by = attacker(&running.database).await;
+    sqlx::query(
+        r#"INSERT INTO events (aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata)
+           SELECT 'User', '01890000-0000-7000-8000-00000000000b', n, 'UserDisabled', '1', '{"UserDisabled": {}}',
+                  '{"actor": "system", "request_id": "x", "at": "2026-01-01T00:00:00.000000Z"}'
+             FROM generate_series(1, 1500) AS n"#,
+    )
+    .execute(&by)
+    .await
+    .unwrap();
+    let api = running.api();
+    let detail = eventually("/readyz tells", async || {
+        let report = api.get("/readyz").send().await.is(200).json();
+        let checks = report["checks"].as_array().unwrap().clone();
+        let check = checks.into_iter().find(|check| check["name"] == "events")?;
+        let detail = check["detail"].as_str()?.to_owned();
+        detail.starts_with("at least").then_some(detail)
+    })
+    .await;
+    assert!(detail.starts_with("at least 1000 events were not written by the service"), "{detail}");
+    let (_, doctor) = run(&running.setup, &["doctor"]).await;
+    assert!(doctor.contains("at least 1000 were not written by the service"), "{doctor}");
+    // A verification counts them all.
+    running.database.settled().await;
+    let (code, verified) = run(&running.setup, &["audit", "verify", "--json"]).await;
+    assert_eq!(code, 6, "{verified}");
+    assert!(verified.contains("\"in_all\": 1500"), "{verified}");
+}
+
+/// What a verification of the database trusts where no key is given.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forged_line_names_no_key_of_the_log() {
+    let running = Running::start_on(TestDatabase::authenticated().await, &[]).await;
+    running.api().register("ada").await;
+    let by = attacker(&running.database).await;
+    let forger = ::proof::NoteSigner::from_seed("another.example/log", &[9; 32]).unwrap();
+    let key = forger.verifier_key();
+    let begun = json!({"origin": "another.example/log", "key": key});
+    forge(&by, ("Service", "log"), 1_000, "LogBegun", begun.clone()).await;
+    forge(&by, ("Service", "log"), 1_001, "LogKeyAdded", begun).await;
+    running.database.settled().await;
+    let output = running.setup.command(&["audit", "verify", "--json"]).output().unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let keys = report["keys"].as_array().unwrap();
+    assert!(!keys.is_empty() && !keys.contains(&key.into()), "{report:#}");
+    assert_eq!(report["integrity"]["in_all"], 2, "{report:#}");
+    // Without the master key nobody can tell, and it says that it was not looked at.
+    let stranger = running.setup.clone().with("ENTRYBOOK_MASTER_KEY_FILE", "/nowhere");
+    let output = stranger.command(&["audit", "verify"]).env_remove("ENTRYBOOK_MASTER_KEY").output();
+    let words = String::from_utf8(output.unwrap().stdout).unwrap();
+    assert!(words.contains("Whether the service wrote each event was not checked"), "{words}");
+}
+
+/// Whoever verifies need not be let in to write.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_verification_writes_nothing_and_needs_to_read_alone() {
+    let running = Running::start_on(TestDatabase::authenticated().await, &[]).await;
+    running.api().register("ada").await;
+    crate::log::client::all_is_signed(&running.api(), running.database.pool()).await;
+    let setup = running.setup.clone();
+    let (database, _scratch) = running.stop().await;
+    let name = format!("entrybook_test_reader_{}", std::process::id());
+    let statements = format!(
+        "CREATE ROLE {name} LOGIN PASSWORD 'plain';
+         GRANT pg_read_all_data TO {name};
+         ALTER TABLE event_authentication DISABLE TRIGGER signed_once;
+         UPDATE event_authentication SET mac = NULL;
+         ALTER TABLE event_authentication ENABLE ALWAYS TRIGGER signed_once"
+    );
+    sqlx::raw_sql(&statements).execute(database.pool()).await.unwrap();
+    let login = database.connect_options().username(&name).password("plain");
+    let reader = Setup { database_url: Some(login.to_url_lossy().to_string()), ..setup.clone() };
+    let unsigned = "SELECT mac IS NULL FROM event_authentication";
+    for setup in [&reader, &setup] {
+        let (code, told) = run(setup, &["audit", "verify"]).await;
+        // It may have stopped before the last line was signed.
+        assert!([0, 7].contains(&code), "{told}");
+        assert!(told.starts_with("integrity: sound"), "{told}");
+        assert!(told.contains("nothing is signed yet of where codes begin"), "{told}");
+        let unsigned: bool = sqlx::query_scalar(unsigned).fetch_one(database.pool()).await.unwrap();
+        assert!(unsigned, "it was signed by who only looks");
+    }
+    let dropped = format!("DROP OWNED BY {name}; DROP ROLE {name}");
+    sqlx::raw_sql(&dropped).execute(database.pool()).await.unwrap();
 }

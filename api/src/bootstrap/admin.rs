@@ -19,7 +19,7 @@ pub struct FirstAdmin {
 
 /// Makes the first admin where the book has no account at all; else does nothing.
 ///
-/// The events decide, never a read table that may lag. An advisory lock makes replicas that start together take turns, so that one
+/// The events that the service wrote decide, never a read table that may lag. An advisory lock makes replicas that start together take turns, so that one
 /// makes the admin and the others find it. The account is one commit: after a crash it is there or its names are free.
 pub async fn make_first_admin(
     services: &Services,
@@ -31,11 +31,11 @@ pub async fn make_first_admin(
     sqlx::query("SELECT pg_advisory_xact_lock(hashtext('entrybook first admin'))")
         .execute(&mut *turn)
         .await?;
-    let any: bool =
-        sqlx::query_scalar("SELECT EXISTS (SELECT FROM events WHERE aggregate_type = 'User')")
-            .fetch_one(&mut *turn)
-            .await?;
-    let made = if any { None } else { Some(make(services, settings).await?) };
+    let made = if services.book.has_account(&mut turn).await? {
+        None
+    } else {
+        Some(make(services, settings).await?)
+    };
     turn.commit().await?;
     connection.close().await?;
     Ok(made)

@@ -1,5 +1,6 @@
 //! `entrybook projections`: how far the read tables are, checking them, and building them anew.
 
+mod identifiers;
 mod progress;
 mod rebuild;
 mod report;

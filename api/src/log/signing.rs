@@ -293,10 +293,23 @@ async fn examine(
 
 /// The newest row of the table is not what the log has signed.
 pub(super) fn unsigned(origin: &str, error: &LogError) -> String {
+    let removed = match error {
+        LogError::Unsigned { origin, size } => format!(" with: {}", removal(origin, *size)),
+        _ => String::new(),
+    };
     format!(
         "In the newest row of the table of checkpoints, {error}. Nothing of it is believed. A row that was never signed can be removed by \
-         whoever owns the table, and it signs again. {}",
+         whoever owns the table, and it signs again{removed}. One that was signed and changed is restored from a backup. {}",
         choices(origin)
+    )
+}
+
+/// What takes a row away from a table that nobody takes rows from.
+fn removal(origin: &str, size: i64) -> String {
+    let origin = origin.replace('\'', "''");
+    format!(
+        "BEGIN; ALTER TABLE checkpoints DISABLE TRIGGER append_only; DELETE FROM checkpoints WHERE origin = '{origin}' AND size = {size}; \
+         ALTER TABLE checkpoints ENABLE ALWAYS TRIGGER append_only; COMMIT"
     )
 }
 

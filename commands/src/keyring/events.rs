@@ -30,6 +30,20 @@ pub(super) async fn authenticator(
     }
 }
 
+/// The same of a boundary that was signed; nothing where it was not.
+pub(super) async fn read_authenticator(
+    pool: &PgPool,
+    key: &[u8; 32],
+) -> Result<Option<EventAuthenticator>, KeyringError> {
+    let (last, mac) = read(pool).await?;
+    let authenticator = EventAuthenticator::new(key, last);
+    match mac {
+        None => Ok(None),
+        Some(mac) if authenticator.is_boundary_mac(&mac) => Ok(Some(authenticator)),
+        Some(_) => Err(KeyringError::MovedBoundary),
+    }
+}
+
 async fn read(pool: &PgPool) -> Result<Boundary, KeyringError> {
     let row = sqlx::query_as("SELECT last_without_mac, mac FROM event_authentication")
         .fetch_optional(pool)

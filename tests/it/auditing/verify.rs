@@ -108,7 +108,7 @@ async fn what_is_signed_while_it_is_verified_is_held_against_no_hash_that_was_no
             })
         })
         .connect_lazy_with(signed.database.connect_options());
-    let given = Given { keys: signed.keys.clone(), notes: Vec::new() };
+    let given = Given { keys: signed.keys.clone(), ..Given::default() };
     let auditing =
         tokio::spawn(async move { audit_book(&slow, given, Arc::new(Progress::default())).await });
     eventually("it is about to read", async || (taken.load(Ordering::Relaxed) > 1).then_some(()))

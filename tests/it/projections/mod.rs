@@ -8,6 +8,7 @@ mod first_builds;
 mod following;
 mod history_pages;
 mod horizon;
+mod identifiers;
 mod order;
 pub mod projecting;
 pub mod random_book;

@@ -509,7 +509,7 @@ async fn authenticity(pool: &PgPool) -> Check {
         name,
         format!(
             "{} were not written by the service and have no effect: {}",
-            found.count,
+            found.many(),
             named.collect::<Vec<_>>().join("; ")
         ),
         "Somebody writes with the database's login: change its password, and look who had it. See docs/events.md.",

@@ -1,8 +1,9 @@
 //! `entrybook projections rebuild`.
 
-use super::super::{Exit, Out, origin, require_database, with_services_of};
+use super::super::{Exit, Out, origin, require_database, usage, with_services_of};
+use super::verify::IDENTIFIERS;
 use super::work::{Ended, How, SIZE, Signals, fold};
-use super::{named, report};
+use super::{identifiers, named, report};
 use crate::config::Config;
 use crate::service_events;
 use ::projections::{Options, Outcome, Rebuilt};
@@ -16,6 +17,9 @@ use std::io::{Write, stderr};
         compared with the live one at one line of the book, and swapped in if they are equal. Reading and signing in go on meanwhile.\n\n\
         If they differ, or the live one can't be read, nothing is swapped: it shows what differs, with personal data masked, whether the \
         table was damaged or the program has changed, and exits with 6. --repair swaps all the same.\n\n\
+        The table of who has which e-mail address and username is written with the events and is no read table. Where it was changed \
+        (`entrybook projections verify identifiers` says so), `entrybook projections rebuild identifiers --repair` makes it again from the accounts' events, with the \
+        login that owns the tables (ENTRYBOOK_OWNER_DATABASE_URL). Nobody can register meanwhile.\n\n\
         Broken off by Ctrl-C, a kill or a lost database, it leaves the live ones as they are, and the next run within a day goes on where it \
         was. Works beside running servers, and without one.",
     after_help = "Examples:\n  entrybook projections rebuild\n  entrybook projections rebuild users sessions --dry-run\n  \
@@ -38,7 +42,8 @@ use std::io::{Write, stderr};
         entrybook projections rebuild --json | jq -r 'select(.type == \"result\") | [.projection, .outcome] | @tsv'"
 )]
 pub(super) struct Arguments {
-    /// Which: see `entrybook projections status`; all, where none is named
+    /// Which: see `entrybook projections status`; all, where none is named. `identifiers` with --repair makes the table of claimed
+    /// e-mail addresses and usernames again
     #[arg(value_name = "NAME")]
     names: Vec<String>,
     /// Build and compare, and swap nothing
@@ -58,6 +63,15 @@ pub(super) async fn run(
     out: &mut Out,
 ) -> anyhow::Result<Exit> {
     let Arguments { names, dry_run, repair, json } = arguments;
+    if names.iter().any(|name| name == IDENTIFIERS) {
+        if names.len() > 1 || !repair {
+            return Err(usage(
+                "identifiers is no read table: it is made again alone, and where it differs. Write: entrybook projections rebuild \
+                 identifiers --repair; what differs is said by entrybook projections verify identifiers",
+            ));
+        }
+        return identifiers::repair(config, *json, out).await;
+    }
     let chosen = named(names, &[])?;
     let options = Options { dry_run: *dry_run, repair: *repair, ..Options::default() };
     require_database(config)?;

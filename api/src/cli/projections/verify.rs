@@ -12,7 +12,7 @@ use ::projections::{
 use serde::Serialize;
 
 const JOURNAL: &str = "journal";
-const IDENTIFIERS: &str = "identifiers";
+pub(super) const IDENTIFIERS: &str = "identifiers";
 
 #[derive(Debug, clap::Args)]
 #[command(
@@ -164,8 +164,15 @@ fn of_identifiers(found: &IdentifierDifferences) -> String {
     format!(
         "identifiers: DIFFERENT\n  Of {} identifiers that events claim, {} are missing or another's; {} are there that nobody claims; {} are \
          claimed by two accounts.\n  \
-         They are written with the events themselves, so somebody has changed the table. Keep this database as it is, and restore a backup \
-         beside it.",
-        found.claims, found.missing, found.surplus, found.doubled
+         They are written with the events themselves, so somebody has changed the table. {}",
+        found.claims,
+        found.missing,
+        found.surplus,
+        found.doubled,
+        if found.doubled > 0 {
+            "Keep this database as it is, and restore a backup beside it."
+        } else {
+            "Make it again from the events, with the login that owns it: entrybook projections rebuild identifiers --repair"
+        }
     )
 }

@@ -7,13 +7,12 @@ use crate::config::Config;
 use crate::log::Refusal;
 use chrono::TimeDelta;
 use commands::StorageError;
-use commands::clock::SystemEntropy;
 use commands::keyring::{Keyring, KeyringError, MasterKeys};
 use indicatif::HumanCount;
 use projections::book_audit::{AuditError, BookReport, CONNECTIONS, Given, Progress, audit_book};
 use projections::destroyed_keys::key_faults;
 use projections::{BookSource, journal, not_authentic};
-use proof::Finding;
+use proof::{EventAuthenticator, Finding};
 use sqlx::PgPool;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -41,7 +40,7 @@ pub(super) async fn verify(
             other => other.into(),
         })?;
         let verified = tokio::select! {
-            verified = with_authenticity(config, &pool, Given { keys, notes }) => verified,
+            verified = with_authenticity(config, &pool, Given { keys, notes, authenticator: None }) => verified,
             _ = tokio::signal::ctrl_c() => Err(Interrupted.into()),
         };
         pool.close().await;
@@ -55,32 +54,25 @@ pub(super) async fn verify(
 }
 
 /// Verifies, and holds each event against its code where the master key is at hand.
-async fn with_authenticity(config: &Config, pool: &PgPool, given: Given) -> anyhow::Result<Report> {
-    let mut report = audited(pool, given).await?;
+async fn with_authenticity(
+    config: &Config,
+    pool: &PgPool,
+    mut given: Given,
+) -> anyhow::Result<Report> {
     // Who verifies may do without the master key: it says so, and the rest holds.
-    let keys =
-        master_key_of(config).and_then(|master| Ok((master, previous_master_key_of(config)?)));
-    let Ok((Some(master), previous)) = keys else {
-        report.remarks.push(
-            "Whether the service wrote each event was not checked: that needs the master key of this database \
-             (ENTRYBOOK_MASTER_KEY_FILE)."
-                .to_owned(),
-        );
-        return Ok(report);
-    };
-    let keys = MasterKeys::new(master, previous);
-    let keyring = match Keyring::load(pool.clone(), keys, Arc::new(SystemEntropy)).await {
-        Ok(keyring) => keyring,
-        Err(KeyringError::Database(error)) => return Err(error.into()),
-        Err(error) => {
-            report
-                .remarks
-                .push(format!("Whether the service wrote each event was not checked: {error}."));
+    let authenticator = authenticator(config, pool).await?;
+    given.authenticator = authenticator.as_ref().ok().cloned();
+    let mut report = audited(pool, given).await?;
+    let authenticator = match authenticator {
+        Ok(authenticator) => authenticator,
+        Err(why) => {
+            let says = format!("Whether the service wrote each event was not checked: {why}.");
+            report.remarks.push(says);
             return Ok(report);
         }
     };
     let head = journal::head(pool).await?.position;
-    let source = BookSource::new(pool.clone(), keyring.events().clone());
+    let source = BookSource::new(pool.clone(), authenticator);
     let found = not_authentic::search(&source, head).await?;
     for one in &found.first {
         let says = format!(
@@ -91,6 +83,29 @@ async fn with_authenticity(config: &Config, pool: &PgPool, given: Given) -> anyh
     }
     report.integrity.and_more(found.count.saturating_sub(found.first.len() as u64));
     Ok(report)
+}
+
+/// By which it is known what the service wrote; or why it can't be. Nothing is written: who verifies may have a login that
+/// only reads.
+async fn authenticator(
+    config: &Config,
+    pool: &PgPool,
+) -> anyhow::Result<Result<EventAuthenticator, String>> {
+    let keys =
+        master_key_of(config).and_then(|master| Ok((master, previous_master_key_of(config)?)));
+    let Ok((Some(master), previous)) = keys else {
+        let why = "that needs the master key of this database (ENTRYBOOK_MASTER_KEY_FILE)";
+        return Ok(Err(why.to_owned()));
+    };
+    match Keyring::read_authenticator(pool, MasterKeys::new(master, previous)).await {
+        Ok(Some(authenticator)) => Ok(Ok(authenticator)),
+        Ok(None) => Ok(Err(
+            "nothing is signed yet of where codes begin; the next start of a server signs it"
+                .to_owned(),
+        )),
+        Err(KeyringError::Database(error)) if commands::is_temporary(&error) => Err(error.into()),
+        Err(error) => Ok(Err(error.to_string())),
+    }
 }
 
 async fn audited(pool: &PgPool, given: Given) -> anyhow::Result<Report> {
