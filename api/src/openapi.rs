@@ -4,7 +4,7 @@
 //! refusal, the headers that come with one, and the answers that any route can give.
 
 use utoipa::{
-    PartialSchema, ToSchema,
+    OpenApi as _, PartialSchema, ToSchema,
     openapi::{
         ComponentsBuilder, Content, Header, InfoBuilder, License, ObjectBuilder, OpenApi,
         OpenApiBuilder, Ref, RefOr, ResponseBuilder, Type,
@@ -47,6 +47,7 @@ pub fn openapi() -> OpenApi {
         ))
         .build();
     let (_, mut description) = routes::described(base);
+    description.merge(routes::log::TilesDescription::openapi());
     for item in description.paths.paths.values_mut() {
         operations(item).for_each(complete);
     }
@@ -227,6 +228,8 @@ mod tests {
         GET /log/checkpoint: 200 404 500 503
         GET /log/key: 200 500 503
         GET /log/proof/{position}: 200 404 500 503
+        GET /log/tile/entries/{index}: 200 401 403 404 500 503
+        GET /log/tile/{level}/{index}: 200 404 500 503
         GET /metrics: 200 500 503
         GET /readyz: 200 500 503
         ");

@@ -1,16 +1,19 @@
 #!/usr/bin/env python3
-"""Checks an export by docs/transparency-log.md and the RFCs that it names alone, with Python's standard library.
+"""Checks an export by docs/transparency-log.md, docs/export.md and the RFCs that they name alone, with Python's standard library.
 
     check_export.py EXPORT KEY [CHECKPOINT ...]
 
-EXPORT is JSON Lines, with a filter or without one; KEY a verifier key; each CHECKPOINT a file with a signed note of a tree that the export
-must be consistent with. Every line is hashed anew from its members, the root is held against what was signed, and so are the signatures,
-the manifest and each checkpoint.
+EXPORT is JSON Lines, CSV or OCSF, with a filter or without one; KEY a verifier key; each CHECKPOINT a file with a signed note of a tree that
+the export must be consistent with. Of JSON Lines every line is hashed anew from its members, the root is held against what was signed, and
+so are the signatures, the manifest and each checkpoint. Of CSV and OCSF, whose lines are in the clear, the manifest is held against all
+bytes, against the numbers of the lines, and against the checkpoint in the file.
 """
 
 import base64
+import csv
 import datetime
 import hashlib
+import io
 import json
 import pathlib
 import sys
@@ -204,11 +207,114 @@ def split(encoded):
     return [data[i : i + 32] for i in range(0, len(data), 32)]
 
 
+COLUMNS = (
+    "position,time,recorded_at,event,outcome,person_id,person,actor_kind,actor_id,actor,session,address,user_agent,identifier,"
+    "stream,sequence,request_id"
+).split(",")
+
+
+def csv_row(cells):
+    """A record as docs/export.md says: quoted where it has to be, and nowhere else (RFC 4180)."""
+    quoted = ['"' + cell.replace('"', '""') + '"' if set(cell) & set('",\r\n') else cell for cell in cells]
+    return (",".join(quoted) + "\r\n").encode()
+
+
+def csv_records(data):
+    """Each record as it stands in the file, and its cells."""
+    record, quoted = b"", False
+    for line in (part + b"\n" for part in data.split(b"\n")[:-1]):
+        record += line
+        quoted ^= line.count(b'"') % 2 == 1
+        if not quoted and line.endswith(b"\r\n"):
+            (cells,) = csv.reader(io.StringIO(record.decode(), newline=""), strict=True)
+            assert csv_row(cells) == record and len(cells) == len(COLUMNS), "a record has another form"
+            yield record, cells
+            record = b""
+    assert not record and data.endswith(b"\r\n"), "the export is cut off"
+
+
+def of_csv(data):
+    """The digest of all before the last record, the numbers of the lines, and the notes of the last record."""
+    digest, positions, end = hashlib.sha256(), [], None
+    for number, (record, cells) in enumerate(csv_records(data)):
+        assert end is None, "a record follows the end"
+        if number == 0:
+            assert cells == COLUMNS, "there is no header"
+        elif cells[0] == "end":
+            assert not any(cells[4:]), "the end has another form"
+            end = cells[1], cells[2], json.loads(cells[3] or "[]")
+            continue
+        else:
+            positions.append(int(cells[0]))
+        digest.update(record)
+    return digest, positions, end, None
+
+
+def of_ocsf(data):
+    digest, positions, end, made_at = hashlib.sha256(), [], None, None
+    assert data.endswith(b"\n"), "the export is cut off"
+    for line in data.split(b"\n")[:-1]:
+        assert end is None, "a line follows the end"
+        event = json.loads(line)
+        notes = event.get("unmapped", {})
+        if "entrybook_manifest" in notes:
+            names = {"entrybook_manifest", "entrybook_checkpoint", "entrybook_hand_overs"}
+            assert set(notes) <= names and event["class_uid"] == 0 and "sequence" not in event["metadata"]
+            written = json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode()
+            assert written == line, "the end has another form"
+            end = notes["entrybook_manifest"], notes["entrybook_checkpoint"], notes.get("entrybook_hand_overs", [])
+            made_at = event["time"], event["metadata"]["log_name"]
+            continue
+        positions.append(event["metadata"]["sequence"])
+        digest.update(line + b"\n")
+    return digest, positions, end, made_at
+
+
+def table(form, data, vkey, others):
+    digest, positions, end, made = {"csv": of_csv, "ocsf": of_ocsf}[form](data)
+    assert end, "the export is cut off"
+    manifest, checkpoint, hand_overs = end
+    trust = Trust(vkey)
+    trust.follow(hand_overs)
+    size = int(manifest.split("\n")[2].split(" ")[1])
+    head, origin, between, lines, root, made_at, of_all, query, rest = trust.manifest(manifest, size).split("\n")
+    assert head == f"entrybook export {form} v2" and rest == "", "the manifest is of another form"
+    assert of_all == base64.b64encode(digest.digest()).decode(), "the manifest is of another file"
+    first, last = map(int, between.split(" "))
+    assert int(lines) == len(positions), "the manifest counts other lines"
+    ascending = all(a < b for a, b in zip(positions, positions[1:]))
+    assert ascending and all(first <= position <= last for position in positions), "a line stands in the wrong place"
+    query = json.loads(query)
+    if query is None or list(query) == ["after"]:
+        assert positions == list(range(first, last + 1)), "lines are left out, and the file names no filter"
+    at = datetime.datetime.strptime(made_at, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=datetime.timezone.utc)
+    if made:
+        assert made == ((at - datetime.datetime.fromtimestamp(0, datetime.timezone.utc)) // datetime.timedelta(milliseconds=1), origin)
+    assert trust.checkpoint(checkpoint) == (origin, last, base64.b64decode(root)), "the checkpoint is of another book"
+    held = 0
+    for other in others:
+        other_origin, other_size, other_root = trust.checkpoint(pathlib.Path(other).read_text(encoding="utf-8"))
+        assert other_origin == origin and other_size <= last, "a checkpoint is of another log, or of more lines"
+        if other_size == last:
+            assert base64.b64encode(other_root).decode() == root, f"the book is not the one that was signed of {last} lines"
+            held += 1
+    print(f"{len(positions)} of {last} lines, as they were written and signed by {origin}; consistent with {held} other checkpoints")
+
+
 def main(path, vkey, *others):
+    with pathlib.Path(path).open("rb") as file:
+        begin = file.read(20)
+    for form, mark in (("csv", b"position,"), ("ocsf", b'{"activity_id":')):
+        if begin.startswith(mark):
+            return table(form, pathlib.Path(path).read_bytes(), vkey, others)
+    return lines_of_json(path, vkey, *others)
+
+
+def lines_of_json(path, vkey, *others):
     tree, digest, lines, waiting, end, header = Tree(), hashlib.sha256(), 0, [], None, None
     with pathlib.Path(path).open("rb") as file:
         if not file.read(1).startswith(b"{"):
-            sys.exit("This is no export as JSON Lines.")
+            sys.exit("This is no export.")
     for line in pathlib.Path(path).open("rb"):
         assert line.endswith(b"\n") and end is None, "a line has no end, or follows the end"
         text = line[:-1]

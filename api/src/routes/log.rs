@@ -7,7 +7,7 @@
 
 use axum::{
     extract::{Path, State, rejection::PathRejection},
-    http::{HeaderMap, HeaderName, HeaderValue, header},
+    http::{Extensions, HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -16,6 +16,7 @@ use projections::transparency;
 use proof::{TILE_WIDTH, TilePath, entry_bundle};
 use serde_json::json;
 use tokio::sync::OwnedSemaphorePermit;
+use tower_http::compression::{CompressionLayer, predicate::Predicate};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
@@ -37,7 +38,7 @@ pub fn root() -> OpenApiRouter<App> {
         .routes(routes!(checkpoint))
         .routes(routes!(keys))
         .routes(routes!(prove))
-        .route("/log/tile/{*path}", get(tile))
+        .route("/log/tile/{*path}", get(tile).layer(compression()))
 }
 
 /// The newest signed checkpoint of the book.
@@ -96,6 +97,47 @@ async fn prove(
     Ok(([(header::CONTENT_TYPE, TEXT)], proof.to_text()).into_response())
 }
 
+/// What no route of the router can say: the paths of tiles have slashes in them.
+#[derive(utoipa::OpenApi)]
+#[openapi(paths(hash_tile, line_bundle))]
+pub struct TilesDescription;
+
+/// A tile of hashes.
+///
+/// C2SP tlog-tiles: up to 256 hashes of 32 bytes each. The index is as there: groups of three digits, all but the last with an `x` before
+/// them and a slash behind (`x001/067`), and `.p/` with a width behind the last tile that is not full (`067.p/5`).
+#[utoipa::path(
+    get, path = "/log/tile/{level}/{index}", tag = "log", operation_id = "log_tile",
+    params(
+        ("level" = u8, Path, description = "The level of the tree in steps of 8, from 0"),
+        ("index" = String, Path, description = "Which tile of that level", example = "000.p/1"),
+    ),
+    responses(
+        (status = 200, description = "The hashes", body = Vec<u8>, content_type = "application/octet-stream"),
+        (status = 404, description = "There is no such tile, or not all of it is signed yet"),
+    )
+)]
+#[expect(dead_code, reason = "it is described here, and answered by `tile`")]
+async fn hash_tile() {}
+
+/// A bundle of lines.
+///
+/// C2SP tlog-tiles: up to 256 lines, each behind its length in two bytes. For auditors, and written down, unless the operator has made
+/// them public. Compressed with gzip for who accepts that.
+#[utoipa::path(
+    get, path = "/log/tile/entries/{index}", tag = "log", operation_id = "log_entries",
+    params(("index" = String, Path, description = "Which bundle, written as with tiles of hashes", example = "000.p/1")),
+    responses(
+        (status = 200, description = "The lines", body = Vec<u8>, content_type = "application/octet-stream"),
+        (status = 401, description = "Nobody is signed in"),
+        (status = 403, description = "Only auditors may"),
+        (status = 404, description = "There is no such bundle, or not all of it is signed yet"),
+    ),
+    security(("bearer" = []), ("cookie" = []))
+)]
+#[expect(dead_code, reason = "it is described here, and answered by `tile`")]
+async fn line_bundle() {}
+
 /// A tile of hashes, or a bundle of lines. Who reads lines is written down, as with the history.
 async fn tile(
     State(app): State<App>,
@@ -135,7 +177,23 @@ async fn tile(
             HeaderValue::try_from(format!("{shared}, {FOREVER}")).map_err(ApiError::internal)?,
         ),
     ];
-    Ok((headers, content).into_response())
+    let mut response = (headers, content).into_response();
+    if tile.level.is_none() {
+        response.extensions_mut().insert(Compressible);
+    }
+    Ok(response)
+}
+
+/// Of an answer that gets smaller by compression. Hashes don't.
+#[derive(Debug, Clone, Copy)]
+struct Compressible;
+
+/// Bundles are compressed for who accepts it, as C2SP tlog-tiles asks for. Caches are told by `Vary` that it depends on that.
+fn compression() -> CompressionLayer<impl Predicate> {
+    let is_bundle = |_: StatusCode, _: Version, _: &HeaderMap, extensions: &Extensions| {
+        extensions.get::<Compressible>().is_some()
+    };
+    CompressionLayer::new().compress_when(is_bundle)
 }
 
 /// Only so many read the log at once; the others wait.

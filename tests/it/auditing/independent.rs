@@ -78,6 +78,56 @@ async fn python_recomputes_the_root_and_verifies_the_signatures() {
     fails(&mut check(&whole, signed.key(), &[&other]));
 }
 
+/// CSV and OCSF, by a program that was written from the documentation.
+#[tokio::test(flavor = "multi_thread")]
+async fn python_checks_tables_and_finds_what_was_edited() {
+    let signed = Signed::ended().await;
+    let check = |export: &Path, key: &str| {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../proof/vectors/check_export.py");
+        let mut command = Command::new("python3");
+        command.arg(script).arg(export).arg(key);
+        command
+    };
+    let forger = ::proof::NoteSigner::from_seed("localhost:8080/log", &[9; 32]).unwrap();
+    for format in ["csv", "ocsf"] {
+        let path = exported(&signed, format, &["--format", format]).await;
+        let said = run(&mut check(&path, signed.key()));
+        print!("{format}: {said}");
+        assert!(said.contains("as they were written and signed by"), "{said}");
+        let part = ["--format", format, "--type", "SignInFailed"];
+        let part = exported(&signed, &format!("part.{format}"), &part).await;
+        print!("{format}: {}", run(&mut check(&part, signed.key())));
+        let error = fails(&mut check(&path, &forger.verifier_key()));
+        assert!(error.contains("the key has not signed it"), "{error}");
+
+        let whole = std::fs::read_to_string(&path).unwrap();
+        let separator = if format == "csv" { "\r\n" } else { "\n" };
+        let lines: Vec<&str> = whole.split_inclusive(separator).collect();
+        let mut shorter = lines.clone();
+        shorter.remove(20);
+        let mut swapped = lines.clone();
+        swapped.swap(20, 21);
+        let mut doubled = lines.clone();
+        doubled.insert(20, lines[20]);
+        for (name, changed) in [
+            ("edited", whole.replacen("127.0.0.1", "127.0.0.2", 1)),
+            ("a line less", shorter.concat()),
+            ("two lines that changed places", swapped.concat()),
+            ("a line twice", doubled.concat()),
+            ("without its end", lines[..lines.len() - 1].concat()),
+            ("half of it", whole[..whole.len() / 2].to_owned()),
+            ("something behind its end", format!("{whole}x{separator}")),
+        ] {
+            assert_ne!(changed, whole, "{name}");
+            let file = signed.file("changed", changed.as_bytes());
+            let error = fails(&mut check(&file, signed.key()));
+            print!("{format}, {name}: {error}");
+            assert!(error.starts_with("NOT as it was signed"), "{name}: {error}");
+            assert_eq!(error.lines().count(), 1, "{name}: {error}");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn go_recomputes_the_root_and_its_proofs_hold() {
     if !with("go") {

@@ -58,6 +58,16 @@ async fn who_fetches_tiles_and_lines_gets_the_root_that_was_signed() {
     println!("{size} lines recomputed to the root {}", checkpoint.root);
 }
 
+/// What gzip makes of it, a program that is not ours.
+fn unpacked(bytes: &[u8]) -> Vec<u8> {
+    let scratch = crate::support::scratch();
+    let file = scratch.path().join("packed.gz");
+    std::fs::write(&file, bytes).unwrap();
+    let output = std::process::Command::new("gzip").arg("-dc").arg(&file).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    output.stdout
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn each_line_has_a_proof_that_holds_without_the_log() {
     let running = Running::start(&FAST).await;
@@ -106,6 +116,23 @@ async fn what_was_signed_is_for_everybody_and_the_lines_are_for_auditors() {
             .fetch_one(running.database.pool())
             .await
             .unwrap();
+    // Compressed for who accepts that, and told apart by caches; hashes don't get smaller.
+    let plain = api.get(&entries).bearer(&admin).send().await.is(200);
+    assert_eq!((plain.header("content-encoding"), plain.header("vary")), ("", "accept-encoding"));
+    let packed = api.get(&entries).bearer(&admin).header("accept-encoding", "br, gzip;q=0.5");
+    let packed = packed.send().await.is(200);
+    assert_eq!(packed.header("content-encoding"), "gzip");
+    assert_eq!(packed.header("vary"), "accept-encoding");
+    assert_eq!(packed.header("cache-control"), plain.header("cache-control"));
+    println!("{} bytes, compressed {}", plain.body.len(), packed.body.len());
+    assert!(packed.body.len() < plain.body.len());
+    assert_eq!(unpacked(&packed.body), plain.body);
+    let refused = api.get(&entries).bearer(&admin).header("accept-encoding", "gzip;q=0");
+    assert_eq!(refused.send().await.is(200).header("content-encoding"), "");
+    let hashes = format!("/log/tile/0/000.p/{}", checkpoint.size);
+    let hashes = api.get(&hashes).header("accept-encoding", "gzip").send().await.is(200);
+    assert_eq!((hashes.header("content-encoding"), hashes.header("vary")), ("", ""));
+    assert_eq!(hashes.body, tile.body);
     assert_eq!(followed, 1, "that an auditor reads lines is a line, once in a while");
 
     let open = [FAST.as_slice(), &[("ENTRYBOOK_LOG_ENTRIES", "public")]].concat();
