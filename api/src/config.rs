@@ -463,11 +463,15 @@ impl Reader<'_> {
     }
 }
 
+/// The one private network of that size (RFC 1918, section 3).
+const PRIVATE: ipnet::Ipv4Net = ipnet::Ipv4Net::new_assert(std::net::Ipv4Addr::new(10, 0, 0, 0), 8);
+
 /// What to say of networks of trusted proxies that hold nearly everybody: whoever is in one may claim to come from any address, which
 /// throttles, the audit log and limits of connections then believe.
 fn too_wide(proxies: &[IpNet]) -> Option<String> {
     let is_wide = |network: &&IpNet| match network {
-        IpNet::V4(network) => network.prefix_len() < 8,
+        // As many addresses as a /8 are nobody's proxies, but for those of private networks (RFC 1918).
+        IpNet::V4(network) => network.prefix_len() <= 8 && *network != PRIVATE,
         // A /16 is more than any provider has; unique local addresses (RFC 4193) are one's own.
         IpNet::V6(network) => network.prefix_len() < 16 && !network.network().is_unique_local(),
     };

@@ -48,7 +48,8 @@ pub(crate) fn has_piled_marks(text: &str) -> bool {
 
 /// Whether a character shows nothing of itself: it is ignorable by default, or says in which direction text
 /// runs.
-pub(crate) fn is_unseen(c: char) -> bool {
+#[must_use]
+pub fn is_unseen(c: char) -> bool {
     DefaultIgnorableCodePoint::for_char(c) || BidiControl::for_char(c)
 }
 

@@ -70,6 +70,7 @@ mod values;
 #[cfg(test)]
 mod values_tests;
 
+pub use characters::is_unseen;
 pub use event::{Event, StreamEvent, UnreadableEvent, read_stored, read_stored_text, stream};
 pub use fixtures::{Fixture, fixtures};
 pub use guard::{

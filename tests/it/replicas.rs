@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::support::{
     database::TestDatabase,
     scratch,
-    server::{Setup, Tokens, eventually},
+    server::{Server, Setup, Tokens, eventually},
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -47,17 +47,33 @@ async fn either_replica_may_die_and_the_other_goes_on() {
     Tokens::of(refreshed, 200).await;
 }
 
+/// Two servers on one database, each with a data directory of its own.
+struct Pair {
+    database: TestDatabase,
+    one: Setup,
+    first: Server,
+    second: Server,
+    scratch: tempfile::TempDir,
+}
+
+impl Pair {
+    async fn start() -> Self {
+        let database = TestDatabase::create().await;
+        let scratch = scratch();
+        let one = Setup::on(&database.url(), &scratch.path().join("one"))
+            .known_as("http://localhost:8080");
+        let two = Setup { data_dir: scratch.path().join("two"), ..one.replica() };
+        let (first, second) = (one.start().await, two.start().await);
+        Self { database, one, first, second, scratch }
+    }
+}
+
 /// A second is the promise; here it is only that the other replica comes to refuse. What it took is
 /// printed, since machines are shared and no time is asserted.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_one_replica_ends_the_other_refuses() {
-    let database = TestDatabase::create().await;
-    let scratch = scratch();
-    let one =
-        Setup::on(&database.url(), &scratch.path().join("one")).known_as("http://localhost:8080");
-    let two = Setup { data_dir: scratch.path().join("two"), ..one.replica() };
-    let first = one.start().await;
-    let second = two.start().await;
+    let Pair { database: _database, one: _, first, second, scratch: _scratch } =
+        Pair::start().await;
 
     let refused = async |what: &str, tokens: &Tokens| {
         let began = Instant::now();
@@ -188,13 +204,7 @@ async fn a_restart_revives_no_token() {
 /// signed out by it.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_tokens_of_a_retired_key_are_refused_everywhere_and_people_stay_signed_in() {
-    let database = TestDatabase::create().await;
-    let scratch = scratch();
-    let one =
-        Setup::on(&database.url(), &scratch.path().join("one")).known_as("http://localhost:8080");
-    let two = Setup { data_dir: scratch.path().join("two"), ..one.replica() };
-    let first = one.start().await;
-    let second = two.start().await;
+    let Pair { database, one, first, second, scratch: _scratch } = Pair::start().await;
     let ada = first.register("ada").await;
     for server in [&first, &second] {
         assert_eq!(server.get("/api/v1/auth/me", &ada.access).await.unwrap().status(), 200);

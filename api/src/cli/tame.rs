@@ -4,6 +4,7 @@
 //! and titles, and on some terminals answer back; those of the C1 set (U+0080 to U+009F) do it without an escape. Characters that change the
 //! direction of text, or are not seen, make one text look like another. Sources: ECMA-48; Unicode Standard Annex 9 and Technical Report 36.
 
+use domain::is_unseen;
 use std::borrow::Cow;
 
 /// The text with a sign in place of each character that must not reach a terminal. Ends of lines and tabs stay.
@@ -43,21 +44,11 @@ pub(super) fn json(json: &str) -> Cow<'_, str> {
 fn is_wild(c: char) -> bool {
     match c {
         '\n' | '\t' => false,
-        // Directions of text.
-        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
-            true
-        }
+        // Joiners and the selectors of how an emoji is shown: scripts and emoji need them.
+        '\u{200c}' | '\u{200d}' | '\u{fe00}'..='\u{fe0f}' => false,
         // Ends of lines that are no controls.
         '\u{2028}' | '\u{2029}' => true,
-        // Never seen. Joiners stay: scripts and emoji need them.
-        '\u{ad}'
-        | '\u{34f}'
-        | '\u{200b}'
-        | '\u{2060}'..='\u{2064}'
-        | '\u{206a}'..='\u{206f}'
-        | '\u{feff}'
-        | '\u{e0000}'..='\u{e007f}' => true,
-        c => c.is_control(),
+        c => c.is_control() || is_unseen(c),
     }
 }
 
@@ -77,6 +68,37 @@ mod tests {
             assert!(matches!(text(kept), Cow::Borrowed(_)), "{kept:?}");
         }
         assert_eq!(line("a\nb\tc"), "a\u{fffd}b\u{fffd}c");
+    }
+
+    /// By Unicode's own table, whatever the version: nobody keeps ranges up to date by hand.
+    #[test]
+    fn whatever_is_ignored_by_default_is_shown_but_for_what_writing_needs() {
+        let unseen: Vec<char> = (char::MIN..=char::MAX).filter(|c| is_unseen(*c)).collect();
+        assert!(unseen.len() > 4_000, "{}", unseen.len());
+        let left: Vec<char> = unseen.iter().copied().filter(|c| !is_wild(*c)).collect();
+        let kept: Vec<char> =
+            ['\u{200c}', '\u{200d}'].into_iter().chain('\u{fe00}'..='\u{fe0f}').collect();
+        assert_eq!(left, kept);
+        for (first, last) in [
+            (0xad, 0xad),
+            (0x34f, 0x34f),
+            (0x115f, 0x1160),
+            (0x17b4, 0x17b5),
+            (0x180b, 0x180f),
+            (0x2060, 0x206f),
+            (0x3164, 0x3164),
+            (0xfeff, 0xfeff),
+            (0xffa0, 0xffa0),
+            (0xfff0, 0xfff8),
+            (0x1bca0, 0x1bca3),
+            (0x1d173, 0x1d17a),
+            (0xe0000, 0xe0fff),
+        ] {
+            for c in (first..=last).filter_map(char::from_u32) {
+                assert!(is_wild(c), "U+{:04X}", u32::from(c));
+                assert_eq!(line(&c.to_string()), "\u{fffd}");
+            }
+        }
     }
 
     #[test]

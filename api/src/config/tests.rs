@@ -198,7 +198,15 @@ fn every_key_is_read() {
 fn a_network_of_everybody_is_no_proxy_to_be_trusted_in_silence() {
     let warnings =
         |networks: &str| read(&[], &[("ENTRYBOOK_TRUSTED_PROXIES", networks)]).unwrap().warnings;
-    for wide in ["0.0.0.0/0", "::/0", "0.0.0.0/1,128.0.0.0/1", "2000::/3", "10.0.0.0/8,0.0.0.0/0"] {
+    for wide in [
+        "0.0.0.0/0",
+        "::/0",
+        "0.0.0.0/1,128.0.0.0/1",
+        "2000::/3",
+        "10.0.0.0/8,0.0.0.0/0",
+        "8.0.0.0/8",
+        "127.0.0.0/8,203.0.0.0/8",
+    ] {
         let said = warnings(wide);
         assert_eq!(said.len(), 1, "{wide}: {said:?}");
         assert!(

@@ -1,11 +1,7 @@
 //! Links and pictures of other sites, which would make somebody a reader of the history who never meant to be one:
 //! issue 10, number 19.
 
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpListener,
-};
-
+use super::forgery::other_site;
 use crate::support::{
     browser::JavaScript,
     server::{ADMIN_PASSWORD, Tokens, eventually},
@@ -90,27 +86,6 @@ async fn what_another_site_opens_is_not_written_down_as_read() {
         let ask = api.get(path).header("cookie", &cookie).header("sec-fetch-site", "cross-site");
         ask.send().await.is(200);
     }
-}
-
-/// A site of somebody else: one page, with a link and a picture.
-async fn other_site(html: String) -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let html = html.clone();
-            tokio::spawn(async move {
-                let mut head = [0; 4096];
-                let _ = stream.read(&mut head).await;
-                let answer = format!(
-                    "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{html}",
-                    html.len()
-                );
-                let _ = stream.write_all(answer.as_bytes()).await;
-            });
-        }
-    });
-    port
 }
 
 #[tokio::test]

@@ -198,7 +198,7 @@ async fn the_api_is_as_careful_with_cookies() {
 }
 
 /// A site of somebody else: whatever is asked for, it answers with this page.
-async fn other_site(html: String) -> u16 {
+pub(super) async fn other_site(html: String) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let html = Arc::new(html);
