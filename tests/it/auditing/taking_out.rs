@@ -13,7 +13,7 @@ fn at(format: &str, lines: &[&str], position: u64) -> usize {
         "csv" => line.starts_with(&format!("{position},")),
         _ => line.contains(&format!("\"sequence\":{position},")),
     };
-    lines.iter().position(|line| is_its(line)).unwrap()
+    lines.iter().position(is_its).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
