@@ -270,13 +270,14 @@ pub async fn has_surely_no_other(
             AND NOT EXISTS (SELECT FROM {} WHERE user_id = $1 AND ended_at IS NULL
                                AND session_id <> $2 AND user_version >= $3)
             AND (SELECT count(*) <= $4 AND NOT coalesce(bool_or(event_type = 'SessionStarted'
+                            AND aggregate_id <> $2::text
                             AND payload -> 'SessionStarted' ->> 'user_id' = $1::text), false)
-                   FROM (SELECT e.event_type, e.payload
+                   FROM (SELECT e.aggregate_id, e.event_type, e.payload
                            FROM (SELECT tx, event_id FROM journal WHERE position > p.position
                                   ORDER BY position LIMIT $4 + 1) AS behind
                            JOIN events AS e ON e.tx = behind.tx AND e.id = behind.event_id
                          UNION ALL
-                         (SELECT event_type, payload FROM events
+                         (SELECT aggregate_id, event_type, payload FROM events
                            WHERE (tx, id) > (s.tx, s.event_id)
                              AND tx < pg_snapshot_xmax(pg_current_snapshot())
                              AND id > s.settled_event_id

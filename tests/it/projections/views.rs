@@ -7,7 +7,7 @@ use ::projections::{
 };
 use chrono::TimeDelta;
 use domain::{Actor, Change, EndReason, Index, Role, Sealed, UserEvent};
-use sqlx::{PgPool, Row};
+use sqlx::{Connection, Executor, PgPool, Row};
 
 use super::book::{Book, Reader, dawn, identifier, session, user};
 use crate::support::database::TestDatabase;
@@ -331,4 +331,33 @@ async fn page(
 ) -> Vec<i64> {
     let page = audit_history::page(pool, filter, order, cursor, limit).await.unwrap();
     page.rows.into_iter().map(|row| row.position).collect()
+}
+
+/// That no other session lives is certain only where what the view does not show yet opens none. The session that asks is
+/// no other one, also while its own beginning waits behind somebody's open transaction.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_other_session_is_certain_only_where_none_can_be_hidden() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let mut book = Book::new(pool);
+    book.fill().await;
+    let reader = Reader::new(pool).await;
+    reader.read().await;
+    let mut conn = pool.acquire().await.unwrap();
+    let mut holding = conn.begin().await.unwrap();
+    holding.execute("SELECT pg_current_xact_id()").await.unwrap();
+    let alone = |own| sessions::has_surely_no_other(pool, user(4), session(own), 1);
+    book.start(session(40), user(4), 1).await;
+    assert!(alone(40).await.unwrap(), "its own beginning waits");
+    assert!(!alone(41).await.unwrap(), "another one's does");
+    book.start(session(41), user(4), 1).await;
+    assert!(!alone(40).await.unwrap());
+    holding.rollback().await.unwrap();
+    reader.settle().await;
+    assert!(!alone(40).await.unwrap(), "it has a line that the view does not show");
+    reader.read().await;
+    assert!(!alone(40).await.unwrap(), "the view shows it");
+    book.end(session(41), user(4), EndReason::SignedOut).await;
+    reader.read().await;
+    assert!(alone(40).await.unwrap());
 }
