@@ -6,6 +6,7 @@ mod book;
 mod budgets;
 mod cli;
 mod crash;
+mod cuts;
 mod devices;
 mod erasing;
 mod forged_events;

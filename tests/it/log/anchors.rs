@@ -23,10 +23,7 @@ use sqlx::PgPool;
 
 use super::{
     backup::{dump, restore},
-    client::{
-        all_is_signed, events, fast, is_remembered, keys, log_ends, newest, origin_of, remembered,
-        warning,
-    },
+    client::{all_is_signed, events, fast, keys, log_ends, newest, origin_of, warning},
     witness::Place,
 };
 use crate::support::{
@@ -36,11 +33,11 @@ use crate::support::{
     server::{Server, Setup, eventually, free_port},
 };
 
-fn api(server: &Server) -> Api {
+pub(super) fn api(server: &Server) -> Api {
     Api::new(server.url(""))
 }
 
-async fn register(server: &Server, names: &[&str]) {
+pub(super) async fn register(server: &Server, names: &[&str]) {
     for name in names {
         server.register(name).await;
     }
@@ -65,7 +62,11 @@ fn verified_elsewhere(note: &[u8], keys: &[String]) -> String {
 }
 
 /// Waits for a checkpoint over all lines, cosigned by these witnesses.
-async fn cosigned(server: &Server, pool: &PgPool, witnesses: &[&Place]) -> (Vec<u8>, Checkpoint) {
+pub(super) async fn cosigned(
+    server: &Server,
+    pool: &PgPool,
+    witnesses: &[&Place],
+) -> (Vec<u8>, Checkpoint) {
     let lines = events(pool).await;
     eventually(&format!("{lines} lines are cosigned"), async || {
         let (note, checkpoint) = newest(&api(server)).await?;
@@ -159,7 +160,7 @@ async fn every_checkpoint_is_cosigned_and_a_witness_that_was_away_catches_up() {
 }
 
 /// The refusal that is expected of a server on a restored database.
-async fn found_out(server: &Server) -> String {
+pub(super) async fn found_out(server: &Server) -> String {
     // Before that it may say that it waits for somebody who remembers.
     let told = eventually("it is found out", async || {
         warning(&api(server)).await.filter(|told| told.contains("restored from an older backup"))
@@ -223,99 +224,6 @@ async fn a_restored_backup_is_found_out_by_the_witness_where_nobody_else_remembe
     assert!(server.stop().await.success());
     assert!(other.stop().await.success());
     witness.kill();
-}
-
-/// A machine that was cloned: two servers, each with a database and a data directory of its own, that were one.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_copy_that_runs_twice_is_not_taken_for_a_restored_backup() {
-    let (database, copy) = (TestDatabase::create().await, TestDatabase::create().await);
-    let scratch = scratch();
-    let (place, file) = (Place::make(scratch.path()), scratch.path().join("backup.sql"));
-    let setup = fast(Setup::on(&database.url(), &scratch.path().join("data")))
-        .known_as("http://localhost:8080")
-        .with("ENTRYBOOK_LOG_WITNESSES", &place.setting());
-    let server = setup.start().await;
-    let _witness = place.start(&keys(&api(&server)).await).await;
-    register(&server, &["ada"]).await;
-    let (note, _) = cosigned(&server, database.pool(), &[&place]).await;
-    is_remembered(&setup.data_dir, &note).await;
-    assert!(server.stop().await.success());
-    dump(&database.url(), &file).await;
-    restore(&copy.url(), &file).await;
-    let cloned = Setup {
-        database_url: Some(copy.url()),
-        data_dir: scratch.path().join("clone"),
-        ..setup.replica()
-    };
-    let copied = Command::new("cp").arg("-a").arg(&setup.data_dir).arg(&cloned.data_dir).status();
-    assert!(copied.unwrap().success());
-
-    // Both agree with the witness when they start. Whoever is cosigned first goes on, and the other is refused.
-    let (server, clone) = (setup.start().await, cloned.start().await);
-    let mut number = 0;
-    let told = eventually("one of both is known to be a copy", async || {
-        number += 1;
-        register(&server, &[&format!("ben{number}")]).await;
-        register(&clone, &[&format!("cleo{number}")]).await;
-        for server in [&server, &clone] {
-            if let Some(told) = warning(&api(server)).await
-                && told.contains("Another server signs this log with its key")
-            {
-                return Some(told);
-            }
-        }
-        None
-    })
-    .await;
-    println!("{told}");
-    assert!(told.contains("entrybook log begin --origin localhost:8080/log2"), "{told}");
-    assert!(!told.contains("older backup"), "{told}");
-    assert!(server.stop().await.success());
-    assert!(clone.stop().await.success());
-}
-
-/// A clone that starts when the other has gone on: by what it sees first, both could have been set back.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_copy_that_starts_behind_the_other_is_told_apart_when_the_other_signs_on() {
-    let (database, copy) = (TestDatabase::create().await, TestDatabase::create().await);
-    let scratch = scratch();
-    let (place, file) = (Place::make(scratch.path()), scratch.path().join("backup.sql"));
-    let setup = fast(Setup::on(&database.url(), &scratch.path().join("data")))
-        .known_as("http://localhost:8080")
-        .with("ENTRYBOOK_LOG_WITNESSES", &place.setting());
-    let server = setup.start().await;
-    let _witness = place.start(&keys(&api(&server)).await).await;
-    register(&server, &["ada"]).await;
-    let (note, _) = cosigned(&server, database.pool(), &[&place]).await;
-    is_remembered(&setup.data_dir, &note).await;
-    dump(&database.url(), &file).await;
-    restore(&copy.url(), &file).await;
-    let cloned = Setup {
-        database_url: Some(copy.url()),
-        data_dir: scratch.path().join("clone"),
-        ..setup.replica()
-    };
-    let copied = Command::new("cp").arg("-a").arg(&setup.data_dir).arg(&cloned.data_dir).status();
-    assert!(copied.unwrap().success());
-    // The memory may be one ahead of the dump: that would be another finding.
-    let remembered = remembered(&cloned.data_dir).pop().unwrap();
-    std::fs::write(remembered, &note).unwrap();
-    register(&server, &["ben", "cleo"]).await;
-    cosigned(&server, database.pool(), &[&place]).await;
-
-    let clone = cloned.start().await;
-    let told = found_out(&clone).await;
-    println!("{told}");
-    assert!(told.contains("or a copy of both runs elsewhere"), "{told}");
-    let told = eventually("it is known to be a copy", async || {
-        register(&server, &[&format!("dan{}", events(database.pool()).await)]).await;
-        warning(&api(&clone)).await.filter(|told| told.contains("Another server signs this log"))
-    })
-    .await;
-    println!("{told}");
-    assert!(!told.contains("older backup"), "{told}");
-    assert!(server.stop().await.success());
-    assert!(clone.stop().await.success());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,6 +3,7 @@
 mod anchors;
 pub mod backup;
 pub mod client;
+mod copies;
 mod evidence;
 mod lagging;
 mod serving;
