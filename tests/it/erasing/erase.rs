@@ -283,9 +283,12 @@ async fn whatever_races_with_an_erasure_loses() {
                     };
                     let own = origin.with(By::User(id));
                     match book.change_profile(id, change, Some(current.clone()), &own).await {
+                        // An account asks for few names in an hour.
                         Ok(_)
                         | Err(
-                            ChangeProfileError::NotFound | ChangeProfileError::Throttled { .. },
+                            ChangeProfileError::NotFound
+                            | ChangeProfileError::Throttled { .. }
+                            | ChangeProfileError::TooManyNames { .. },
                         ) => {}
                         // Others changed the same account all the time.
                         Err(ChangeProfileError::Storage(error)) if error.is_temporary() => {}

@@ -350,6 +350,14 @@ async fn a_server_whose_connections_are_lost_without_a_word_makes_new_ones() {
         answer.status().is_success().then_some(())
     })
     .await;
+    // A connection of before may be ended under the first requests, which are told so.
+    let mut number = 0;
+    eventually("it registers people again", async || {
+        number += 1;
+        let answer = server.try_register(&format!("again{number}")).await.ok()?;
+        (answer.status().as_u16() == 201).then_some(())
+    })
+    .await;
     // The other one must not do it for both.
     stand.servers[1].freeze();
     stand.goes_on(0, "with new connections").await;
