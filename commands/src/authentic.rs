@@ -14,7 +14,8 @@ const PAGE: i64 = 100;
 const COLUMNS: &str = "id, tx::text AS tx, aggregate_id, sequence, event_type, event_version,
      payload::text AS payload, metadata::text AS metadata";
 
-fn is_authentic(
+/// Whether the service wrote the event of a row that has the columns which a code is over, and its id and metadata.
+pub(crate) fn is_authentic(
     authenticator: &EventAuthenticator,
     stream_type: &str,
     row: &PgRow,

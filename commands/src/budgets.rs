@@ -17,6 +17,7 @@
 
 use std::{
     hash::{BuildHasher, RandomState},
+    net::IpAddr,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -222,7 +223,7 @@ fn level(cell: i64, now: i64, longest: i64) -> i64 {
 #[derive(Debug, PartialEq, Eq, Hash)]
 enum Key {
     Person(Budget, UserId),
-    Address(Budget, String),
+    Address(Budget, IpAddr),
 }
 
 /// What this replica has counted.
@@ -256,14 +257,9 @@ impl Budgets {
         let now = at.timestamp_nanos_opt().unwrap_or_default();
         let of_person =
             person.map(|id| (Spender::Person, Key::Person(budget, id), self.hourly.rate(budget)));
-        let narrowest = || origin.networks().into_iter().find(|network| network.width == 0);
-        let network = budget.is_shared().then(narrowest).flatten();
+        let network = origin.narrowest_network().filter(|_| budget.is_shared());
         let of_address = network.map(|network| {
-            (
-                Spender::Address,
-                Key::Address(budget, network.name),
-                Rate::hourly(self.hourly.address),
-            )
+            (Spender::Address, Key::Address(budget, network), Rate::hourly(self.hourly.address))
         });
         let spenders: Vec<_> = of_person.into_iter().chain(of_address).collect();
         let mut cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);

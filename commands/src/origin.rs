@@ -77,6 +77,14 @@ impl Origin {
         Self { by, ..self.clone() }
     }
 
+    /// The narrowest of [`networks`](Self::networks), by which what people do is counted.
+    pub(crate) fn narrowest_network(&self) -> Option<IpAddr> {
+        self.address.map(|address| match address.to_canonical() {
+            IpAddr::V6(v6) => IpAddr::V6(within(v6, 64)),
+            v4 @ IpAddr::V4(_) => v4,
+        })
+    }
+
     /// The networks that it is counted for, narrow ones first: of IPv6 the /64, the least that a site has (RFC 6177), and
     /// the /56 and /48 that one customer commonly has (RIPE-690, 4.2); of IPv4 the address and its /24, the least that is
     /// routed on its own. An IPv4 address written as IPv6 is one of IPv4.
@@ -92,7 +100,7 @@ impl Origin {
                 ]
             }
             Some(IpAddr::V6(v6)) => {
-                let of = |bits: u32| Ipv6Addr::from(u128::from(v6) & (u128::MAX << (128 - bits)));
+                let of = |bits| within(v6, bits);
                 vec![
                     // Written as it was when there was one alone, so that its throttles stand.
                     Network { name: of(64).to_string(), width: 0, share: 1 },
@@ -181,8 +189,13 @@ impl Origin {
 pub(crate) fn network_around(address: IpAddr) -> String {
     match address.to_canonical() {
         IpAddr::V4(v4) => format!("{}/24", Ipv4Addr::from(u32::from(v4) & (u32::MAX << 8))),
-        IpAddr::V6(v6) => format!("{}/48", Ipv6Addr::from(u128::from(v6) & (u128::MAX << 80))),
+        IpAddr::V6(v6) => format!("{}/48", within(v6, 48)),
     }
+}
+
+/// The network of this many bits that an address is in.
+fn within(address: Ipv6Addr, bits: u32) -> Ipv6Addr {
+    Ipv6Addr::from(u128::from(address) & (u128::MAX << (128 - bits)))
 }
 
 /// Where the sealed source of an event stands.

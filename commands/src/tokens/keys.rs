@@ -34,13 +34,14 @@ use jsonwebtoken::{
     DecodingKey, EncodingKey,
     jwk::{Jwk, PublicKeyUse, ThumbprintHash},
 };
-use proof::{EventAuthenticator, EventFields};
+use proof::EventAuthenticator;
 use serde_json::{Value, json};
 use sqlx::{PgConnection, Row};
 use zeroize::Zeroizing;
 
 use super::{Algorithm, TokensError};
 use crate::{
+    authentic::is_authentic,
     clock::Entropy,
     keyring::{Keyring, NewKey, primitives},
 };
@@ -207,18 +208,10 @@ impl KeyRow {
         .fetch_all(connection)
         .await?;
         for row in retirements {
-            let fields = EventFields {
-                stream_type: stream::SERVICE,
-                stream_id: row.try_get("aggregate_id")?,
-                sequence: row.try_get("sequence")?,
-                event_type: row.try_get("event_type")?,
-                event_version: row.try_get("event_version")?,
-                payload: row.try_get("payload")?,
-            };
-            if !authenticator.is_authentic(row.try_get("id")?, &fields, row.try_get("metadata")?) {
+            if !is_authentic(authenticator, stream::SERVICE, &row)? {
                 continue;
             }
-            let kid = stream::signing_key_of(fields.stream_id).unwrap_or_default();
+            let kid = stream::signing_key_of(row.try_get("aggregate_id")?).unwrap_or_default();
             for key in keys.iter_mut().filter(|key| key.kid == kid) {
                 key.retired_at = Some(DateTime::UNIX_EPOCH);
             }

@@ -76,15 +76,12 @@ async fn look_after(
            LEFT JOIN LATERAL (
                 SELECT id, aggregate_type, aggregate_id, sequence, event_type, event_version,
                        payload::text AS payload, metadata::text AS metadata
-                  FROM events
-                 WHERE (tx, id) > ($1::text::xid8, $2) AND tx < pg_snapshot_xmax(pg_current_snapshot())
-                   AND id > $6
-                   AND (event_type IN ('SessionEnded', 'SigningKeyRetired') OR aggregate_type = 'User')
-                UNION ALL
-                SELECT id, aggregate_type, aggregate_id, sequence, event_type, event_version,
-                       payload::text, metadata::text
-                  FROM events
-                 WHERE tx = ANY ($3::text[]::xid8[]) AND (tx, id) > ($4::text::xid8, $5) AND id > $6
+                  FROM (SELECT * FROM events
+                         WHERE (tx, id) > ($1::text::xid8, $2) AND tx < pg_snapshot_xmax(pg_current_snapshot())
+                        UNION ALL
+                        SELECT * FROM events
+                         WHERE tx = ANY ($3::text[]::xid8[]) AND (tx, id) > ($4::text::xid8, $5)) AS unseen
+                 WHERE id > $6
                    AND (event_type IN ('SessionEnded', 'SigningKeyRetired') OR aggregate_type = 'User')
                 ) AS e ON true",
     )
