@@ -32,18 +32,9 @@ async fn end_others(api: &Api, tokens: &Tokens) -> Answer {
 
 /// How many events of a type there are, of this person's doing.
 async fn count(running: &Running, event_type: &str, user: &str) -> i64 {
-    let mut connection = running.database.connect_options().connect().await.unwrap();
-    let count = sqlx::query_scalar(
-        "SELECT count(*) FROM events
-          WHERE event_type = $1 AND (aggregate_id = $2 OR payload -> event_type ->> 'user_id' = $2)",
-    )
-    .bind(event_type)
-    .bind(user)
-    .fetch_one(&mut connection)
-    .await
-    .unwrap();
-    connection.close().await.unwrap();
-    count
+    let condition =
+        "event_type = $1 AND (aggregate_id = $2 OR payload -> event_type ->> 'user_id' = $2)";
+    running.events_where(condition, &[event_type, user]).await
 }
 
 /// What somebody in a loop was answered: how often 200, and how often 429.

@@ -68,26 +68,22 @@ impl Running {
 
     /// How many events the book has.
     pub async fn events(&self) -> i64 {
-        // Not through the pool, whose connections belong to the runtime of the test that made it.
-        let mut connection = self.database.connect_options().connect().await.unwrap();
-        let count = sqlx::query_scalar("SELECT count(*) FROM events")
-            .fetch_one(&mut connection)
-            .await
-            .unwrap();
-        connection.close().await.unwrap();
-        count
+        self.events_where("true", &[]).await
     }
 
     /// How many events of the account the book has.
     pub async fn events_of(&self, user: &str) -> i64 {
+        self.events_where("aggregate_type = 'User' AND aggregate_id = $1", &[user]).await
+    }
+
+    /// How many events of the book match a condition on these values.
+    pub async fn events_where(&self, condition: &str, values: &[&str]) -> i64 {
+        // Not through the pool, whose connections belong to the runtime of the test that made it.
         let mut connection = self.database.connect_options().connect().await.unwrap();
-        let count = sqlx::query_scalar(
-            "SELECT count(*) FROM events WHERE aggregate_type = 'User' AND aggregate_id = $1",
-        )
-        .bind(user)
-        .fetch_one(&mut connection)
-        .await
-        .unwrap();
+        let query = format!("SELECT count(*) FROM events WHERE {condition}");
+        let query =
+            values.iter().fold(sqlx::query_scalar(&query), |query, value| query.bind(*value));
+        let count = query.fetch_one(&mut connection).await.unwrap();
         connection.close().await.unwrap();
         count
     }
